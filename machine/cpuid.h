@@ -1,0 +1,38 @@
+/* The CPUID model of a VM: one table, whatever the mode, so that a VM can move between modes. */
+#ifndef MACHINE_CPUID_H
+#define MACHINE_CPUID_H
+
+#include "machine/types.h"
+
+struct cpuid_leaf {
+	uint32_t leaf, subleaf;
+	bool has_subleaf;
+	uint32_t eax, ebx, ecx, edx;
+};
+
+#define CPUID_MODEL_MAX 96
+
+struct cpuid_model {
+	struct cpuid_leaf leaf[CPUID_MODEL_MAX];
+	unsigned count;
+	uint64_t xcr0_mask;   /* XCR0 bits a guest may set */
+	unsigned xsave_bytes; /* standard-format size for xcr0_mask */
+	uint8_t phys_bits;
+};
+
+struct cpuid_config {
+	unsigned vcpus;
+	uint64_t tsc_khz;
+	bool paravirt; /* KVM signature, kvmclock */
+};
+
+/* The host's features that every mode can give, minus what config takes away. */
+void cpuid_model_build(struct cpuid_model *ret_model, const struct cpuid_config *config);
+/*
+ * What the instruction answers on vCPU `index` (APIC ids in leaves 1, 0xb, 0x1f) in the present state: OSXSAVE mirrors
+ * cr4, leaf 0xd's sizes mirror xcr0.
+ */
+void cpuid_query(const struct cpuid_model *model, unsigned index, uint64_t cr4, uint64_t xcr0, uint32_t leaf,
+		 uint32_t subleaf, uint32_t ret_regs[4]);
+
+#endif

@@ -1,0 +1,179 @@
+/*
+ * The PC a guest sees, as the engines and the VM process use it. Devices have headers of their own under
+ * machine/devices and machine/virtio; nobody outside machine/ needs those.
+ *
+ * Threads: one vCPU thread for each vCPU, one clock thread (machine/clock.h) that runs timer callbacks, one main
+ * (libevent) thread. Device models run under the machine lock, which the functions below take themselves; the
+ * functions marked [lock-free] may be called from anywhere at any rate.
+ */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include "machine/cpu_state.h"
+#include "machine/cpuid.h"
+#include "machine/types.h"
+
+struct machine;
+struct lapic;
+
+#define MACHINE_MAX_VCPUS 16
+
+enum machine_event {
+	MACHINE_EVENT_POWEROFF, /* ACPI S5 */
+	MACHINE_EVENT_RESET,    /* reset register, i8042, port 0xcf9 */
+	MACHINE_EVENT_PANIC,    /* pvpanic: the guest's kernel panicked */
+	MACHINE_EVENT_DEBUG_EXIT, /* debug-exit port; `code` is what was written */
+};
+
+struct machine_config {
+	uint64_t ram_bytes;
+	unsigned vcpus;
+	/* Told of events, under the machine lock, on any thread: must only note it and wake somebody. */
+	void (*on_event)(void *opaque, enum machine_event event, unsigned code);
+	/* Bytes a guest wrote to a serial port (0 or 1) or to the debug console (2). Under the machine lock. */
+	void (*on_output)(void *opaque, unsigned port, const void *bytes, size_t n);
+	void *opaque;
+	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
+	uint16_t debug_exit_port;
+};
+
+/* Allocates RAM (memfd) and every device, in power-on state. 0 or -errno. */
+int machine_create(const struct machine_config *config, struct machine **ret_machine);
+void machine_destroy(struct machine *machine);
+/* Power-on state again, RAM contents kept. All vCPUs must be out of run. */
+void machine_reset(struct machine *machine);
+unsigned machine_vcpus(const struct machine *machine);
+
+/* ---- RAM ---------------------------------------------------------------- */
+
+/* A run of guest-physical addresses backed by host memory. */
+struct ram_region {
+	gpa_t gpa;
+	uint64_t bytes;
+	uint8_t *host;
+	bool readonly; /* ROM or PAM-protected: reads are direct, writes go to machine_mmio_write */
+};
+
+/* RAM below the PCI hole at 0, RAM above 4 GiB, ROM images. NULL: MMIO or nothing there. [lock-free] */
+const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t gpa);
+/* The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above. */
+int machine_ram_fd(const struct machine *machine);
+uint64_t machine_ram_bytes(const struct machine *machine);
+/*
+ * Device access to guest RAM (DMA). False when any byte is not RAM; then nothing was copied. Writes tell the engine
+ * (machine_hooks.ram_written) so that translated code is dropped. [lock-free]
+ */
+bool machine_dma_read(struct machine *machine, gpa_t gpa, void *buf, uint64_t n);
+bool machine_dma_write(struct machine *machine, gpa_t gpa, const void *buf, uint64_t n);
+/* Host pointer to [gpa, gpa+n), NULL unless all of it is one writable RAM region. After writing through it call
+   machine_dma_written. [lock-free] */
+void *machine_dma_map(struct machine *machine, gpa_t gpa, uint64_t n);
+void machine_dma_written(struct machine *machine, gpa_t gpa, uint64_t n);
+
+/* ---- what the engine gives the machine ----------------------------------- */
+
+struct machine_hooks {
+	/* A vCPU should look at its pending events. [lock-free], async-signal-safe */
+	void (*kick)(void *opaque, unsigned vcpu);
+	void (*ram_written)(void *opaque, gpa_t gpa, uint64_t n);
+	/* ram_find would now answer differently for this range (PAM, ROM mapping). */
+	void (*map_changed)(void *opaque);
+	void *opaque;
+};
+/* Before the first vCPU runs. Copies *hooks; NULL takes them away. */
+void machine_set_hooks(struct machine *machine, const struct machine_hooks *hooks);
+
+/* ---- I/O from a vCPU thread: take the machine lock ------------------------ */
+
+/* size 1, 2 or 4. Unclaimed ports read as all ones. */
+uint32_t machine_pio_read(struct machine *machine, unsigned vcpu, uint16_t port, unsigned size);
+void machine_pio_write(struct machine *machine, unsigned vcpu, uint16_t port, uint32_t value, unsigned size);
+/* size 1..8 (any alignment) or up to 64 for vector accesses. Unclaimed addresses read as all ones. */
+void machine_mmio_read(struct machine *machine, unsigned vcpu, gpa_t gpa, void *buf, unsigned size);
+void machine_mmio_write(struct machine *machine, unsigned vcpu, gpa_t gpa, const void *buf, unsigned size);
+
+/* ---- interrupts, seen from a vCPU thread ---------------------------------- */
+
+/* A maskable interrupt is deliverable now (LAPIC above TPR/PPR, or ExtINT from the 8259). [lock-free], cheap */
+bool machine_intr_pending(struct machine *machine, unsigned vcpu);
+/* Takes it: IRR to ISR, or the 8259's INTA. The vector, or -1 when it went away meanwhile. */
+int machine_intr_ack(struct machine *machine, unsigned vcpu);
+/* Other events for a vCPU, as bits; taking clears them. [lock-free] */
+#define MACHINE_VCPU_NMI 1u
+#define MACHINE_VCPU_INIT 2u
+#define MACHINE_VCPU_SIPI 4u
+#define MACHINE_VCPU_SMI 8u
+unsigned machine_vcpu_events(struct machine *machine, unsigned vcpu);
+unsigned machine_vcpu_take_events(struct machine *machine, unsigned vcpu, uint8_t *ret_sipi_vector);
+/* Anything at all that ends a halt: [lock-free] */
+bool machine_vcpu_has_work(struct machine *machine, unsigned vcpu);
+/*
+ * Blocks the calling vCPU thread until machine_vcpu_has_work or machine_vcpu_wake, sleeping no later than its own
+ * LAPIC timer's deadline (which it then fires itself, so that no second thread is needed to wake an idle guest).
+ */
+void machine_vcpu_wait(struct machine *machine, unsigned vcpu);
+/* Ends a wait. Any thread, async-signal-safe. */
+void machine_vcpu_wake(struct machine *machine, unsigned vcpu);
+
+/* LAPIC registers as MSRs: IA32_APIC_BASE (0x1b), x2APIC 0x800..0x8ff, TSC deadline (0x6e0). False: #GP. */
+bool machine_apic_msr_read(struct machine *machine, unsigned vcpu, uint32_t msr, uint64_t *ret_value);
+bool machine_apic_msr_write(struct machine *machine, unsigned vcpu, uint32_t msr, uint64_t value);
+/* CR8: task priority, 0..15. */
+uint8_t machine_tpr_get(struct machine *machine, unsigned vcpu);
+void machine_tpr_set(struct machine *machine, unsigned vcpu, uint8_t cr8);
+/* A20 gate (port 0x92, i8042): when false, address bit 20 is forced to 0. [lock-free] */
+bool machine_a20(const struct machine *machine);
+
+/* ---- time ----------------------------------------------------------------- */
+
+/* ns since the machine started, standing still while it is paused. [lock-free] */
+uint64_t machine_clock_ns(const struct machine *machine);
+/* Guest TSC = host rdtsc + this, the same for all vCPUs unless a guest writes its TSC. [lock-free] */
+uint64_t machine_tsc_offset(const struct machine *machine);
+/* Measured once per host boot (CPUID 0x15/0x40000010, or against CLOCK_MONOTONIC_RAW). */
+uint64_t machine_tsc_khz(const struct machine *machine);
+/* Stop and continue virtual time (pause/resume). All vCPUs must be out of run. */
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+
+/* ---- the VM process's side ------------------------------------------------- */
+
+/* Bytes typed by a user into serial port 0 or 1: queued, fed as the guest reads. Returns how many were taken. */
+size_t machine_serial_input(struct machine *machine, unsigned port, const void *bytes, size_t n);
+/* ACPI power button. */
+void machine_power_button(struct machine *machine);
+/* NMI to every vCPU's LINT1 (for debugging a hung guest). */
+void machine_inject_nmi(struct machine *machine);
+
+struct machine_disk {
+	const char *path;
+	bool readonly;
+};
+/* Before boot. 0 or -errno; *ret_error names the thing and the remedy (static or in a thread-local buffer). */
+int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
+int machine_add_rng(struct machine *machine, const char **ret_error);
+
+struct machine_boot {
+	const char *kernel;   /* bzImage or ELF with a PVH note; or NULL */
+	const char *initrd;   /* or NULL */
+	const char *cmdline;  /* or NULL */
+	const char *firmware; /* ROM image mapped below 4 GiB (SeaBIOS), when kernel is NULL or for fw_cfg kernels */
+};
+/*
+ * Loads what is to boot into RAM, builds tables (ACPI, e820/zero page), and fills the boot processor's state.
+ * 0 or -errno with *ret_error saying what is wrong with which file and what to do.
+ */
+int machine_boot(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp,
+		 const char **ret_error);
+
+/* The CPUID model of this VM; owned by the machine, constant while it runs. */
+const struct cpuid_model *machine_cpuid(const struct machine *machine);
+
+/* Exits by kind and the like, as name/value rows; returns how many. */
+struct machine_stat {
+	const char *name;
+	uint64_t value;
+};
+size_t machine_stats(struct machine *machine, struct machine_stat *ret_rows, size_t max);
+
+#endif

@@ -1,0 +1,271 @@
+/*
+ * What the files of modes/bt share. Nobody outside modes/bt includes this.
+ *
+ * C code that translated code may call ("helpers": tlb.c, mem.c, walk.c, system.c, segment.c, fault.c, string.c, msr.c)
+ * is compiled with -mgeneral-regs-only and must not call libc (its memcpy uses AVX): the guest's vector and x87 state is
+ * live in the host's registers meanwhile. Where a helper must reach other code (devices in machine/), it brackets the
+ * call with bt_fpu_leave() and bt_fpu_enter().
+ */
+#ifndef BT_PRIVATE_H
+#define BT_PRIVATE_H
+
+#include "machine/cpu_state.h"
+#include "machine/machine.h"
+#include "machine/types.h"
+#include "modes/bt/decode.h"
+#include "modes/mode.h"
+
+/* CR0, CR4, EFER, RFLAGS bits (SDM vol. 3, 2.5 and 2.3). */
+#define CR0_PE (1u << 0)
+#define CR0_MP (1u << 1)
+#define CR0_EM (1u << 2)
+#define CR0_TS (1u << 3)
+#define CR0_ET (1u << 4)
+#define CR0_NE (1u << 5)
+#define CR0_WP (1u << 16)
+#define CR0_AM (1u << 18)
+#define CR0_NW (1u << 29)
+#define CR0_CD (1u << 30)
+#define CR0_PG (1u << 31)
+#define CR4_VME (1u << 0)
+#define CR4_PVI (1u << 1)
+#define CR4_TSD (1u << 2)
+#define CR4_DE (1u << 3)
+#define CR4_PSE (1u << 4)
+#define CR4_PAE (1u << 5)
+#define CR4_MCE (1u << 6)
+#define CR4_PGE (1u << 7)
+#define CR4_PCE (1u << 8)
+#define CR4_OSFXSR (1u << 9)
+#define CR4_OSXMMEXCPT (1u << 10)
+#define CR4_UMIP (1u << 11)
+#define CR4_LA57 (1u << 12)
+#define CR4_FSGSBASE (1u << 16)
+#define CR4_PCIDE (1u << 17)
+#define CR4_OSXSAVE (1u << 18)
+#define CR4_SMEP (1u << 20)
+#define CR4_SMAP (1u << 21)
+#define EFER_SCE (1u << 0)
+#define EFER_LME (1u << 8)
+#define EFER_LMA (1u << 10)
+#define EFER_NXE (1u << 11)
+#define RFLAGS_TF (1u << 8)
+#define RFLAGS_IF (1u << 9)
+#define RFLAGS_DF (1u << 10)
+#define RFLAGS_IOPL (3u << 12)
+#define RFLAGS_NT (1u << 14)
+#define RFLAGS_RF (1u << 16)
+#define RFLAGS_VM (1u << 17)
+#define RFLAGS_AC (1u << 18)
+#define RFLAGS_VIF (1u << 19)
+#define RFLAGS_VIP (1u << 20)
+#define RFLAGS_ID (1u << 21)
+
+enum bt_vector {
+	VEC_DE = 0, VEC_DB = 1, VEC_NMI = 2, VEC_BP = 3, VEC_OF = 4, VEC_BR = 5, VEC_UD = 6, VEC_NM = 7, VEC_DF = 8,
+	VEC_TS = 10, VEC_NP = 11, VEC_SS = 12, VEC_GP = 13, VEC_PF = 14, VEC_MF = 16, VEC_AC = 17, VEC_MC = 18, VEC_XM = 19,
+};
+
+/* Page-fault error code bits. */
+#define PF_P 1u
+#define PF_W 2u
+#define PF_U 4u
+#define PF_RSVD 8u
+#define PF_I 16u
+
+/*
+ * The software TLB: one table for each memory mode, direct-mapped by page number. A tag is the negated guest page
+ * address, so that (address + tag) is the offset in the page on a hit and huge otherwise. An invalid tag is the negated
+ * address of a page with another index (bt_tlb_invalid_tag), which cannot hit.
+ */
+#define BT_TLB_BITS 12
+#define BT_TLB_ENTRIES (1u << BT_TLB_BITS)
+enum bt_mmu { BT_MMU_KERNEL, BT_MMU_USER, BT_MMU_KERNEL_SMAP, BT_MMU_COUNT };
+/* KERNEL_SMAP: supervisor with CR4.SMAP set and RFLAGS.AC clear: user pages are out of reach. */
+
+struct bt_tlb_entry {
+	uint64_t read;  /* tag for reads */
+	uint64_t write; /* tag for writes: invalid while the page is clean, read-only, holds code, or is MMIO */
+	uint8_t *host;  /* host address of the page */
+	uint64_t info;  /* gpa of the page | BT_TLB_* bits */
+};
+#define BT_TLB_GLOBAL 1u
+#define BT_TLB_LARGE 2u
+
+struct bt_vm;
+struct bt_tb;
+
+/* Code pages currently mapped, by hash of their linear page number: holds bt_code_page.id (cache.c). */
+#define BT_ITLB_BITS 11
+#define BT_ITLB_ENTRIES (1u << BT_ITLB_BITS)
+
+struct bt_vcpu {
+	struct cpu_state cs; /* first: while translated code runs, the host's rsp points here */
+
+	/*
+	 * The guest's arithmetic flags as lahf and seto leave them in AX (AH: SF ZF 0 AF 0 PF 1 CF, AL: OF), valid
+	 * whenever C code runs; the arithmetic bits of cs.rflags are stale then. Use bt_rflags and bt_set_rflags.
+	 */
+	uint64_t flags_ax;
+	/* Points at readable memory; kicking a vCPU makes it point at memory that faults (see cache.c: poll). */
+	uint64_t *volatile poll;
+	uint64_t poll_word; /* what it points at */
+
+	struct bt_vm *vm;
+	struct machine *machine;
+	unsigned index;
+	uint8_t cpl;
+	uint8_t mmu;     /* enum bt_mmu of data accesses now */
+	uint32_t tb_key; /* mode bits that select a translation; kept by bt_mode_changed */
+	volatile uint32_t kicked;  /* events to look at */
+	volatile uint32_t stop;    /* leave run */
+
+	uint64_t host_rsp; /* of the C code that entered translated code */
+	uint64_t fpu_live; /* the guest's vector state is in the host's registers */
+
+	/* Slow path of memory accesses (mem.c). */
+	uint8_t bounce[64] __attribute__((aligned(64)));
+	uint64_t bounce_gva;
+	uint32_t bounce_bytes;
+
+	uint32_t itlb[BT_ITLB_ENTRIES];
+	struct bt_tlb_entry tlb[BT_MMU_COUNT][BT_TLB_ENTRIES] __attribute__((aligned(64)));
+	/* Filled entries since the last flush, so that flushing costs what was used. */
+	uint16_t tlb_used[BT_MMU_COUNT][BT_TLB_ENTRIES];
+	uint32_t tlb_used_count[BT_MMU_COUNT];
+	uint64_t tlb_last_flush;
+
+	struct bt_stats {
+		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
+			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, string_bytes, wrmsr, rdmsr;
+	} stats;
+};
+
+/* ---- leaving a helper (run.c) -------------------------------------------------------- */
+
+/*
+ * Guest state is complete in v->cs (and flags_ax) whenever a helper runs, cs.rip being the address of the instruction
+ * that called it. These do not return; the instruction has had no effect beyond what the helper stored.
+ */
+_Noreturn void bt_raise(struct bt_vcpu *v, enum bt_vector vector);
+_Noreturn void bt_raise_error(struct bt_vcpu *v, enum bt_vector vector, uint32_t error);
+_Noreturn void bt_raise_pf(struct bt_vcpu *v, gva_t gva, uint32_t error); /* sets CR2 */
+/* Continue at cs.rip (as the helper has set it) through the dispatcher. */
+_Noreturn void bt_resume(struct bt_vcpu *v);
+/* The engine cannot go on: run returns MODE_EXIT_ERROR with this message. */
+_Noreturn void bt_fail(struct bt_vcpu *v, const char *message);
+
+/* ---- flags ----------------------------------------------------------------------------- */
+
+static inline uint64_t bt_rflags(const struct bt_vcpu *v)
+{
+	uint64_t ah = v->flags_ax >> 8 & 0xd5; /* SF ZF AF PF CF */
+	uint64_t of = v->flags_ax & 1;
+	return (v->cs.rflags & ~(uint64_t)BT_FLAGS_ARITH) | ah | of << 11 | 2;
+}
+
+static inline void bt_set_rflags(struct bt_vcpu *v, uint64_t rflags)
+{
+	v->cs.rflags = rflags | 2;
+	v->flags_ax = (rflags & 0xd5) << 8 | (rflags >> 11 & 1);
+}
+
+/* Call after any change of CPL, CS, SS size, CR0, CR4, EFER, XCR0, RFLAGS.{TF,VM,AC}: recomputes tb_key, cpl, mmu. */
+void bt_mode_changed(struct bt_vcpu *v);
+
+static inline bool bt_long_mode(const struct bt_vcpu *v) { return v->cs.efer & EFER_LMA; }
+static inline bool bt_code64(const struct bt_vcpu *v)
+{
+	return bt_long_mode(v) && (v->cs.seg[SEG_CS].access & SEG_ACCESS_L);
+}
+static inline bool bt_real_mode(const struct bt_vcpu *v) { return !(v->cs.cr0 & CR0_PE); }
+static inline bool bt_vm86(const struct bt_vcpu *v)
+{
+	return (v->cs.cr0 & CR0_PE) && (v->cs.rflags & RFLAGS_VM);
+}
+
+/* ---- guest memory from C (mem.c): linear addresses; raise #PF, #GP or #SS themselves ------ */
+
+/* As the current CPL and SMAP state allow. Any size 1..64, any alignment, MMIO too. Little endian. */
+uint64_t bt_load(struct bt_vcpu *v, gva_t gva, unsigned bytes);
+void bt_store(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes);
+void bt_load_buf(struct bt_vcpu *v, gva_t gva, void *buf, unsigned bytes);
+void bt_store_buf(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned bytes);
+/* As supervisor whatever the CPL: descriptor tables, TSS, exception frames. SMAP applies to explicit accesses only. */
+uint64_t bt_load_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes);
+void bt_store_sys(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes);
+/* Raises what a store of [gva, gva+bytes) would, without storing. */
+void bt_probe_store(struct bt_vcpu *v, gva_t gva, unsigned bytes);
+void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes);
+/*
+ * Host address for [gva, gva+bytes) within one page when direct access is allowed (RAM; for writes: no code in it and
+ * dirty), NULL when the access must go through bt_load and bt_store (MMIO, watched page). Raises faults.
+ * `bytes` must not cross the page.
+ */
+void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write);
+
+/* Plain byte copies that use no vector register. */
+static inline void bt_copy(void *dst, const void *src, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+}
+static inline void bt_fill(void *dst, int byte, size_t n)
+{
+	__asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(byte) : "memory");
+}
+
+/* ---- page walk (walk.c) ------------------------------------------------------------------ */
+
+enum bt_want { BT_WANT_READ = 0, BT_WANT_WRITE = 1, BT_WANT_EXEC = 2 };
+struct bt_walk {
+	gpa_t gpa;           /* of the page (4 KiB granule that holds gva) */
+	bool writable;       /* a write at this privilege needs no further walk: permission there and D already set */
+	bool user;           /* U/S allows user access */
+	bool global, large;
+	bool executable;     /* NX, SMEP and U/S allow execution at this privilege */
+	uint32_t error;      /* page-fault error code, when bt_walk returned false */
+};
+/*
+ * Walks the guest's page tables as `mmu` for `want`; sets A (and D for a write) with atomic updates, as hardware does.
+ * False: a page fault with ret->error (P, W, U, RSVD, I as the manual says). The address must be canonical.
+ * With paging off: identity. Covers 4-level, PAE and 32-bit paging, large and 1 GiB pages, NX, WP, SMEP, SMAP.
+ */
+bool bt_walk(struct bt_vcpu *v, gva_t gva, enum bt_want want, enum bt_mmu mmu, struct bt_walk *ret);
+
+/* ---- TLB (tlb.c) --------------------------------------------------------------------------- */
+
+void bt_tlb_flush(struct bt_vcpu *v, bool globals_too);
+void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
+
+/* ---- segments, faults, system instructions: called by translated code with the decoded instruction ------ */
+
+/*
+ * A helper runs with cs.rip at the instruction. Returning means: done, go on behind it (the caller advances). An
+ * instruction that changes rip, or the mode, sets cs.rip itself and leaves by bt_resume. All are listed by name in
+ * opcodes.def (`handler`) and expand to bt_op_NAME.
+ */
+typedef void bt_op_fn(struct bt_vcpu *v, const struct bt_insn *insn);
+extern bt_op_fn *const bt_op_table[]; /* indexed by insn->handler (enum bt_handler) */
+
+/* The linear address of insn's memory operand (base + index + disp + segment), checked: #GP/#SS on limit or canonicality. */
+gva_t bt_operand_gva(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, bool write);
+
+/* fault.c */
+/*
+ * Delivers exception or interrupt `vector` through the IDT (or the IVT in real mode): stack switch, IST, TSS, error code.
+ * `soft`: int n, int3, into. Faults during delivery turn into double and triple faults inside; false: shutdown.
+ * Called from the run loop, never from inside translated code.
+ */
+bool bt_deliver(struct bt_vcpu *v, unsigned vector, bool has_error, uint32_t error, bool soft, uint64_t return_rip);
+
+/* Runs fn(v, arg) so that a bt_raise inside comes back here: 0 or 1 with cs.exception_* set. (run.c) */
+int bt_guard(struct bt_vcpu *v, void (*fn)(struct bt_vcpu *v, void *arg), void *arg);
+
+/* ---- vector state (run.c) -------------------------------------------------------------------- */
+
+/* Saves the guest's x87/SSE/AVX state to cs.xsave, gives C a clean MXCSR. Idempotent. */
+void bt_fpu_leave(struct bt_vcpu *v);
+/* Puts it back. Idempotent. */
+void bt_fpu_enter(struct bt_vcpu *v);
+
+#endif

@@ -1,0 +1,91 @@
+/*
+ * The one interface between a VM process and the ways of running guest code (bt, hvm, pv).
+ * Users of a mode need no other header of it; call it only through the mode_*() wrappers below.
+ *
+ * Host errors are 0 or -errno. What a guest did is an enum mode_exit_reason. The two are never mixed.
+ */
+#ifndef MODES_MODE_H
+#define MODES_MODE_H
+
+#include "machine/cpu_state.h"
+#include "machine/types.h"
+
+struct machine;
+struct mode_vm;   /* an engine's per-VM state */
+struct mode_vcpu; /* an engine's per-vCPU state */
+
+enum mode_capability {
+	MODE_CAP_STATE = 1u << 0,       /* get_state and set_state work */
+	MODE_CAP_OWN_IRQCHIP = 1u << 1, /* LAPIC/IOAPIC/PIC live in the engine, not in machine/ */
+	MODE_CAP_INSTRUCTIONS = 1u << 2, /* statistics include counted guest instructions */
+};
+
+/* Why a vCPU stopped running guest code. Port I/O and MMIO are served inside run, through machine/. */
+enum mode_exit_reason {
+	MODE_EXIT_INTERRUPTED, /* kicked: look at what is asked of you, then run again */
+	MODE_EXIT_HALT,        /* hlt with interrupts enabled or not: wait for an event, then run again */
+	MODE_EXIT_SHUTDOWN,    /* triple fault */
+	MODE_EXIT_ERROR,       /* the engine met what it cannot run; `message` says what and where */
+};
+
+struct mode_exit {
+	enum mode_exit_reason reason;
+	char message[256]; /* for SHUTDOWN and ERROR: one line, for people */
+};
+
+/* One statistic: a stable name in lower_snake_case, its value, monotonic since the VM's start. */
+struct mode_stat {
+	const char *name;
+	uint64_t value;
+};
+#define MODE_STATS_MAX 64
+
+struct mode_probe {
+	bool usable;
+	char variant[32];  /* e.g. "bt", "hvm/ept" */
+	char reason[256];  /* why it is not usable, or what it found */
+	char remedy[256];  /* what the user can do about it; empty if nothing */
+};
+
+struct mode_ops {
+	const char *name;
+	unsigned capabilities; /* enum mode_capability bits */
+
+	/* Any thread, no VM needed. Always fills *ret. */
+	void (*probe)(struct mode_probe *ret);
+
+	/* Order: vm_create, vcpu_create for each vCPU, run, vcpu_destroy for each, vm_destroy. Destructors accept NULL. */
+	int (*vm_create)(struct machine *machine, struct mode_vm **ret_vm);
+	void (*vm_destroy)(struct mode_vm *vm);
+	int (*vcpu_create)(struct mode_vm *vm, unsigned index, struct mode_vcpu **ret_vcpu);
+	void (*vcpu_destroy)(struct mode_vcpu *vcpu);
+
+	/*
+	 * Runs guest code on the calling thread (always the same one for a vCPU) until something in enum
+	 * mode_exit_reason happens. Interrupts, INIT and SIPI are taken from machine/ inside. 0 or -errno (host failure).
+	 */
+	int (*vcpu_run)(struct mode_vcpu *vcpu, struct mode_exit *ret_exit);
+	/* Makes run return or look at pending interrupts soon. Any thread; async-signal-safe; cheap when repeated. */
+	void (*vcpu_kick)(struct mode_vcpu *vcpu);
+	/* As kick, and run returns MODE_EXIT_INTERRUPTED. */
+	void (*vcpu_stop)(struct mode_vcpu *vcpu);
+
+	/* Only while the vCPU is not in run. */
+	int (*get_state)(struct mode_vcpu *vcpu, struct cpu_state *ret_state);
+	int (*set_state)(struct mode_vcpu *vcpu, const struct cpu_state *state);
+
+	/* A device or the VMM changed guest RAM behind the engine's back (DMA, loaders). Any thread. */
+	void (*ram_written)(struct mode_vm *vm, gpa_t gpa, uint64_t bytes);
+
+	/* Fills at most `max` rows; returns how many. Any thread; values may be a little stale. */
+	size_t (*stats)(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max);
+	/* Host CLOCK_MONOTONIC ns of the first instruction executed at CPL 3, 0 if none yet. Any thread. */
+	uint64_t (*first_user_ns)(struct mode_vm *vm);
+};
+
+extern const struct mode_ops bt_mode;
+
+/* NULL when there is no such mode in this build. */
+const struct mode_ops *mode_find(const char *name);
+
+#endif

@@ -1,0 +1,1 @@
+# Tests of the daemon, the API and the command line.
