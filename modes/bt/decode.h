@@ -76,6 +76,17 @@ enum bt_insn_flag {
 	BT_I_IMPLICIT_RSP = 1u << 21,
 	BT_I_COND_WRITE = 1u << 22, /* memory write may not happen (cmpxchg counts as RW and always writes; vmaskmov does not) */
 	BT_I_WIDE_MEM = 1u << 23,/* mem_bytes is larger than 64 or depends on state (fxsave, xsave, fnsave) */
+	BT_I_BITOFF = 1u << 24,  /* bt/bts/btr/btc m, r: the register is a signed bit offset that reaches beyond the operand */
+	BT_I_MASKED = 1u << 25,  /* vmaskmov, vpmaskmov: only elements whose mask bit is set are accessed and may fault */
+};
+
+/* The C helpers: BT_OP_NONE, then one for each row of handlers.def. */
+enum bt_handler {
+	BT_OP_NONE,
+#define BT_HANDLER(name) BT_OP_##name,
+#include "modes/bt/handlers.def"
+#undef BT_HANDLER
+	BT_OP_COUNT
 };
 
 /*
