@@ -24,6 +24,8 @@ struct cpuid_config {
 	unsigned vcpus;
 	uint64_t tsc_khz;
 	bool paravirt; /* KVM signature, kvmclock */
+	/* The VM may run on the processor itself (hvm): claim only the immunities to speculation that the host claims. */
+	bool hardware;
 };
 
 /* The host's features that every mode can give, minus what config takes away. */

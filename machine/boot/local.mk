@@ -1,0 +1,2 @@
+# Files of machine/boot and machine/virtio.
+MACHINE_BOOT_SOURCES =

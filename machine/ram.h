@@ -1,0 +1,68 @@
+/* Guest-physical memory: RAM in one memfd, ROM images, and the PAM segments between 0xc0000 and 1 MiB. */
+#ifndef MACHINE_RAM_H
+#define MACHINE_RAM_H
+
+#include <stdatomic.h>
+
+#include "machine/machine.h"
+
+/* The map of Q35: low RAM, PCIEXBAR, PCI memory hole, chipset, ROM, then RAM above 4 GiB. */
+#define RAM_LOW_MAX 0x80000000ull
+#define RAM_HIGH_BASE 0x100000000ull
+#define PCI_ECAM_BASE 0xb0000000ull
+#define PCI_ECAM_BYTES 0x10000000ull
+#define PCI_HOLE_BASE 0xc0000000ull /* BARs of 32 bits: [PCI_HOLE_BASE, PCI_HOLE_END) */
+#define PCI_HOLE_END 0xfe000000ull
+#define IOAPIC_BASE 0xfec00000ull
+#define LAPIC_BASE 0xfee00000ull
+#define ROM_MAX_BYTES 0x1000000ull /* 16 MiB below 4 GiB */
+
+#define RAM_VGA_BASE 0xa0000ull
+#define PAM_BASE 0xc0000ull
+#define PAM_END 0x100000ull
+#define PAM_SEGMENTS 13 /* twelve of 16 KiB, then 0xf0000..0xfffff */
+
+/* PAM attributes of a segment (two bits of a PAM register, 82Q35 5.1.20). */
+#define PAM_READ 1u  /* reads go to RAM; else to the ROM's copy (or nothing) */
+#define PAM_WRITE 2u /* writes go to RAM; else they are dropped */
+
+enum ram_slot { RAM_SLOT_BASE, RAM_SLOT_EXTENDED, RAM_SLOT_HIGH, RAM_SLOT_ROM, RAM_SLOT_COUNT };
+
+struct machine_ram {
+	int fd;
+	uint64_t bytes, low_bytes, high_bytes;
+	uint8_t *host; /* all of the memfd */
+	uint8_t *rom;  /* page-aligned copy of the image, or NULL */
+	uint64_t rom_bytes;
+	struct ram_region slot[RAM_SLOT_COUNT]; /* bytes 0: not there */
+	/* Each PAM segment in its four states; `pam` points at the present one. */
+	struct ram_region pam_state[PAM_SEGMENTS][4];
+	_Atomic(const struct ram_region *) pam[PAM_SEGMENTS];
+	uint8_t pam_attr[PAM_SEGMENTS];
+};
+
+/* 0 or -errno (-EINVAL: a size that is 0, no multiple of 4 KiB, or too large). */
+int ram_init(struct machine_ram *ram, uint64_t bytes);
+void ram_finish(struct machine_ram *ram);
+
+/*
+ * Maps a copy of a ROM image (a multiple of 4 KiB, at most ROM_MAX_BYTES) so that it ends at 4 GiB, and its last
+ * 128 KiB also at 0xe0000 while PAM says so. Closes the PAM segments (power-on state of a machine with a ROM); without
+ * a ROM they are plain RAM. Before the first vCPU runs. 0 or -errno.
+ */
+int machine_rom_add(struct machine *machine, const void *image, uint64_t bytes);
+
+/* Under the machine lock. Tells the engine (hooks.map_changed) when something changed. */
+void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes);
+void ram_pam_reset(struct machine *machine);
+/* A vCPU's write to a read-only region: reaches RAM where PAM says write but not read. True: it was PAM's or ROM's. */
+bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size);
+
+/* Host pointer to RAM whatever PAM says (loaders, DMA); NULL unless [gpa, gpa+n) is RAM in one piece. [lock-free] */
+void *ram_host(const struct machine_ram *ram, gpa_t gpa, uint64_t n);
+
+/* RAM from 0 to here (at most RAM_LOW_MAX), and bytes above 4 GiB. */
+static inline uint64_t ram_low_bytes(const struct machine_ram *ram) { return ram->low_bytes; }
+static inline uint64_t ram_high_bytes(const struct machine_ram *ram) { return ram->high_bytes; }
+
+#endif
