@@ -1,1 +1,13 @@
-# Files of proto/.
+# Files of proto/: what trivisord and trivisor-vm share.
+noinst_LIBRARIES += libproto.a
+libproto_a_SOURCES = \
+	proto/control.c proto/control.h \
+	proto/file.c proto/file.h \
+	proto/line.c proto/line.h \
+	proto/paths.c proto/paths.h \
+	proto/process.c proto/process.h \
+	proto/sock.c proto/sock.h \
+	proto/vmdef.c proto/vmdef.h
+libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
+# Whoever links libproto.a adds these behind it.
+PROTO_LIBS = libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS)

@@ -1,0 +1,80 @@
+/* The contract between trivisord and trivisor-vm: files in a VM's directory, methods, states, notifications. */
+#ifndef PROTO_CONTROL_H
+#define PROTO_CONTROL_H
+
+#include <stdbool.h>
+
+/*
+ * trivisord starts   trivisor-vm --dir DIR --mode bt|hvm|pv [--mode-reason TEXT]   in a session of its own, with
+ * DIR/definition.json in place. The process then serves DIR/control.sock: newline-delimited JSON-RPC 2.0, any number
+ * of clients, and notifications to each of them. Raise the version when a message changes in a way an older peer
+ * would misread; new methods and new fields do not need it.
+ */
+#define CONTROL_VERSION 1
+
+/* Files in a VM's directory. */
+#define CONTROL_FILE_DEFINITION "definition.json"
+#define CONTROL_FILE_SOCKET "control.sock"
+#define CONTROL_FILE_CONSOLE "console.sock" /* raw bytes both ways; the scrollback first */
+#define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */
+#define CONTROL_FILE_LOG "log"
+#define CONTROL_FILE_RESULT "result.json" /* there only when the VM has ended */
+
+#define CONTROL_SCROLLBACK_BYTES (256u << 10)
+
+/*
+ * Methods. All take an object or nothing.
+ *   hello         -> {"protocol","pid","uuid","name","mode","mode_reason","version"}
+ *   status        -> {"state","reason","started","ended"?,"pid","paused_seconds"}   times: seconds since the epoch
+ *   pause, resume, power_button, destroy, nmi -> {}   (destroy answers, then the VM ends)
+ *   stats         -> as in result.json's "stats"
+ *   set           {"no_reboot":bool} -> {}
+ */
+#define CONTROL_HELLO "hello"
+#define CONTROL_STATUS "status"
+#define CONTROL_PAUSE "pause"
+#define CONTROL_RESUME "resume"
+#define CONTROL_POWER_BUTTON "power_button"
+#define CONTROL_DESTROY "destroy"
+#define CONTROL_STATS "stats"
+#define CONTROL_SET "set"
+#define CONTROL_NMI "nmi"
+
+/* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
+#define CONTROL_NOTIFY "event"
+#define CONTROL_EVENT_STATE "state"           /* "state", "reason" */
+#define CONTROL_EVENT_RESET "reset"           /* the guest asked for a reset */
+#define CONTROL_EVENT_PANIC "panic"           /* pvpanic; "reason" */
+#define CONTROL_EVENT_USER_SPACE "user_space" /* "boot_seconds": the first user-mode instruction */
+
+/* JSON-RPC error codes beyond the standard ones. */
+#define CONTROL_ERROR_STATE (-32001) /* not possible in the VM's present state */
+
+enum vm_state {
+	VM_STARTING,
+	VM_RUNNING,
+	VM_PAUSED,
+	/* The rest are final; result.json holds one of these. */
+	VM_SHUTDOWN,  /* the guest powered off, rebooted under no_reboot, or wrote the debug-exit port */
+	VM_DESTROYED, /* ended from outside: destroy or SIGTERM */
+	VM_CRASHED,   /* triple fault, engine error, guest panic */
+	VM_FAILED,    /* could not start */
+	VM_STATE_COUNT
+};
+
+/* Exit status of trivisor-vm, and "exit_code" in result.json. Under debug_exit: (value << 1 | 1) & 0xff, as QEMU's. */
+#define VM_EXIT_SHUTDOWN 0
+#define VM_EXIT_FAILED 3
+#define VM_EXIT_CRASHED 4
+#define VM_EXIT_DESTROYED 5
+
+/* The state's name on the wire; never NULL. */
+const char *vm_state_name(enum vm_state state);
+/* False when there is no such state. */
+bool vm_state_parse(const char *name, enum vm_state *ret_state);
+static inline bool vm_state_is_final(enum vm_state state)
+{
+	return state >= VM_SHUTDOWN;
+}
+
+#endif

@@ -1,0 +1,14 @@
+/* UNIX stream sockets at paths of any length. */
+#ifndef PROTO_SOCK_H
+#define PROTO_SOCK_H
+
+/*
+ * Binds and listens, non-blocking and close-on-exec, with these permissions from the first moment. A stale socket of
+ * that name is replaced; one that somebody still serves is -EADDRINUSE; anything else at that name is -EEXIST.
+ * Returns the descriptor or -errno.
+ */
+int sock_listen(const char *path, unsigned permissions);
+/* Connects (blocking, close-on-exec). The descriptor or -errno. */
+int sock_connect(const char *path);
+
+#endif

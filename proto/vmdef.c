@@ -1,0 +1,630 @@
+/* A VM's definition: one table of keys checks it, prints it and describes it. */
+#include "proto/vmdef.h"
+
+#include "proto/line.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+enum field_type {
+	FIELD_NAME,   /* char[VMDEF_NAME_MAX + 1] */
+	FIELD_UUID,   /* char[VMDEF_UUID_BYTES] */
+	FIELD_WORD,   /* char[VMDEF_WORD_MAX + 1] */
+	FIELD_UINT,   /* unsigned, min..max */
+	FIELD_BOOL,   /* bool */
+	FIELD_TRI,    /* enum vmdef_tristate: true, false or "auto" */
+	FIELD_ENUM,   /* int-sized enum, by `names` */
+	FIELD_PATH,   /* char *, absolute */
+	FIELD_TEXT,   /* char *, at most `max` bytes */
+	FIELD_OBJECT, /* `fields` within the same structure */
+	FIELD_DISKS,
+	FIELD_NICS,
+};
+
+struct field {
+	const char *key;
+	enum field_type type;
+	size_t offset;
+	unsigned min, max;
+	const char *const *names;
+	const struct field *fields;
+	size_t field_count;
+	bool required;
+	const char *what; /* for the schema */
+};
+
+static const char *const mode_names[] = {"auto", "bt", "hvm", "pv", NULL};
+static const char *const serial_names[] = {"console", "none", NULL};
+static const char *const reboot_names[] = {"restart", "shutdown", NULL};
+
+#define AT(member) offsetof(struct vmdef, member)
+
+static const struct field boot_fields[] = {
+	{.key = "kernel", .type = FIELD_PATH, .offset = AT(boot.kernel), .what = "bzImage, or ELF with a PVH note"},
+	{.key = "initrd", .type = FIELD_PATH, .offset = AT(boot.initrd), .what = "initramfs for that kernel"},
+	{.key = "cmdline", .type = FIELD_TEXT, .offset = AT(boot.cmdline), .max = VMDEF_CMDLINE_MAX,
+	 .what = "that kernel's command line"},
+	{.key = "firmware", .type = FIELD_PATH, .offset = AT(boot.firmware), .what = "BIOS image"},
+};
+
+static const struct field vm_fields[] = {
+	{.key = "name", .type = FIELD_NAME, .offset = AT(name), .required = true, .what = "unique on this host"},
+	{.key = "uuid", .type = FIELD_UUID, .offset = AT(uuid), .what = "made up when absent"},
+	{.key = "mode", .type = FIELD_ENUM, .offset = AT(mode), .names = mode_names,
+	 .what = "how guest code runs; auto lets the policy choose"},
+	{.key = "memory_mib", .type = FIELD_UINT, .offset = AT(memory_mib), .min = VMDEF_MEMORY_MIN_MIB,
+	 .max = VMDEF_MEMORY_MAX_MIB, .what = "guest RAM"},
+	{.key = "vcpus", .type = FIELD_UINT, .offset = AT(vcpus), .min = 1, .max = VMDEF_VCPUS_MAX,
+	 .what = "virtual processors"},
+	{.key = "workload", .type = FIELD_WORD, .offset = AT(workload), .what = "a hint for the policy"},
+	{.key = "boot", .type = FIELD_OBJECT, .fields = boot_fields, .field_count = COUNT(boot_fields), .required = true,
+	 .what = "what to boot: a kernel, or firmware"},
+	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "raw disk images, as virtio-blk"},
+	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces"},
+	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
+	 .what = "where the first serial port goes"},
+	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
+	{.key = "on_reboot", .type = FIELD_ENUM, .offset = AT(on_reboot), .names = reboot_names,
+	 .what = "what a guest's reset does"},
+	{.key = "debug_exit", .type = FIELD_BOOL, .offset = AT(debug_exit), .what = "port 0xf4 ends the VM"},
+	{.key = "debug_console", .type = FIELD_BOOL, .offset = AT(debug_console),
+	 .what = "port 0xe9 writes to the console"},
+};
+
+static const char *const disk_keys[] = {"path", "readonly"};
+
+__attribute__((format(printf, 3, 4))) static int refuse(char *ret_error, const char *path, const char *format, ...)
+{
+	int n = snprintf(ret_error, VMDEF_ERROR_BYTES, "%s%s", path, *path ? ": " : "");
+	if (n < 0 || n >= VMDEF_ERROR_BYTES)
+		return -EINVAL;
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(ret_error + n, (size_t)(VMDEF_ERROR_BYTES - n), format, ap);
+	va_end(ap);
+	return -EINVAL;
+}
+
+/* What was given instead, for messages. */
+static const char *type_of(struct json_object *value)
+{
+	switch (json_object_get_type(value)) {
+	case json_type_null: return "null";
+	case json_type_boolean: return "a boolean";
+	case json_type_double: return "a fraction";
+	case json_type_int: return "a number";
+	case json_type_object: return "an object";
+	case json_type_array: return "an array";
+	case json_type_string: return "a string";
+	}
+	return "something else";
+}
+
+/* ---- single values ------------------------------------------------------ */
+
+/* A string without NULs and control characters, at most `max` bytes. */
+static int get_string(struct json_object *value, const char *path, size_t max, const char **ret, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_string))
+		return refuse(ret_error, path, "a string is wanted, not %s", type_of(value));
+	const char *text = json_object_get_string(value);
+	size_t bytes = (size_t)json_object_get_string_len(value);
+	if (bytes > max)
+		return refuse(ret_error, path, "%zu bytes are too long; at most %zu", bytes, max);
+	for (size_t i = 0; i < bytes; i++)
+		if (iscntrl((unsigned char)text[i]))
+			return refuse(ret_error, path, "a control character (0x%02x) at byte %zu", (unsigned char)text[i],
+				      i);
+	*ret = text;
+	return 0;
+}
+
+static int set_text(struct json_object *value, const char *path, size_t max, bool is_path, char **field,
+		    char *ret_error)
+{
+	const char *text;
+	int rc = get_string(value, path, max, &text, ret_error);
+	if (rc)
+		return rc;
+	if (is_path && text[0] != '/')
+		return refuse(ret_error, path, "\"%s\" is not an absolute path", text);
+	char *copy = strdup(text);
+	if (!copy)
+		return -ENOMEM;
+	free(*field);
+	*field = copy;
+	return 0;
+}
+
+bool vmdef_name_valid(const char *name, char *ret_error)
+{
+	const char *rule = "names are 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit";
+	size_t n = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+	if (!n || name[n] || n > VMDEF_NAME_MAX || !isalnum((unsigned char)name[0])) {
+		snprintf(ret_error, VMDEF_ERROR_BYTES, "\"%.80s\" cannot be a VM's name: %s", name, rule);
+		return false;
+	}
+	/* Commands take a name or a UUID. */
+	if (vmdef_uuid_valid(name)) {
+		snprintf(ret_error, VMDEF_ERROR_BYTES, "\"%s\" cannot be a VM's name: it looks like a UUID", name);
+		return false;
+	}
+	return true;
+}
+
+bool vmdef_uuid_valid(const char *uuid)
+{
+	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+	for (size_t i = 0; i < sizeof(form); i++) {
+		bool ok = form[i] == 'x' ? isxdigit((unsigned char)uuid[i]) : uuid[i] == form[i];
+		if (!ok)
+			return false;
+	}
+	return true;
+}
+
+int vmdef_uuid_generate(char ret_uuid[VMDEF_UUID_BYTES])
+{
+	uint8_t b[16];
+	if (getrandom(b, sizeof(b), 0) != (ssize_t)sizeof(b))
+		return errno ? -errno : -EIO;
+	b[6] = (b[6] & 0x0f) | 0x40; /* RFC 9562: version 4, */
+	b[8] = (b[8] & 0x3f) | 0x80; /* variant 10 */
+	snprintf(ret_uuid, VMDEF_UUID_BYTES,
+		 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4],
+		 b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	return 0;
+}
+
+static void join_names(char *ret, size_t bytes, const char *const *names)
+{
+	size_t n = 0;
+	ret[0] = '\0';
+	for (size_t i = 0; names[i] && n < bytes; i++)
+		n += (size_t)snprintf(ret + n, bytes - n, "%s%s", i ? ", " : "", names[i]);
+}
+
+static int parse_enum(struct json_object *value, const char *path, const char *const *names, int *ret,
+		      char *ret_error)
+{
+	char known[128];
+	join_names(known, sizeof(known), names);
+	const char *text;
+	int rc = get_string(value, path, 256, &text, ret_error);
+	if (rc)
+		return rc;
+	for (int i = 0; names[i]; i++)
+		if (!strcmp(names[i], text)) {
+			*ret = i;
+			return 0;
+		}
+	return refuse(ret_error, path, "\"%s\" is not known; known: %s", text, known);
+}
+
+static int parse_uint(struct json_object *value, const char *path, const struct field *f, unsigned *ret,
+		      char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_int))
+		return refuse(ret_error, path, "a whole number from %u to %u is wanted, not %s", f->min, f->max,
+			      type_of(value));
+	int64_t n = json_object_get_int64(value);
+	if (n < (int64_t)f->min || n > (int64_t)f->max)
+		return refuse(ret_error, path, "%lld is out of range; from %u to %u", (long long)n, f->min, f->max);
+	*ret = (unsigned)n;
+	return 0;
+}
+
+static int parse_bool(struct json_object *value, const char *path, bool *ret, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_boolean))
+		return refuse(ret_error, path, "true or false is wanted, not %s", type_of(value));
+	*ret = json_object_get_boolean(value);
+	return 0;
+}
+
+static int parse_tristate(struct json_object *value, const char *path, enum vmdef_tristate *ret, char *ret_error)
+{
+	if (json_object_is_type(value, json_type_boolean))
+		*ret = json_object_get_boolean(value) ? VMDEF_YES : VMDEF_NO;
+	else if (json_object_is_type(value, json_type_string) && !strcmp(json_object_get_string(value), "auto"))
+		*ret = VMDEF_AUTO;
+	else
+		return refuse(ret_error, path, "true, false or \"auto\" is wanted");
+	return 0;
+}
+
+static int parse_name(struct json_object *value, const char *path, char *ret, char *ret_error)
+{
+	const char *text;
+	int rc = get_string(value, path, 4096, &text, ret_error);
+	if (rc)
+		return rc;
+	char why[VMDEF_ERROR_BYTES];
+	if (!vmdef_name_valid(text, why))
+		return refuse(ret_error, path, "%s", why);
+	strcpy(ret, text);
+	return 0;
+}
+
+static int parse_uuid(struct json_object *value, const char *path, char *ret, char *ret_error)
+{
+	const char *text;
+	int rc = get_string(value, path, 256, &text, ret_error);
+	if (rc)
+		return rc;
+	if (!vmdef_uuid_valid(text))
+		return refuse(ret_error, path, "\"%s\" is not a UUID such as 2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab", text);
+	for (size_t i = 0; i < VMDEF_UUID_BYTES; i++)
+		ret[i] = (char)tolower((unsigned char)text[i]);
+	return 0;
+}
+
+static int parse_word(struct json_object *value, const char *path, char *ret, char *ret_error)
+{
+	const char *text;
+	int rc = get_string(value, path, VMDEF_WORD_MAX, &text, ret_error);
+	if (rc)
+		return rc;
+	if (text[strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_-")])
+		return refuse(ret_error, path, "\"%s\" is not a word of a-z 0-9 _ -", text);
+	strcpy(ret, text);
+	return 0;
+}
+
+/* ---- objects ------------------------------------------------------------- */
+
+static int parse_disk(struct json_object *value, const char *path, struct vmdef_disk *disk, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_object))
+		return refuse(ret_error, path, "an object such as {\"path\":\"/image.raw\"} is wanted, not %s",
+			      type_of(value));
+	json_object_object_foreach(value, key, item) {
+		char where[256];
+		snprintf(where, sizeof(where), "%s.%.80s", path, key);
+		int rc;
+		if (!strcmp(key, disk_keys[0]))
+			rc = set_text(item, where, PATH_MAX - 1, true, &disk->path, ret_error);
+		else if (!strcmp(key, disk_keys[1]))
+			rc = parse_bool(item, where, &disk->readonly, ret_error);
+		else
+			rc = refuse(ret_error, where, "unknown key; known: path, readonly");
+		if (rc)
+			return rc;
+	}
+	if (!disk->path)
+		return refuse(ret_error, path, "the key path is missing");
+	return 0;
+}
+
+static int parse_disks(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_array))
+		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+	size_t n = json_object_array_length(value);
+	if (n > VMDEF_DISKS_MAX)
+		return refuse(ret_error, path, "%zu disks are too many; at most %d", n, VMDEF_DISKS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		char where[280];
+		snprintf(where, sizeof(where), "%s[%zu]", path, i);
+		def->disk_count = (unsigned)i + 1;
+		int rc = parse_disk(json_object_array_get_idx(value, i), where, &def->disks[i], ret_error);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* The machine has no network device yet: better refused here than silently missing in the guest. */
+static int parse_nics(struct json_object *value, const char *path, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_array))
+		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+	if (json_object_array_length(value))
+		return refuse(ret_error, path,
+			      "this version has no network device; leave the list empty or the key out");
+	return 0;
+}
+
+static int parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count,
+			struct vmdef *def, char *ret_error);
+
+static int parse_field(struct json_object *value, const char *path, const struct field *f, struct vmdef *def,
+		       char *ret_error)
+{
+	void *at = (char *)def + f->offset;
+	switch (f->type) {
+	case FIELD_NAME: return parse_name(value, path, at, ret_error);
+	case FIELD_UUID: return parse_uuid(value, path, at, ret_error);
+	case FIELD_WORD: return parse_word(value, path, at, ret_error);
+	case FIELD_UINT: return parse_uint(value, path, f, at, ret_error);
+	case FIELD_BOOL: return parse_bool(value, path, at, ret_error);
+	case FIELD_TRI: return parse_tristate(value, path, at, ret_error);
+	case FIELD_ENUM: return parse_enum(value, path, f->names, at, ret_error);
+	case FIELD_PATH: return set_text(value, path, PATH_MAX - 1, true, at, ret_error);
+	case FIELD_TEXT: return set_text(value, path, f->max, false, at, ret_error);
+	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
+	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
+	case FIELD_NICS: return parse_nics(value, path, ret_error);
+	}
+	return -EINVAL;
+}
+
+static const struct field *find_field(const struct field *fields, size_t count, const char *key)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!strcmp(fields[i].key, key))
+			return &fields[i];
+	return NULL;
+}
+
+static int refuse_key(const char *path, const struct field *fields, size_t count, char *ret_error)
+{
+	char known[256];
+	size_t n = 0;
+	for (size_t i = 0; i < count && n < sizeof(known); i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", fields[i].key);
+	return refuse(ret_error, path, "unknown key; known: %s", known);
+}
+
+static int parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count,
+			struct vmdef *def, char *ret_error)
+{
+	if (!json_object_is_type(json, json_type_object))
+		return refuse(ret_error, path, "%san object is wanted, not %s", *path ? "" : "a VM's definition: ",
+			      type_of(json));
+	json_object_object_foreach(json, key, value) {
+		char where[256];
+		snprintf(where, sizeof(where), "%s%s%.80s", path, *path ? "." : "", key);
+		const struct field *f = find_field(fields, count, key);
+		int rc = f ? parse_field(value, where, f, def, ret_error) : refuse_key(where, fields, count, ret_error);
+		if (rc)
+			return rc;
+	}
+	for (size_t i = 0; i < count; i++)
+		if (fields[i].required && !json_object_object_get_ex(json, fields[i].key, NULL))
+			return refuse(ret_error, path, "the key %s is missing", fields[i].key);
+	return 0;
+}
+
+/* What no single key shows. */
+static int check_whole(const struct vmdef *def, char *ret_error)
+{
+	if (!def->boot.kernel && !def->boot.firmware)
+		return refuse(ret_error, "boot", "nothing to boot: give kernel or firmware");
+	if (!def->boot.kernel && def->boot.initrd)
+		return refuse(ret_error, "boot.initrd", "an initrd needs boot.kernel");
+	if (!def->boot.kernel && def->boot.cmdline)
+		return refuse(ret_error, "boot.cmdline", "a command line needs boot.kernel");
+	return 0;
+}
+
+int vmdef_from_json(struct json_object *json, struct vmdef **ret_def, char *ret_error)
+{
+	struct vmdef *def = calloc(1, sizeof(*def));
+	if (!def) {
+		snprintf(ret_error, VMDEF_ERROR_BYTES, "out of memory");
+		return -ENOMEM;
+	}
+	def->memory_mib = 512;
+	def->vcpus = 1;
+	int rc = parse_object(json, "", vm_fields, COUNT(vm_fields), def, ret_error);
+	if (!rc)
+		rc = check_whole(def, ret_error);
+	if (!rc && !def->uuid[0])
+		rc = vmdef_uuid_generate(def->uuid);
+	if (rc) {
+		if (rc != -EINVAL)
+			snprintf(ret_error, VMDEF_ERROR_BYTES, "%s", strerror(-rc));
+		vmdef_free(def);
+		return rc;
+	}
+	*ret_def = def;
+	return 0;
+}
+
+int vmdef_from_text(const char *text, size_t bytes, struct vmdef **ret_def, char *ret_error)
+{
+	struct json_object *json = NULL;
+	const char *why;
+	if (bytes > VMDEF_JSON_MAX)
+		return refuse(ret_error, "", "%zu bytes are too long for a definition; at most %zu", bytes,
+			      VMDEF_JSON_MAX);
+	if (line_parse_json(text, bytes, &json, &why))
+		return refuse(ret_error, "", "this is not JSON: %s", why);
+	int rc = vmdef_from_json(json, ret_def, ret_error);
+	json_object_put(json);
+	return rc;
+}
+
+void vmdef_free(struct vmdef *def)
+{
+	if (!def)
+		return;
+	free(def->boot.kernel);
+	free(def->boot.initrd);
+	free(def->boot.cmdline);
+	free(def->boot.firmware);
+	for (unsigned i = 0; i < def->disk_count; i++)
+		free(def->disks[i].path);
+	free(def);
+}
+
+const char *vmdef_mode_name(enum vmdef_mode mode)
+{
+	return (unsigned)mode < COUNT(mode_names) - 1 ? mode_names[mode] : "unknown";
+}
+
+/* ---- back to JSON --------------------------------------------------------- */
+
+/* Adds and consumes `value`; false when it is NULL or memory ran out. */
+static bool add(struct json_object *to, const char *key, struct json_object *value)
+{
+	if (value && json_object_object_add(to, key, value) == 0)
+		return true;
+	json_object_put(value);
+	return false;
+}
+
+static struct json_object *disks_to_json(const struct vmdef *def)
+{
+	struct json_object *list = json_object_new_array();
+	for (unsigned i = 0; list && i < def->disk_count; i++) {
+		struct json_object *disk = json_object_new_object();
+		if (!disk || !add(disk, disk_keys[0], json_object_new_string(def->disks[i].path)) ||
+		    !add(disk, disk_keys[1], json_object_new_boolean(def->disks[i].readonly)) ||
+		    json_object_array_add(list, disk) < 0) {
+			json_object_put(disk);
+			json_object_put(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count);
+
+static struct json_object *field_to_json(const struct vmdef *def, const struct field *f)
+{
+	const void *at = (const char *)def + f->offset;
+	switch (f->type) {
+	case FIELD_NAME:
+	case FIELD_UUID:
+	case FIELD_WORD: return json_object_new_string(at);
+	case FIELD_UINT: return json_object_new_int64(*(const unsigned *)at);
+	case FIELD_BOOL: return json_object_new_boolean(*(const bool *)at);
+	case FIELD_TRI:
+		if (*(const enum vmdef_tristate *)at == VMDEF_AUTO)
+			return json_object_new_string("auto");
+		return json_object_new_boolean(*(const enum vmdef_tristate *)at == VMDEF_YES);
+	case FIELD_ENUM: return json_object_new_string(f->names[*(const int *)at]);
+	case FIELD_PATH:
+	case FIELD_TEXT: return json_object_new_string(*(char *const *)at);
+	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
+	case FIELD_DISKS: return disks_to_json(def);
+	case FIELD_NICS: return json_object_new_array();
+	}
+	return NULL;
+}
+
+static bool is_absent(const struct vmdef *def, const struct field *f)
+{
+	const void *at = (const char *)def + f->offset;
+	if (f->type == FIELD_PATH || f->type == FIELD_TEXT)
+		return !*(char *const *)at;
+	return f->type == FIELD_WORD && !*(const char *)at;
+}
+
+static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count)
+{
+	struct json_object *json = json_object_new_object();
+	for (size_t i = 0; json && i < count; i++)
+		if (!is_absent(def, &fields[i]) && !add(json, fields[i].key, field_to_json(def, &fields[i]))) {
+			json_object_put(json);
+			return NULL;
+		}
+	return json;
+}
+
+struct json_object *vmdef_to_json(const struct vmdef *def)
+{
+	return object_to_json(def, vm_fields, COUNT(vm_fields));
+}
+
+/* ---- the schema ------------------------------------------------------------ */
+
+static struct json_object *names_to_json(const char *const *names)
+{
+	struct json_object *list = json_object_new_array();
+	for (size_t i = 0; list && names[i]; i++)
+		json_object_array_add(list, json_object_new_string(names[i]));
+	return list;
+}
+
+static struct json_object *object_schema(const struct field *fields, size_t count);
+
+static struct json_object *disks_item_schema(void)
+{
+	return json_tokener_parse("{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"path\"],"
+				  "\"properties\":{\"path\":{\"type\":\"string\",\"pattern\":\"^/\"},"
+				  "\"readonly\":{\"type\":\"boolean\",\"default\":false}}}");
+}
+
+static void describe_type(struct json_object *s, const struct field *f)
+{
+	switch (f->type) {
+	case FIELD_NAME:
+		add(s, "type", json_object_new_string("string"));
+		add(s, "pattern", json_object_new_string("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"));
+		break;
+	case FIELD_UUID:
+		add(s, "type", json_object_new_string("string"));
+		add(s, "format", json_object_new_string("uuid"));
+		break;
+	case FIELD_WORD:
+		add(s, "type", json_object_new_string("string"));
+		add(s, "pattern", json_object_new_string("^[a-z0-9_-]{0,32}$"));
+		break;
+	case FIELD_UINT:
+		add(s, "type", json_object_new_string("integer"));
+		add(s, "minimum", json_object_new_int64(f->min));
+		add(s, "maximum", json_object_new_int64(f->max));
+		break;
+	case FIELD_BOOL: add(s, "type", json_object_new_string("boolean")); break;
+	case FIELD_TRI: add(s, "enum", json_tokener_parse("[true,false,\"auto\"]")); break;
+	case FIELD_ENUM: add(s, "enum", names_to_json(f->names)); break;
+	case FIELD_PATH:
+		add(s, "type", json_object_new_string("string"));
+		add(s, "pattern", json_object_new_string("^/"));
+		break;
+	case FIELD_TEXT:
+		add(s, "type", json_object_new_string("string"));
+		add(s, "maxLength", json_object_new_int64(f->max));
+		break;
+	case FIELD_OBJECT: break;
+	case FIELD_DISKS:
+		add(s, "type", json_object_new_string("array"));
+		add(s, "maxItems", json_object_new_int(VMDEF_DISKS_MAX));
+		add(s, "items", disks_item_schema());
+		break;
+	case FIELD_NICS:
+		add(s, "type", json_object_new_string("array"));
+		add(s, "maxItems", json_object_new_int(0));
+		break;
+	}
+}
+
+static struct json_object *object_schema(const struct field *fields, size_t count)
+{
+	struct json_object *schema = json_object_new_object(), *properties = json_object_new_object();
+	struct json_object *required = json_object_new_array();
+	add(schema, "type", json_object_new_string("object"));
+	for (size_t i = 0; i < count; i++) {
+		const struct field *f = &fields[i];
+		struct json_object *s =
+			f->type == FIELD_OBJECT ? object_schema(f->fields, f->field_count) : json_object_new_object();
+		describe_type(s, f);
+		add(s, "description", json_object_new_string(f->what));
+		add(properties, f->key, s);
+		if (f->required)
+			json_object_array_add(required, json_object_new_string(f->key));
+	}
+	add(schema, "properties", properties);
+	add(schema, "required", required);
+	add(schema, "additionalProperties", json_object_new_boolean(false));
+	return schema;
+}
+
+struct json_object *vmdef_schema(void)
+{
+	return object_schema(vm_fields, COUNT(vm_fields));
+}

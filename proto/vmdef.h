@@ -1,0 +1,80 @@
+/* A VM's definition: what users write as JSON, checked, and back again. */
+#ifndef PROTO_VMDEF_H
+#define PROTO_VMDEF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct json_object;
+
+#define VMDEF_NAME_MAX 64
+#define VMDEF_UUID_BYTES 37
+#define VMDEF_WORD_MAX 32
+#define VMDEF_DISKS_MAX 16
+#define VMDEF_VCPUS_MAX 16
+#define VMDEF_MEMORY_MIN_MIB 16
+#define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
+#define VMDEF_CMDLINE_MAX 2047 /* Linux: COMMAND_LINE_SIZE on x86 is 2048 with its NUL */
+#define VMDEF_ERROR_BYTES 512
+#define VMDEF_JSON_MAX ((size_t)1 << 20)
+
+enum vmdef_mode { VMDEF_MODE_AUTO, VMDEF_MODE_BT, VMDEF_MODE_HVM, VMDEF_MODE_PV };
+enum vmdef_tristate { VMDEF_AUTO, VMDEF_NO, VMDEF_YES };
+enum vmdef_serial {
+	VMDEF_SERIAL_CONSOLE, /* COM1 is the VM's console stream */
+	VMDEF_SERIAL_NONE,    /* what the guest writes there is dropped */
+};
+enum vmdef_on_reboot {
+	VMDEF_ON_REBOOT_RESTART,
+	VMDEF_ON_REBOOT_SHUTDOWN, /* a reset ends the VM */
+};
+
+struct vmdef_disk {
+	char *path;
+	bool readonly;
+};
+
+/* All strings are owned by the definition; NULL where absent. */
+struct vmdef {
+	char name[VMDEF_NAME_MAX + 1];
+	char uuid[VMDEF_UUID_BYTES]; /* lower case */
+	enum vmdef_mode mode;
+	unsigned memory_mib;
+	unsigned vcpus;
+	char workload[VMDEF_WORD_MAX + 1]; /* a hint for the policy, "" when not declared */
+	struct {
+		char *kernel, *initrd, *cmdline, *firmware;
+	} boot;
+	struct vmdef_disk disks[VMDEF_DISKS_MAX];
+	unsigned disk_count;
+	enum vmdef_serial serial;
+	enum vmdef_tristate paravirt;
+	enum vmdef_on_reboot on_reboot;
+	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
+	bool debug_console; /* port 0xe9 writes to the console stream too */
+};
+
+/*
+ * Checks `json` and fills a new definition; missing keys get their defaults and a missing uuid a random one.
+ * -EINVAL: ret_error (VMDEF_ERROR_BYTES long) names the key by its full path, what is wrong, and what is allowed.
+ * -ENOMEM. Files are not looked at: they may come later.
+ */
+int vmdef_from_json(struct json_object *json, struct vmdef **ret_def, char *ret_error);
+/* The same from text (a definition.json). */
+int vmdef_from_text(const char *text, size_t bytes, struct vmdef **ret_def, char *ret_error);
+/* Every key, defaults included, so that reading it back gives the same definition. NULL: out of memory. */
+struct json_object *vmdef_to_json(const struct vmdef *def);
+void vmdef_free(struct vmdef *def);
+
+/* JSON Schema of a definition, made from the table that checks it. The caller puts it. NULL: out of memory. */
+struct json_object *vmdef_schema(void);
+
+/* "auto", "bt", "hvm", "pv". */
+const char *vmdef_mode_name(enum vmdef_mode mode);
+/* Whether `name` can name a VM; otherwise false and ret_error says why. */
+bool vmdef_name_valid(const char *name, char *ret_error);
+bool vmdef_uuid_valid(const char *uuid);
+/* A random (version 4) UUID. 0 or -errno. */
+int vmdef_uuid_generate(char ret_uuid[VMDEF_UUID_BYTES]);
+
+#endif
