@@ -79,7 +79,10 @@ static bool next_line(struct line_peer *peer, char **ret_text, size_t *ret_bytes
 	struct evbuffer_ptr found = evbuffer_search(in, "\n", 1, &from);
 	size_t bytes = found.pos < 0 ? have : (size_t)found.pos;
 	if (bytes > LINE_MAX_BYTES) {
-		schedule_close(peer, EMSGSIZE);
+		if (peer->ops.on_too_long)
+			peer->ops.on_too_long(peer->opaque);
+		else
+			schedule_close(peer, EMSGSIZE);
 		return false;
 	}
 	if (found.pos < 0) {

@@ -28,6 +28,9 @@ struct line_ops {
 	/* Optional: the peer will send no more (it may still read, as `socat` does). Whoever sets it calls
 	   line_peer_finish once all it owes is sent; without it that happens at once. */
 	void (*on_eof)(void *opaque);
+	/* Optional: a line is longer than LINE_MAX_BYTES. Whoever sets it sends an error and calls line_peer_finish;
+	   without it on_close(EMSGSIZE) follows. */
+	void (*on_too_long)(void *opaque);
 };
 
 /* Takes over `fd` (closed in every case). NULL: out of memory. */
