@@ -1,2 +1,17 @@
-# Files of machine/boot and machine/virtio.
-MACHINE_BOOT_SOURCES =
+# Loaders and firmware tables: machine/boot, and the virtio devices.
+MACHINE_BOOT_SOURCES = \
+	machine/boot/acpi.c machine/boot/acpi.h \
+	machine/boot/aml.c machine/boot/aml.h \
+	machine/boot/boot.c \
+	machine/boot/bzimage.c \
+	machine/boot/direct.c \
+	machine/boot/dsdt.c \
+	machine/boot/e820.c \
+	machine/boot/entry.c \
+	machine/boot/file.c \
+	machine/boot/firmware.c \
+	machine/boot/payload.c \
+	machine/boot/private.h \
+	machine/boot/pvh.c \
+	machine/boot/smbios.c machine/boot/smbios.h \
+	machine/boot/vmlinux.c

@@ -1,0 +1,66 @@
+/* machine_boot(): what is to boot is looked at, and handed to the loader that knows its format. */
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "machine/boot/private.h"
+
+static _Thread_local char error_text[512];
+
+int boot_fail(int error, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error_text, sizeof(error_text), format, args);
+	va_end(args);
+	return error;
+}
+
+const char *boot_error(void) { return error_text; }
+
+static int boot_kernel(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp)
+{
+	struct boot_file kernel;
+	int rc;
+
+	rc = boot_file_open(&kernel, "kernel", boot->kernel);
+	if (rc < 0)
+		return rc;
+	if (kernel.size > machine_ram_bytes(machine)) {
+		rc = boot_fail(-ENOSPC, "kernel %s (%zu MiB) is larger than the VM's memory (%llu MiB): give it more memory",
+			       kernel.path, kernel.size >> 20, (unsigned long long)(machine_ram_bytes(machine) >> 20));
+		goto out;
+	}
+	rc = boot_file_read(&kernel);
+	if (rc < 0)
+		goto out;
+	if (bzimage_is(&kernel))
+		rc = bzimage_boot(machine, &kernel, boot, ret_bsp);
+	else if (elf_is(&kernel))
+		rc = pvh_boot(machine, &kernel, boot, ret_bsp);
+	else
+		rc = boot_fail(-ENOEXEC,
+			       "kernel %s is no kernel trivisor knows: neither a Linux bzImage (vmlinuz) nor an ELF with a PVH note",
+			       kernel.path);
+out:
+	boot_file_close(&kernel);
+	return rc;
+}
+
+int machine_boot(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp,
+		 const char **ret_error)
+{
+	int rc;
+
+	error_text[0] = '\0';
+	if (boot->firmware)
+		rc = firmware_boot(machine, boot, ret_bsp);
+	else if (boot->kernel)
+		rc = boot_kernel(machine, boot, ret_bsp);
+	else
+		rc = boot_fail(-EINVAL, "nothing to boot: give the VM a kernel or a firmware image");
+	if (rc < 0)
+		*ret_error = boot_error();
+	return rc;
+}

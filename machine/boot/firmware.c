@@ -1,0 +1,240 @@
+/* A firmware image under 4 GiB, and in fw_cfg what it wants to know. */
+#include <errno.h>
+#include <string.h>
+
+#include "machine/boot/acpi.h"
+#include "machine/boot/private.h"
+#include "machine/boot/smbios.h"
+#include "machine/devices/fw_cfg.h"
+#include "machine/devices/rtc.h"
+#include "machine/ram.h"
+
+#define ROM_MIN_BYTES 0x10000u
+#define SERCON_PORT 0x3f8
+
+static int add_failed(int rc, const char *name) { return boot_fail(rc, "fw_cfg has no room for %s", name); }
+
+static int add_file(struct machine *machine, const char *name, const void *data, size_t n)
+{
+	int rc = fw_cfg_add_file(machine, name, data, (uint32_t)n);
+
+	return rc < 0 ? add_failed(rc, name) : 0;
+}
+
+static int put_rom(struct machine *machine, const char *path)
+{
+	struct boot_file rom;
+	int rc;
+
+	rc = boot_file_open(&rom, "firmware", path);
+	if (rc < 0)
+		return rc;
+	if (rom.size % GUEST_PAGE_SIZE != 0 || rom.size < ROM_MIN_BYTES || rom.size > ROM_MAX_BYTES) {
+		rc = boot_fail(-EINVAL,
+			       "firmware %s has %zu bytes: an image has a multiple of 4 KiB between 64 KiB and 16 MiB, such as "
+			       "SeaBIOS's bios-256k.bin",
+			       path, rom.size);
+		goto out;
+	}
+	rc = boot_file_read(&rom);
+	if (rc < 0)
+		goto out;
+	rc = machine_rom_add(machine, rom.data, rom.size);
+	if (rc < 0)
+		rc = boot_fail(rc, "firmware %s cannot be mapped: %s", path, strerror(-rc));
+out:
+	boot_file_close(&rom);
+	return rc;
+}
+
+/* QEMU's struct e820_entry: packed, without a count. */
+struct fw_e820 {
+	uint64_t gpa, bytes;
+	uint32_t type;
+} __attribute__((packed));
+
+static int put_memory(struct machine *machine, const struct boot_ram *ram)
+{
+	struct fw_e820 entry[E820_MAX];
+	struct e820_map map;
+	uint64_t above16m = ram->low_end > 0x1000000 ? (ram->low_end - 0x1000000) >> 16 : 0;
+	uint64_t above1m = ram->low_end > 0x100000 ? (ram->low_end - 0x100000) >> 10 : 0;
+	int rc;
+
+	e820_firmware(&map, ram);
+	for (unsigned i = 0; i < map.count; i++)
+		entry[i] = (struct fw_e820){.gpa = map.range[i].gpa, .bytes = map.range[i].bytes, .type = map.range[i].type};
+	rc = add_file(machine, "etc/e820", entry, map.count * sizeof(entry[0]));
+	if (rc < 0)
+		return rc;
+	if (fw_cfg_add_u64(machine, FW_CFG_RAM_SIZE, machine_ram_bytes(machine)) < 0)
+		return add_failed(-ENOMEM, "the RAM's size");
+	/* And as a PC's CMOS tells it: KiB above 1 MiB, 64 KiB units above 16 MiB and above 4 GiB. */
+	if (above1m > 0xffff)
+		above1m = 0xffff;
+	if (above16m > 0xffff)
+		above16m = 0xffff;
+	rtc_cmos_set(machine, 0x15, 640 & 0xff);
+	rtc_cmos_set(machine, 0x16, 640 >> 8);
+	for (unsigned at = 0x17; at <= 0x30; at += 0x30 - 0x17) {
+		rtc_cmos_set(machine, at, (uint8_t)above1m);
+		rtc_cmos_set(machine, at + 1, (uint8_t)(above1m >> 8));
+	}
+	rtc_cmos_set(machine, 0x34, (uint8_t)above16m);
+	rtc_cmos_set(machine, 0x35, (uint8_t)(above16m >> 8));
+	for (unsigned i = 0; i < 3; i++)
+		rtc_cmos_set(machine, 0x5b + i, (uint8_t)(ram->high_bytes >> (16 + 8 * i)));
+	return 0;
+}
+
+static int put_acpi(struct machine *machine)
+{
+	struct acpi_tables tables;
+	uint8_t *script = NULL;
+	uint32_t script_bytes;
+	int rc;
+
+	rc = acpi_build(&tables, machine);
+	if (rc == 0)
+		rc = acpi_loader_script(&tables, &script, &script_bytes);
+	if (rc < 0) {
+		acpi_free(&tables);
+		return boot_fail(rc, "no memory for the ACPI tables");
+	}
+	rc = add_file(machine, ACPI_FILE_TABLES, tables.blob, tables.bytes);
+	if (rc == 0)
+		rc = add_file(machine, ACPI_FILE_RSDP, tables.rsdp, sizeof(tables.rsdp));
+	if (rc == 0)
+		rc = add_file(machine, ACPI_FILE_LOADER, script, script_bytes);
+	free(script);
+	acpi_free(&tables);
+	return rc;
+}
+
+static int put_smbios(struct machine *machine)
+{
+	struct smbios_tables tables;
+	int rc;
+
+	rc = smbios_build(&tables, machine_ram_bytes(machine), machine_vcpus(machine));
+	if (rc < 0)
+		return boot_fail(rc, "no memory for the SMBIOS tables");
+	rc = add_file(machine, SMBIOS_FILE_ANCHOR, tables.anchor, sizeof(tables.anchor));
+	if (rc == 0)
+		rc = add_file(machine, SMBIOS_FILE_TABLES, tables.blob, tables.bytes);
+	smbios_free(&tables);
+	return rc;
+}
+
+static int put_settings(struct machine *machine)
+{
+	const uint16_t sercon = SERCON_PORT, menu_wait = 0;
+	const uint16_t cpus = (uint16_t)machine_vcpus(machine), no = 0;
+	/* One byte for each sleep state S0..S5: bit 7 supported, low bits SLP_TYP. */
+	const uint8_t states[6] = {0x80, 0, 0, 0, 0, 0x85};
+	const uint64_t show_menu = 0;
+	int rc;
+
+	if (fw_cfg_add_u16(machine, FW_CFG_NB_CPUS, cpus) < 0 || fw_cfg_add_u16(machine, FW_CFG_MAX_CPUS, cpus) < 0 ||
+	    fw_cfg_add_u16(machine, FW_CFG_NOGRAPHIC, 1) < 0 || fw_cfg_add_u16(machine, FW_CFG_BOOT_MENU, no) < 0)
+		return add_failed(-ENOMEM, "the number of processors");
+	/* SeaBIOS: its screen also on this serial port; no wait for a key. */
+	rc = add_file(machine, "etc/sercon-port", &sercon, sizeof(sercon));
+	if (rc == 0)
+		rc = add_file(machine, "etc/boot-menu-wait", &menu_wait, sizeof(menu_wait));
+	if (rc == 0)
+		rc = add_file(machine, "etc/show-boot-menu", &show_menu, sizeof(show_menu));
+	if (rc == 0)
+		rc = add_file(machine, "etc/system-states", states, sizeof(states));
+	if (rc == 0)
+		rc = add_file(machine, "bootorder", "", 1);
+	return rc;
+}
+
+/* ---- a kernel for the firmware to start ------------------------------------- */
+
+static int put_blob(struct machine *machine, uint16_t size_key, uint16_t data_key, const void *data, size_t n,
+		    const char *what)
+{
+	int rc = fw_cfg_add_u32(machine, size_key, (uint32_t)n);
+
+	if (rc == 0)
+		rc = fw_cfg_add_item(machine, data_key, data, (uint32_t)n);
+	return rc < 0 ? add_failed(rc, what) : 0;
+}
+
+static int put_initrd(struct machine *machine, const char *path)
+{
+	struct boot_file initrd;
+	int rc;
+
+	rc = boot_file_open(&initrd, "initrd", path);
+	if (rc < 0)
+		return rc;
+	rc = boot_file_read(&initrd);
+	if (rc == 0)
+		rc = put_blob(machine, FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA, initrd.data, initrd.size, "the initrd");
+	boot_file_close(&initrd);
+	return rc;
+}
+
+static int put_kernel(struct machine *machine, const struct machine_boot *boot)
+{
+	const char *cmdline = boot->cmdline ? boot->cmdline : "";
+	struct boot_file kernel;
+	size_t setup = 0;
+	int rc;
+
+	rc = boot_file_open(&kernel, "kernel", boot->kernel);
+	if (rc < 0)
+		return rc;
+	rc = boot_file_read(&kernel);
+	if (rc < 0)
+		goto out;
+	if (!bzimage_is(&kernel)) {
+		rc = boot_fail(-ENOEXEC, "kernel %s is no bzImage, which is what a firmware starts: leave the firmware away",
+			       kernel.path);
+		goto out;
+	}
+	setup = ((kernel.data[0x1f1] ? kernel.data[0x1f1] : 4) + 1u) * 512u;
+	if (setup >= kernel.size) {
+		rc = boot_fail(-EINVAL, "kernel %s is truncated: copy it again", kernel.path);
+		goto out;
+	}
+	rc = put_blob(machine, FW_CFG_SETUP_SIZE, FW_CFG_SETUP_DATA, kernel.data, setup, "the kernel's setup code");
+	if (rc == 0)
+		rc = put_blob(machine, FW_CFG_KERNEL_SIZE, FW_CFG_KERNEL_DATA, kernel.data + setup, kernel.size - setup,
+			      "the kernel");
+	if (rc == 0)
+		rc = put_blob(machine, FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA, cmdline, strlen(cmdline) + 1,
+			      "the command line");
+	if (rc == 0 && boot->initrd)
+		rc = put_initrd(machine, boot->initrd);
+out:
+	boot_file_close(&kernel);
+	return rc;
+}
+
+int firmware_boot(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp)
+{
+	struct boot_ram ram;
+	int rc;
+
+	boot_ram_layout(machine, &ram);
+	rc = put_rom(machine, boot->firmware);
+	if (rc == 0)
+		rc = put_memory(machine, &ram);
+	if (rc == 0)
+		rc = put_acpi(machine);
+	if (rc == 0)
+		rc = put_smbios(machine);
+	if (rc == 0)
+		rc = put_settings(machine);
+	if (rc == 0 && boot->kernel)
+		rc = put_kernel(machine, boot);
+	if (rc < 0)
+		return rc;
+	/* The reset vector, at the end of the image. */
+	cpu_state_reset(ret_bsp, 0);
+	return 0;
+}
