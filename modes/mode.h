@@ -87,5 +87,7 @@ extern const struct mode_ops bt_mode;
 
 /* NULL when there is no such mode in this build. */
 const struct mode_ops *mode_find(const char *name);
+/* Their names, separated by commas, for messages. */
+void mode_names(char *ret_text, size_t bytes);
 
 #endif

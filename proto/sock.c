@@ -38,14 +38,14 @@ static int make_address(const char *path, struct sockaddr_un *ret_addr, int *ret
 	return 0;
 }
 
-int sock_connect(const char *path)
+static int connect_with(const char *path, int flags)
 {
 	struct sockaddr_un addr;
 	int dir_fd;
 	int rc = make_address(path, &addr, &dir_fd);
 	if (rc)
 		return rc;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	if (fd < 0) {
 		rc = -errno;
 	} else if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
@@ -55,6 +55,16 @@ int sock_connect(const char *path)
 	if (dir_fd >= 0)
 		close(dir_fd);
 	return rc ? rc : fd;
+}
+
+int sock_connect(const char *path)
+{
+	return connect_with(path, 0);
+}
+
+int sock_connect_nonblock(const char *path)
+{
+	return connect_with(path, SOCK_NONBLOCK);
 }
 
 /* 0 when the name is free (a stale socket was removed). */

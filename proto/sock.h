@@ -10,5 +10,7 @@
 int sock_listen(const char *path, unsigned permissions);
 /* Connects (blocking, close-on-exec). The descriptor or -errno. */
 int sock_connect(const char *path);
+/* The same with a non-blocking descriptor: -EAGAIN, instead of a wait, when the server's queue is full. */
+int sock_connect_nonblock(const char *path);
 
 #endif

@@ -289,7 +289,7 @@ static int parse_disk(struct json_object *value, const char *path, struct vmdef_
 		return refuse(ret_error, path, "an object such as {\"path\":\"/image.raw\"} is wanted, not %s",
 			      type_of(value));
 	json_object_object_foreach(value, key, item) {
-		char where[256];
+		char where[400];
 		snprintf(where, sizeof(where), "%s.%.80s", path, key);
 		int rc;
 		if (!strcmp(key, disk_keys[0]))

@@ -1,0 +1,351 @@
+/* The VM process's control socket: JSON-RPC 2.0, one object a line, from the daemon (or anybody with the same uid). */
+#include "config.h"
+#include "vm/private.h"
+
+#include "proto/line.h"
+#include "proto/sock.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <json-c/json.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CLIENTS_MAX 64
+
+#define RPC_PARSE_ERROR (-32700)
+#define RPC_INVALID_REQUEST (-32600)
+#define RPC_METHOD_NOT_FOUND (-32601)
+#define RPC_INVALID_PARAMS (-32602)
+#define RPC_INTERNAL_ERROR (-32603)
+
+struct control_client {
+	LIST_ENTRY(control_client) link;
+	struct vm_control *control;
+	struct line_peer *peer;
+};
+
+struct vm_control {
+	struct vm *vm;
+	int listener;
+	struct event *acceptable;
+	LIST_HEAD(, control_client) clients;
+	unsigned client_count;
+};
+
+/* What a method answers: a result, or an error with its code. */
+struct reply {
+	struct json_object *result;
+	int code;
+	char message[256];
+	/* Done after the answer is queued. */
+	void (*after)(struct vm *vm);
+};
+
+__attribute__((format(printf, 3, 4))) static void error(struct reply *reply, int code, const char *format, ...)
+{
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(reply->message, sizeof(reply->message), format, ap);
+	va_end(ap);
+	reply->code = code;
+}
+
+static void put_string(struct json_object *to, const char *key, const char *value)
+{
+	json_object_object_add(to, key, json_object_new_string(value));
+}
+
+/* ---- methods ---- */
+
+static void do_hello(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *r = reply->result;
+	json_object_object_add(r, "protocol", json_object_new_int(CONTROL_VERSION));
+	json_object_object_add(r, "pid", json_object_new_int(getpid()));
+	put_string(r, "uuid", vm->def->uuid);
+	put_string(r, "name", vm->def->name);
+	put_string(r, "mode", vm->mode->name);
+	put_string(r, "mode_reason", vm->options.mode_reason);
+	put_string(r, "version", PACKAGE_VERSION);
+}
+
+static void do_status(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *r = reply->result;
+	uint64_t paused = vm->paused_ns + (vm->state == VM_PAUSED ? vm_now_ns() - vm->pause_began_ns : 0);
+	put_string(r, "state", vm_state_name(vm->state));
+	put_string(r, "reason", vm->reason);
+	json_object_object_add(r, "pid", json_object_new_int(getpid()));
+	json_object_object_add(r, "started", json_object_new_double(vm->started));
+	if (vm_state_is_final(vm->state))
+		json_object_object_add(r, "ended", json_object_new_double(vm->ended));
+	json_object_object_add(r, "paused_seconds", json_object_new_double((double)paused / 1e9));
+	json_object_object_add(r, "no_reboot", json_object_new_boolean(vm->no_reboot));
+}
+
+static void state_error(struct vm *vm, int rc, const char *what, struct reply *reply)
+{
+	if (rc == -EBUSY)
+		error(reply, CONTROL_ERROR_STATE, "cannot %s a VM that is %s", what, vm_state_name(vm->state));
+	else if (rc)
+		error(reply, RPC_INTERNAL_ERROR, "cannot %s: %s", what, strerror(-rc));
+}
+
+static void do_pause(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	state_error(vm, vm_pause(vm), "pause", reply);
+}
+
+static void do_resume(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	state_error(vm, vm_resume(vm), "resume", reply);
+}
+
+static void do_power_button(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	if (vm->state == VM_RUNNING)
+		machine_power_button(vm->machine);
+	else
+		state_error(vm, -EBUSY, "press the power button of", reply);
+}
+
+static void do_nmi(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	if (vm->state == VM_RUNNING)
+		machine_inject_nmi(vm->machine);
+	else
+		state_error(vm, -EBUSY, "send an NMI to", reply);
+}
+
+static void destroy_after(struct vm *vm)
+{
+	vm_finish(vm, VM_DESTROYED, VM_EXIT_DESTROYED, "destroyed by request");
+}
+
+static void do_destroy(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	reply->after = destroy_after;
+}
+
+static void do_stats(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	json_object_put(reply->result);
+	reply->result = vm_stats_json(vm);
+	if (!reply->result)
+		error(reply, RPC_INTERNAL_ERROR, "out of memory");
+}
+
+static void do_set(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value;
+	json_object_object_foreach(params, key, unused)
+	{
+		if (strcmp(key, "no_reboot")) {
+			error(reply, RPC_INVALID_PARAMS, "%.80s: unknown key; known: no_reboot", key);
+			return;
+		}
+		(void)unused;
+	}
+	if (!json_object_object_get_ex(params, "no_reboot", &value))
+		return;
+	if (json_object_is_type(value, json_type_boolean))
+		vm->no_reboot = json_object_get_boolean(value);
+	else
+		error(reply, RPC_INVALID_PARAMS, "no_reboot: true or false is wanted");
+}
+
+static const struct {
+	const char *name;
+	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
+	bool has_params;
+} methods[] = {
+	{CONTROL_HELLO, do_hello, false},     {CONTROL_STATUS, do_status, false},
+	{CONTROL_PAUSE, do_pause, false},     {CONTROL_RESUME, do_resume, false},
+	{CONTROL_STATS, do_stats, false},     {CONTROL_POWER_BUTTON, do_power_button, false},
+	{CONTROL_DESTROY, do_destroy, false}, {CONTROL_SET, do_set, true},
+	{CONTROL_NMI, do_nmi, false},
+};
+
+/* ---- requests ---- */
+
+/* Takes over `id` and reply->result. */
+static void answer(struct control_client *client, struct json_object *id, struct reply *reply)
+{
+	struct json_object *out = json_object_new_object();
+	put_string(out, "jsonrpc", "2.0");
+	json_object_object_add(out, "id", id);
+	if (reply->code) {
+		struct json_object *e = json_object_new_object();
+		json_object_object_add(e, "code", json_object_new_int(reply->code));
+		put_string(e, "message", reply->message);
+		json_object_object_add(out, "error", e);
+		json_object_put(reply->result);
+	} else {
+		json_object_object_add(out, "result", reply->result);
+	}
+	line_peer_send_json(client->peer, out);
+	json_object_put(out);
+}
+
+static void dispatch(struct vm *vm, const char *method, struct json_object *params, struct reply *reply)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(methods); i++) {
+		if (strcmp(methods[i].name, method))
+			continue;
+		bool empty = !params || (json_object_is_type(params, json_type_object) && !json_object_object_length(params));
+		if (methods[i].has_params && params && !json_object_is_type(params, json_type_object))
+			error(reply, RPC_INVALID_PARAMS, "params: an object is wanted");
+		else if (!methods[i].has_params && !empty)
+			error(reply, RPC_INVALID_PARAMS, "%s takes no parameters", method);
+		else
+			methods[i].run(vm, params, reply);
+		return;
+	}
+	error(reply, RPC_METHOD_NOT_FOUND, "no method \"%.80s\"", method);
+}
+
+static void handle_request(struct control_client *client, struct json_object *request)
+{
+	struct vm *vm = client->control->vm;
+	struct reply reply = {.result = json_object_new_object()};
+	struct json_object *id = NULL, *method = NULL, *version = NULL, *params = NULL;
+	bool has_id = false;
+	if (json_object_is_type(request, json_type_object)) {
+		has_id = json_object_object_get_ex(request, "id", &id);
+		json_object_object_get_ex(request, "method", &method);
+		json_object_object_get_ex(request, "jsonrpc", &version);
+		json_object_object_get_ex(request, "params", &params);
+	}
+	bool id_ok = !id || json_object_is_type(id, json_type_int) || json_object_is_type(id, json_type_string) ||
+		     json_object_is_type(id, json_type_double);
+	bool valid = id_ok && json_object_is_type(method, json_type_string) && version &&
+		     json_object_is_type(version, json_type_string) && !strcmp(json_object_get_string(version), "2.0");
+	if (valid)
+		dispatch(vm, json_object_get_string(method), params, &reply);
+	else
+		error(&reply, RPC_INVALID_REQUEST, "this is not a JSON-RPC 2.0 request");
+	void (*after)(struct vm *) = reply.after;
+	if (has_id || !valid)
+		answer(client, id_ok ? json_object_get(id) : NULL, &reply);
+	else
+		json_object_put(reply.result);
+	if (after)
+		after(vm);
+}
+
+static void on_line(void *opaque, char *text, size_t bytes)
+{
+	struct json_object *request = NULL;
+	const char *why;
+	if (line_parse_json(text, bytes, &request, &why)) {
+		struct reply reply = {0};
+		error(&reply, RPC_PARSE_ERROR, "this is not JSON: %s", why);
+		answer(opaque, NULL, &reply);
+		return;
+	}
+	handle_request(opaque, request);
+	json_object_put(request);
+}
+
+static void client_free(struct control_client *client)
+{
+	LIST_REMOVE(client, link);
+	client->control->client_count--;
+	line_peer_destroy(client->peer);
+	free(client);
+}
+
+static void on_close(void *opaque, int error_number)
+{
+	client_free(opaque);
+}
+
+static const struct line_ops client_ops = {.on_line = on_line, .on_close = on_close};
+
+static void on_acceptable(evutil_socket_t fd, short what, void *arg)
+{
+	struct vm_control *control = arg;
+	int sock = accept4(control->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (sock < 0)
+		return;
+	struct control_client *client = control->client_count < CLIENTS_MAX ? calloc(1, sizeof(*client)) : NULL;
+	if (!client) {
+		close(sock);
+		return;
+	}
+	client->control = control;
+	client->peer = line_peer_create(control->vm->base, sock, &client_ops, client);
+	if (!client->peer) {
+		free(client);
+		return;
+	}
+	LIST_INSERT_HEAD(&control->clients, client, link);
+	control->client_count++;
+}
+
+void vm_control_notify(struct vm *vm, const char *event, struct json_object *params)
+{
+	struct json_object *out = json_object_new_object();
+	put_string(out, "jsonrpc", "2.0");
+	put_string(out, "method", CONTROL_NOTIFY);
+	put_string(params, "event", event);
+	json_object_object_add(params, "time", json_object_new_double(vm_epoch_seconds()));
+	json_object_object_add(out, "params", params);
+	struct control_client *client;
+	if (vm->control)
+		LIST_FOREACH(client, &vm->control->clients, link)
+			line_peer_send_json(client->peer, out);
+	json_object_put(out);
+}
+
+size_t vm_control_unsent(const struct vm *vm)
+{
+	size_t unsent = 0;
+	const struct control_client *client;
+	LIST_FOREACH(client, &vm->control->clients, link)
+		unsent += line_peer_unsent(client->peer);
+	return unsent;
+}
+
+int vm_control_open(struct vm *vm)
+{
+	struct vm_control *control = calloc(1, sizeof(*control));
+	if (!control)
+		return -ENOMEM;
+	control->vm = vm;
+	control->listener = -1;
+	LIST_INIT(&control->clients);
+	vm->control = control;
+	char path[PATH_MAX];
+	snprintf(path, sizeof(path), "%s/" CONTROL_FILE_SOCKET, vm->options.dir);
+	int fd = sock_listen(path, 0600);
+	if (fd < 0)
+		return fd;
+	control->listener = fd;
+	control->acceptable = event_new(vm->base, fd, EV_READ | EV_PERSIST, on_acceptable, control);
+	if (!control->acceptable || event_add(control->acceptable, NULL) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+void vm_control_close(struct vm *vm)
+{
+	struct vm_control *control = vm->control;
+	if (!control)
+		return;
+	while (!LIST_EMPTY(&control->clients))
+		client_free(LIST_FIRST(&control->clients));
+	if (control->acceptable)
+		event_free(control->acceptable);
+	if (control->listener >= 0) {
+		char path[PATH_MAX];
+		close(control->listener);
+		snprintf(path, sizeof(path), "%s/" CONTROL_FILE_SOCKET, vm->options.dir);
+		unlink(path);
+	}
+	free(control);
+	vm->control = NULL;
+}

@@ -1,0 +1,474 @@
+/* A VM from power-on to its end: vCPU threads, pause and resume, reset in place, and how it can end. */
+#include "vm/private.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PARK_TIMEOUT_NS 5000000000ull /* a vCPU that takes longer than this to leave the engine is stuck */
+#define PARK_RETRY_NS 2000000ull
+
+uint64_t vm_now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+double vm_epoch_seconds(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+void vm_wake(struct vm *vm)
+{
+	uint64_t one = 1;
+	if (write(vm->wake_fd, &one, sizeof(one)) < 0)
+		return; /* EAGAIN: the counter is full, so the loop is awake anyway */
+}
+
+/* ---- what the machine reports (any thread, under its lock) ---- */
+
+static void on_machine_event(void *opaque, enum machine_event event, unsigned code)
+{
+	struct vm *vm = opaque;
+	if (event == MACHINE_EVENT_DEBUG_EXIT)
+		atomic_store(&vm->debug_exit_value, code);
+	if (event == MACHINE_EVENT_PANIC)
+		atomic_fetch_or(&vm->panic_code, code);
+	atomic_fetch_or(&vm->machine_events, 1u << event);
+	vm_wake(vm);
+}
+
+static void on_machine_output(void *opaque, unsigned port, const void *bytes, size_t n)
+{
+	struct vm *vm = opaque;
+	bool wanted = (port == 0 && vm->def->serial == VMDEF_SERIAL_CONSOLE) || (port == 2 && vm->def->debug_console);
+	if (wanted)
+		vm_console_output(vm, bytes, n);
+}
+
+/* ---- building ---- */
+
+__attribute__((format(printf, 3, 4))) static int fail(struct vm *vm, int rc, const char *format, ...)
+{
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(vm->reason, sizeof(vm->reason), format, ap);
+	va_end(ap);
+	return rc;
+}
+
+static int build_machine(struct vm *vm)
+{
+	struct machine_config config = {
+		.ram_bytes = (uint64_t)vm->def->memory_mib << 20,
+		.vcpus = vm->def->vcpus,
+		.on_event = on_machine_event,
+		.on_output = on_machine_output,
+		.opaque = vm,
+		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
+	};
+	int rc = machine_create(&config, &vm->machine);
+	if (rc)
+		return fail(vm, rc, "cannot make a machine with %u MiB and %u vCPUs: %s%s", vm->def->memory_mib,
+			    vm->def->vcpus, strerror(-rc), rc == -ENOMEM ? "; give it less memory" : "");
+	const char *why = "unknown";
+	for (unsigned i = 0; i < vm->def->disk_count; i++) {
+		struct machine_disk disk = {vm->def->disks[i].path, vm->def->disks[i].readonly};
+		rc = machine_add_disk(vm->machine, &disk, &why);
+		if (rc)
+			return fail(vm, rc, "disks[%u]: %s", i, why);
+	}
+	rc = machine_add_rng(vm->machine, &why);
+	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;
+}
+
+static int build_engine(struct vm *vm)
+{
+	struct mode_probe probe;
+	vm->mode->probe(&probe);
+	if (!probe.usable)
+		return fail(vm, -ENODEV, "mode %s cannot be used here: %s%s%s", vm->mode->name, probe.reason,
+			    probe.remedy[0] ? "; " : "", probe.remedy);
+	int rc = vm->mode->vm_create(vm->machine, &vm->engine);
+	if (rc)
+		return fail(vm, rc, "mode %s cannot start: %s", vm->mode->name, strerror(-rc));
+	vm->vcpu_count = machine_vcpus(vm->machine);
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		struct vm_vcpu *vcpu = &vm->vcpus[i];
+		vcpu->vm = vm;
+		vcpu->index = i;
+		vcpu->parked = true;
+		rc = vm->mode->vcpu_create(vm->engine, i, &vcpu->engine);
+		if (rc)
+			return fail(vm, rc, "mode %s cannot make vCPU %u: %s", vm->mode->name, i, strerror(-rc));
+	}
+	return 0;
+}
+
+/* Loads the guest and puts every vCPU into its first state. All vCPUs are parked. */
+static int load_guest(struct vm *vm)
+{
+	struct cpu_state *state = aligned_alloc(64, (sizeof(*state) + 63) & ~(size_t)63);
+	if (!state)
+		return fail(vm, -ENOMEM, "out of memory");
+	cpu_state_reset(state, 0);
+	struct machine_boot boot = {
+		.kernel = vm->def->boot.kernel,
+		.initrd = vm->def->boot.initrd,
+		.cmdline = vm->def->boot.cmdline,
+		.firmware = vm->def->boot.firmware,
+	};
+	const char *why = "unknown";
+	int rc = machine_boot(vm->machine, &boot, state, &why);
+	if (rc)
+		fail(vm, rc, "%s", why);
+	for (unsigned i = 0; !rc && i < vm->vcpu_count; i++) {
+		if (i)
+			cpu_state_reset(state, i);
+		state->tsc_offset = machine_tsc_offset(vm->machine);
+		rc = vm->mode->set_state(vm->vcpus[i].engine, state);
+		if (rc)
+			fail(vm, rc, "mode %s refuses the first state of vCPU %u: %s", vm->mode->name, i, strerror(-rc));
+	}
+	free(state);
+	return rc;
+}
+
+int vm_build(struct vm *vm)
+{
+	int rc = build_machine(vm);
+	if (!rc)
+		rc = build_engine(vm);
+	return rc ? rc : load_guest(vm);
+}
+
+void vm_teardown(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		if (vm->vcpus[i].engine)
+			vm->mode->vcpu_destroy(vm->vcpus[i].engine);
+	if (vm->engine)
+		vm->mode->vm_destroy(vm->engine);
+	vm->engine = NULL;
+	vm->vcpu_count = 0;
+	machine_destroy(vm->machine);
+	vm->machine = NULL;
+}
+
+/* ---- vCPU threads ---- */
+
+/* Waits until this vCPU may run. False: the thread is to end. */
+static bool vcpu_may_run(struct vm_vcpu *vcpu)
+{
+	struct vm *vm = vcpu->vm;
+	pthread_mutex_lock(&vm->lock);
+	while (vm->want != VM_WANT_QUIT && (vm->want != VM_WANT_RUN || vcpu->dead)) {
+		vcpu->parked = true;
+		pthread_cond_broadcast(&vm->cond);
+		pthread_cond_wait(&vm->cond, &vm->lock);
+	}
+	bool run = vm->want == VM_WANT_RUN;
+	vcpu->parked = !run;
+	if (!run)
+		pthread_cond_broadcast(&vm->cond);
+	pthread_mutex_unlock(&vm->lock);
+	return run;
+}
+
+static void vcpu_ended(struct vm_vcpu *vcpu, const struct mode_exit *outcome)
+{
+	struct vm *vm = vcpu->vm;
+	pthread_mutex_lock(&vm->lock);
+	vcpu->dead = true;
+	if (!vm->has_outcome) {
+		vm->has_outcome = true;
+		vm->outcome = *outcome;
+		vm->outcome_vcpu = vcpu->index;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
+}
+
+/* Whether somebody wants this vCPU out; checked before every sleep, so that a wake-up cannot fall between. */
+static bool asked_to_stop(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	bool asked = vm->want != VM_WANT_RUN;
+	pthread_mutex_unlock(&vm->lock);
+	return asked;
+}
+
+static void vcpu_run_until_asked(struct vm_vcpu *vcpu)
+{
+	struct vm *vm = vcpu->vm;
+	for (;;) {
+		struct mode_exit outcome = {0};
+		int rc = vm->mode->vcpu_run(vcpu->engine, &outcome);
+		if (rc) {
+			outcome.reason = MODE_EXIT_ERROR;
+			snprintf(outcome.message, sizeof(outcome.message), "host failure in mode %s: %s", vm->mode->name,
+				 strerror(-rc));
+		}
+		switch (outcome.reason) {
+		case MODE_EXIT_INTERRUPTED:
+			atomic_fetch_add_explicit(&vcpu->interruptions, 1, memory_order_relaxed);
+			if (asked_to_stop(vm))
+				return;
+			break;
+		case MODE_EXIT_HALT:
+			atomic_fetch_add_explicit(&vcpu->halts, 1, memory_order_relaxed);
+			if (asked_to_stop(vm))
+				return;
+			machine_vcpu_wait(vm->machine, vcpu->index);
+			if (asked_to_stop(vm))
+				return;
+			break;
+		case MODE_EXIT_SHUTDOWN:
+		case MODE_EXIT_ERROR: vcpu_ended(vcpu, &outcome); return;
+		}
+	}
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vm_vcpu *vcpu = arg;
+	char name[16];
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+	pthread_setname_np(pthread_self(), name);
+	while (vcpu_may_run(vcpu))
+		vcpu_run_until_asked(vcpu);
+	return NULL;
+}
+
+static bool all_parked(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		if (!vm->vcpus[i].parked)
+			return false;
+	return true;
+}
+
+/* Gets every vCPU out of the engine. 0, or -ETIMEDOUT when one is stuck there. */
+static int stop_vcpus(struct vm *vm, enum vm_want want)
+{
+	uint64_t deadline = vm_now_ns() + PARK_TIMEOUT_NS;
+	int rc = 0;
+	pthread_mutex_lock(&vm->lock);
+	vm->want = want;
+	pthread_cond_broadcast(&vm->cond);
+	while (!all_parked(vm)) {
+		uint64_t now = vm_now_ns();
+		if (now > deadline) {
+			rc = -ETIMEDOUT;
+			break;
+		}
+		/* Asked again each time round: the request may have come just before it entered the engine. */
+		for (unsigned i = 0; i < vm->vcpu_count; i++) {
+			if (vm->vcpus[i].parked)
+				continue;
+			vm->mode->vcpu_stop(vm->vcpus[i].engine);
+			machine_vcpu_wake(vm->machine, i);
+		}
+		uint64_t until = now + PARK_RETRY_NS;
+		struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+		pthread_cond_timedwait(&vm->cond, &vm->lock, &ts);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
+}
+
+static void run_vcpus(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->want = VM_WANT_RUN;
+	pthread_cond_broadcast(&vm->cond);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void set_state(struct vm *vm, enum vm_state state, const char *reason)
+{
+	vm->state = state;
+	if (reason != vm->reason)
+		snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	vm_log("state %s%s%s", vm_state_name(state), reason[0] ? ": " : "", reason);
+	struct json_object *params = json_object_new_object();
+	json_object_object_add(params, "state", json_object_new_string(vm_state_name(state)));
+	json_object_object_add(params, "reason", json_object_new_string(reason));
+	if (vm_state_is_final(state))
+		json_object_object_add(params, "exit_code", json_object_new_int(vm->exit_code));
+	vm_control_notify(vm, CONTROL_EVENT_STATE, params);
+}
+
+int vm_start(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		int r = pthread_create(&vm->vcpus[i].thread, NULL, vcpu_main, &vm->vcpus[i]);
+		if (r)
+			return fail(vm, -r, "cannot start the thread of vCPU %u: %s", i, strerror(r));
+		vm->vcpus[i].has_thread = true;
+	}
+	set_state(vm, VM_RUNNING, "");
+	run_vcpus(vm);
+	return 0;
+}
+
+/* ---- what users ask for ---- */
+
+int vm_pause(struct vm *vm)
+{
+	if (vm->state == VM_PAUSED)
+		return 0;
+	if (vm->state != VM_RUNNING)
+		return -EBUSY;
+	int rc = stop_vcpus(vm, VM_WANT_PARK);
+	if (rc) {
+		run_vcpus(vm);
+		return rc;
+	}
+	machine_pause(vm->machine);
+	vm->pause_began_ns = vm_now_ns();
+	set_state(vm, VM_PAUSED, "paused by request");
+	return 0;
+}
+
+int vm_resume(struct vm *vm)
+{
+	if (vm->state == VM_RUNNING)
+		return 0;
+	if (vm->state != VM_PAUSED)
+		return -EBUSY;
+	vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
+	machine_resume(vm->machine);
+	set_state(vm, VM_RUNNING, "");
+	run_vcpus(vm);
+	return 0;
+}
+
+/* ---- the end ---- */
+
+static void join_vcpus(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		if (vm->vcpus[i].has_thread) {
+			pthread_join(vm->vcpus[i].thread, NULL);
+			vm->vcpus[i].has_thread = false;
+		}
+}
+
+void vm_finish(struct vm *vm, enum vm_state state, int exit_code, const char *format, ...)
+{
+	if (vm_state_is_final(vm->state))
+		return;
+	char reason[VM_REASON_BYTES];
+	va_list ap;
+	va_start(ap, format);
+	vsnprintf(reason, sizeof(reason), format, ap);
+	va_end(ap);
+	if (vm->state == VM_PAUSED)
+		vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
+	if (vm->vcpu_count && stop_vcpus(vm, VM_WANT_QUIT))
+		vm_log("a vCPU does not leave the engine; ending without it");
+	else
+		join_vcpus(vm);
+	vm->ended = vm_epoch_seconds();
+	vm->exit_code = exit_code;
+	vm->state = state;
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	/* The result first: whoever hears of the end can read it. */
+	int rc = vm_write_result(vm);
+	if (rc)
+		vm_log("cannot write " CONTROL_FILE_RESULT ": %s", strerror(-rc));
+	set_state(vm, state, vm->reason);
+	event_base_loopbreak(vm->base);
+}
+
+/* The guest asked for a reset: the same VM from power-on again. */
+static void reset_guest(struct vm *vm)
+{
+	vm->resets++;
+	vm_control_notify(vm, CONTROL_EVENT_RESET, json_object_new_object());
+	if (vm->no_reboot || vm->def->on_reboot == VMDEF_ON_REBOOT_SHUTDOWN) {
+		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest rebooted, which ends it by request");
+		return;
+	}
+	if (stop_vcpus(vm, VM_WANT_PARK)) {
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: a vCPU does not leave the engine");
+		return;
+	}
+	vm_log("reset by the guest");
+	/* What came before the reset is of the old life. */
+	atomic_store(&vm->machine_events, 0);
+	vm->has_outcome = false;
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		vm->vcpus[i].dead = false;
+	machine_reset(vm->machine);
+	if (load_guest(vm)) {
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: %s", vm->reason);
+		return;
+	}
+	/* The loaders wrote over what the engine may have translated. */
+	vm->mode->ram_written(vm->engine, 0, machine_ram_bytes(vm->machine));
+	if (vm->state == VM_RUNNING)
+		run_vcpus(vm);
+}
+
+static void report_panic(struct vm *vm)
+{
+	/* pvpanic: bit 0 says panicked, bit 1 that the guest's own crash kernel takes over. */
+	unsigned code = atomic_exchange(&vm->panic_code, 0);
+	bool crash_loaded = (code & 3) == 2;
+	struct json_object *params = json_object_new_object();
+	json_object_object_add(params, "reason",
+			       json_object_new_string(crash_loaded ? "the guest's crash kernel takes over"
+								   : "the guest's kernel panicked"));
+	vm_control_notify(vm, CONTROL_EVENT_PANIC, params);
+	if (!crash_loaded)
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "the guest's kernel panicked (pvpanic)");
+}
+
+static void report_outcome(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	bool has = vm->has_outcome;
+	struct mode_exit outcome = vm->outcome;
+	unsigned vcpu = vm->outcome_vcpu;
+	pthread_mutex_unlock(&vm->lock);
+	if (!has)
+		return;
+	if (outcome.reason == MODE_EXIT_SHUTDOWN)
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u%s%s", vcpu,
+			  outcome.message[0] ? ": " : "", outcome.message);
+	else
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "engine %s stopped on vCPU %u: %s", vm->mode->name, vcpu,
+			  outcome.message);
+}
+
+void vm_handle_wake(struct vm *vm)
+{
+	unsigned events = atomic_exchange(&vm->machine_events, 0);
+	if (vm_state_is_final(vm->state))
+		return;
+	/* A panic outranks the reset that panic=N asks for right behind it. */
+	if (events & 1u << MACHINE_EVENT_PANIC)
+		report_panic(vm);
+	if (events & 1u << MACHINE_EVENT_DEBUG_EXIT) {
+		unsigned value = atomic_load(&vm->debug_exit_value);
+		vm_finish(vm, VM_SHUTDOWN, (int)((value << 1 | 1) & 0xff), "the guest wrote %u to the debug-exit port",
+			  value);
+	}
+	if (events & 1u << MACHINE_EVENT_POWEROFF)
+		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest powered off");
+	if (vm_state_is_final(vm->state))
+		return;
+	if (events & 1u << MACHINE_EVENT_RESET)
+		reset_guest(vm);
+	report_outcome(vm);
+}

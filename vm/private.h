@@ -1,0 +1,144 @@
+/* Inside trivisor-vm: the VM process's own structure and what its parts offer each other. */
+#ifndef VM_PRIVATE_H
+#define VM_PRIVATE_H
+
+#include "machine/machine.h"
+#include "modes/mode.h"
+#include "proto/control.h"
+#include "proto/vmdef.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+struct event;
+struct event_base;
+struct json_object;
+struct vm_control;
+struct vm_console;
+
+#define VM_REASON_BYTES 512
+
+struct vm_options {
+	char dir[PATH_MAX - 64]; /* absolute */
+	const char *mode;
+	const char *mode_reason;
+	bool foreground; /* log to stderr */
+	bool no_sandbox; /* for debuggers */
+};
+
+/* What vCPU threads are asked to do. */
+enum vm_want { VM_WANT_PARK, VM_WANT_RUN, VM_WANT_QUIT };
+
+struct vm_vcpu {
+	struct vm *vm;
+	unsigned index;
+	pthread_t thread;
+	bool has_thread;
+	struct mode_vcpu *engine;
+	/* Under vm->lock. */
+	bool parked; /* not in the engine, and will not enter it while want is not RUN */
+	bool dead;   /* shut down or failed: stays parked until a reset */
+	/* Written by the vCPU's thread only. */
+	_Atomic uint64_t halts, interruptions;
+};
+
+/*
+ * Threads: everything here belongs to the main (event loop) thread, but for the parts marked otherwise.
+ * Lock order: the machine's lock, then the console's. vm->lock is innermost; only lock-free calls are made under it.
+ */
+struct vm {
+	struct vm_options options;
+	struct vmdef *def;
+	const struct mode_ops *mode;
+	struct machine *machine;
+	struct mode_vm *engine;
+	struct event_base *base;
+	struct vm_control *control;
+	struct vm_console *console;
+
+	enum vm_state state;
+	char reason[VM_REASON_BYTES];
+	int exit_code;
+	bool no_reboot;
+	uint64_t start_ns; /* CLOCK_MONOTONIC at the process's start */
+	double started, ended; /* seconds since the epoch */
+	uint64_t paused_ns, pause_began_ns;
+	uint64_t resets;
+	struct event *user_space_timer, *signal_event, *wake_event;
+	int signal_fd;
+
+	/* From other threads to the loop: set bits, then write wake_fd. */
+	int wake_fd;
+	atomic_uint machine_events; /* 1 << enum machine_event */
+	atomic_uint debug_exit_value;
+	atomic_uint panic_code;
+
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	enum vm_want want; /* under lock */
+	struct mode_exit outcome; /* under lock: the first vCPU's end */
+	unsigned outcome_vcpu;
+	bool has_outcome;
+
+	struct vm_vcpu vcpus[MACHINE_MAX_VCPUS];
+	unsigned vcpu_count;
+};
+
+/* ---- log.c: one line with the time, to DIR/log (or stderr). Bounded, any thread. ---- */
+int vm_log_open(const struct vm_options *options);
+__attribute__((format(printf, 1, 2))) void vm_log(const char *format, ...);
+
+/* ---- lifecycle.c: main thread only ---- */
+
+/* Makes the machine, the engine, loads what is to boot. 0, or -errno and vm->reason says why. */
+int vm_build(struct vm *vm);
+/* Starts the vCPU threads. After this the state is running. */
+int vm_start(struct vm *vm);
+/* 0; -EBUSY when not possible in this state; -ETIMEDOUT when a vCPU does not leave the engine. */
+int vm_pause(struct vm *vm);
+int vm_resume(struct vm *vm);
+/* Ends the VM: vCPUs out, result written, everybody told, loop left. Only the first call counts. */
+__attribute__((format(printf, 4, 5))) void vm_finish(struct vm *vm, enum vm_state state, int exit_code,
+						      const char *format, ...);
+/* Frees what vm_build made. Accepts a half-built VM. */
+void vm_teardown(struct vm *vm);
+/* Wakes the event loop to look at machine_events, outcome and console output. Any thread. */
+void vm_wake(struct vm *vm);
+/* The loop's side of vm_wake. */
+void vm_handle_wake(struct vm *vm);
+
+/* ---- control.c ---- */
+int vm_control_open(struct vm *vm);
+void vm_control_close(struct vm *vm);
+/* Tells every client; takes over `params` (an object), to which the event's name and time are added. */
+void vm_control_notify(struct vm *vm, const char *event, struct json_object *params);
+size_t vm_control_unsent(const struct vm *vm);
+
+/* ---- console.c ---- */
+int vm_console_open(struct vm *vm);
+void vm_console_close(struct vm *vm);
+/* Guest output: any thread, never blocks. */
+void vm_console_output(struct vm *vm, const void *bytes, size_t n);
+/* Sends what clients can take now. Returns bytes still owed to them. */
+size_t vm_console_flush(struct vm *vm);
+
+/* ---- stats.c ---- */
+/* The caller puts it. */
+struct json_object *vm_stats_json(struct vm *vm);
+/* Host seconds from the process's start to the first user-mode instruction; negative when there was none. */
+double vm_boot_seconds(const struct vm *vm);
+/* Writes DIR/result.json from vm's final state. 0 or -errno. */
+int vm_write_result(struct vm *vm);
+
+/* ---- sandbox.c ---- */
+/* Before threads and files of the guest: limits, no new privileges, capabilities, the file system. */
+int vm_sandbox_early(struct vm *vm);
+/* After set-up: the system call filter, on all threads. */
+int vm_sandbox_enter(struct vm *vm);
+
+uint64_t vm_now_ns(void);
+double vm_epoch_seconds(void);
+
+#endif

@@ -1,0 +1,285 @@
+/*
+ * What a guest that breaks the translator or a device is left with: no privileges, no programs to start, no new
+ * sockets, no new executable memory, no files but its own. All of it works for a plain user and inside a container
+ * under Docker's default seccomp profile; what a host lacks (Landlock) is logged and gone without.
+ */
+#include "vm/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
+#include <seccomp.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- the file system: Landlock, where the kernel has it ---- */
+
+#define LL_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
+#define LL_WRITE_FILE LANDLOCK_ACCESS_FS_WRITE_FILE
+#define LL_OWN_DIR                                                                                            \
+	(LL_READ | LL_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |             \
+	 LANDLOCK_ACCESS_FS_MAKE_SOCK)
+#define LL_ALL                                                                                                \
+	(LL_OWN_DIR | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_MAKE_CHAR | \
+	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |         \
+	 LANDLOCK_ACCESS_FS_MAKE_SYM)
+
+/* Allows `access` at and below `path`. A path that is not there needs no rule: opening it fails with a better error. */
+static int allow_path(int ruleset, const char *path, uint64_t access)
+{
+	int fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	struct stat st;
+	if (fstat(fd, &st) == 0 && !S_ISDIR(st.st_mode))
+		access &= LANDLOCK_ACCESS_FS_READ_FILE | LL_WRITE_FILE;
+	struct landlock_path_beneath_attr rule = {.allowed_access = access, .parent_fd = fd};
+	int rc = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
+	close(fd);
+	return rc;
+}
+
+static int allow_own_files(const struct vm *vm, int ruleset)
+{
+	const struct vmdef *def = vm->def;
+	int rc = allow_path(ruleset, vm->options.dir, LL_OWN_DIR);
+	/* Its own statistics, and what the machine reads of the processor. */
+	if (!rc)
+		rc = allow_path(ruleset, "/proc", LL_READ);
+	if (!rc)
+		rc = allow_path(ruleset, "/sys/devices/system", LL_READ);
+	const char *const boot[] = {def->boot.kernel, def->boot.initrd, def->boot.firmware};
+	for (unsigned i = 0; !rc && i < ARRAY_SIZE(boot); i++)
+		if (boot[i])
+			rc = allow_path(ruleset, boot[i], LL_READ);
+	/* A BIOS that is not named by the definition. */
+	if (!rc)
+		rc = allow_path(ruleset, "/usr/share/seabios", LL_READ);
+	for (unsigned i = 0; !rc && i < def->disk_count; i++)
+		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
+	return rc;
+}
+
+static int restrict_files(struct vm *vm)
+{
+	struct landlock_ruleset_attr attr = {.handled_access_fs = LL_ALL};
+	int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+	if (ruleset < 0) {
+		vm_log("no Landlock here (%s): file access is limited by the system call filter alone", strerror(errno));
+		return 0;
+	}
+	int rc = allow_own_files(vm, ruleset);
+	if (!rc && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+		rc = -errno;
+	close(ruleset);
+	return rc;
+}
+
+/* ---- privileges ---- */
+
+static int drop_capabilities(void)
+{
+	/* The bounding set cannot be shrunk without CAP_SETPCAP; with no_new_privs and no execve it is moot. */
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[2] = {{0}};
+	return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
+}
+
+int vm_sandbox_early(struct vm *vm)
+{
+	/* A core would hold the guest's memory. */
+	struct rlimit no_core = {0, 0};
+	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+		return -errno;
+	if (vm->options.no_sandbox)
+		return 0;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	return restrict_files(vm);
+}
+
+/* ---- the system call filter ---- */
+
+/* Allowed whatever their arguments. Each with the reason it is needed once the guest runs. */
+static const struct {
+	const char *name, *reason;
+} allowed[] = {
+	{"read", "eventfds, signalfd, sockets, result of open files"},
+	{"write", "eventfds, the log, result.json"},
+	{"pread64", "disks, kernels on a reset"},
+	{"pwrite64", "disks"},
+	{"preadv", "disks, scattered buffers"},
+	{"pwritev", "disks, scattered buffers"},
+	{"fdatasync", "a guest's flush"},
+	{"fsync", "result.json"},
+	{"fallocate", "a guest's discard on a disk, giving RAM back"},
+	{"lseek", "kernels on a reset"},
+	{"fstat", "sizes of files"},
+	{"newfstatat", "sizes of files, as glibc asks"},
+	{"statx", "sizes of files, as glibc asks"},
+	{"fcntl", "flags of descriptors"},
+	{"openat", "kernels on a reset, /proc/self, result.json; narrowed by Landlock"},
+	{"open", "the same, older form"},
+	{"close", "descriptors"},
+	{"rename", "result.json into place"},
+	{"renameat", "result.json into place"},
+	{"renameat2", "result.json into place"},
+	{"unlink", "own sockets at the end"},
+	{"unlinkat", "own sockets at the end"},
+	{"fchmod", "result.json"},
+	{"lstat", "own sockets"},
+	{"stat", "own files"},
+	{"readlink", "own files"},
+	{"accept4", "clients of the control socket and the console"},
+	{"recvfrom", "console input"},
+	{"recvmsg", "control requests"},
+	{"sendto", "console output"},
+	{"sendmsg", "control answers"},
+	{"readv", "libevent's buffers"},
+	{"writev", "libevent's buffers"},
+	{"getsockopt", "libevent"},
+	{"getsockname", "libevent"},
+	{"getpeername", "libevent"},
+	{"shutdown", "ending a connection"},
+	{"ioctl", "FIONREAD in libevent's buffers"},
+	{"epoll_wait", "the event loop"},
+	{"epoll_pwait", "the event loop"},
+	{"epoll_pwait2", "the event loop"},
+	{"epoll_ctl", "the event loop"},
+	{"poll", "waiting"},
+	{"ppoll", "waiting"},
+	{"select", "waiting"},
+	{"pselect6", "waiting"},
+	{"eventfd2", "waking threads"},
+	{"timerfd_create", "timers"},
+	{"timerfd_settime", "timers"},
+	{"timerfd_gettime", "timers"},
+	{"futex", "locks"},
+	{"futex_waitv", "locks"},
+	{"clock_nanosleep", "timers"},
+	{"nanosleep", "timers"},
+	{"clock_gettime", "time, where the vDSO cannot"},
+	{"clock_getres", "time"},
+	{"gettimeofday", "time"},
+	{"time", "time"},
+	{"sched_yield", "spinning politely"},
+	{"sched_getaffinity", "thread start"},
+	{"sched_getparam", "thread start"},
+	{"sched_getscheduler", "thread start"},
+	{"getcpu", "statistics"},
+	{"clone3", "threads of vCPUs and devices"},
+	{"set_robust_list", "thread start"},
+	{"rseq", "thread start"},
+	{"set_tid_address", "thread start"},
+	{"gettid", "thread names and kicks"},
+	{"getpid", "status"},
+	{"getuid", "libraries"},
+	{"geteuid", "libraries"},
+	{"tgkill", "kicking a vCPU, abort"},
+	{"membarrier", "patching code that other threads run"},
+	{"rt_sigaction", "signals of the engine"},
+	{"rt_sigprocmask", "signals of the engine"},
+	{"rt_sigreturn", "signals of the engine"},
+	{"sigaltstack", "signals of the engine"},
+	{"rt_sigtimedwait", "signals"},
+	{"munmap", "memory"},
+	{"mremap", "memory; cannot add PROT_EXEC"},
+	{"madvise", "memory"},
+	{"brk", "memory"},
+	{"mincore", "memory statistics"},
+	{"ftruncate", "giving memory back"},
+	{"getrandom", "virtio-rng, temporary names"},
+	{"getrusage", "statistics"},
+	{"sysinfo", "statistics"},
+	{"uname", "libraries"},
+	{"restart_syscall", "after a signal"},
+	{"exit", "threads"},
+	{"exit_group", "the end"},
+};
+
+/* Allowed without PROT_EXEC only: the code cache is mapped before the filter, once writable and once executable. */
+static const char *const allowed_without_exec[] = {"mmap", "mprotect", "pkey_mprotect"};
+
+/* A name libseccomp does not know on this system is nothing to allow. */
+static int allow(scmp_filter_ctx ctx, const char *name)
+{
+	int nr = seccomp_syscall_resolve_name(name);
+	return nr == __NR_SCMP_ERROR ? 0 : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 0);
+}
+
+static int fill_filter(scmp_filter_ctx ctx)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++) {
+		int rc = allow(ctx, allowed[i].name);
+		if (rc)
+			return rc;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(allowed_without_exec); i++) {
+		int nr = seccomp_syscall_resolve_name(allowed_without_exec[i]);
+		int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		if (rc)
+			return rc;
+	}
+	/* Names of threads. Other prctl calls could loosen things. */
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+	/* glibc tries clone3 first; where a container hides that (ENOSYS) it is clone, with CLONE_THREAD (0x10000). */
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+				      SCMP_A0(SCMP_CMP_MASKED_EQ, 0x10000, 0x10000));
+	/* Scheduling limits of our own process, read by glibc when it makes a stack. */
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A2(SCMP_CMP_EQ, 0));
+	/* Signals to ourselves only. */
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(kill), 1, SCMP_A0(SCMP_CMP_EQ, (uint64_t)getpid()));
+	return rc;
+}
+
+/* The call was not carried out; say which one it was, since nothing else will. Async-signal-safe. */
+static void on_sigsys(int signal_number, siginfo_t *info, void *context)
+{
+	char text[96] = "sandbox: a system call that is not on the list: ";
+	size_t n = strlen(text);
+	unsigned nr = (unsigned)info->si_syscall;
+	char digits[12];
+	size_t d = 0;
+	do
+		digits[d++] = (char)('0' + nr % 10);
+	while (nr /= 10);
+	while (d)
+		text[n++] = digits[--d];
+	text[n++] = '\n';
+	if (write(STDERR_FILENO, text, n) < 0)
+		_exit(VM_EXIT_CRASHED);
+	_exit(VM_EXIT_CRASHED);
+}
+
+int vm_sandbox_enter(struct vm *vm)
+{
+	if (vm->options.no_sandbox) {
+		vm_log("running without a sandbox, by request");
+		return 0;
+	}
+	int rc = drop_capabilities();
+	if (rc)
+		return rc;
+	struct sigaction sa = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO};
+	sigaction(SIGSYS, &sa, NULL);
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
+	if (!ctx)
+		return -ENOMEM;
+	/* The machine's clock thread is there already. */
+	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+	if (!rc)
+		rc = fill_filter(ctx);
+	if (!rc)
+		rc = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return rc;
+}
