@@ -94,6 +94,7 @@ struct bt_tlb_entry {
 
 struct bt_vm;
 struct bt_tb;
+struct bt_tail;
 
 /* Code pages currently mapped, by hash of their linear page number: holds bt_code_page.id (cache.c). */
 #define BT_ITLB_BITS 11
@@ -127,19 +128,55 @@ struct bt_vcpu {
 	uint8_t bounce[64] __attribute__((aligned(64)));
 	uint64_t bounce_gva;
 	uint32_t bounce_bytes;
+	uint8_t bounce_mmu;
+	const uint8_t *site;   /* non-NULL while a slow path runs: its return address, from which rip is found */
+	uint64_t tmp[4];       /* of translated code, within one instruction */
+	uint8_t exit_reason;   /* enum bt_exit_reason: why translated code was left */
+	bool in_code;          /* helpers run on top of translated code: bt_raise leaves through the thunk */
+	void **guard;          /* else it jumps here (bt_guard) */
+	const char *fail_message;
+	bool user_seen;
+	bool run_one;          /* the next TB is to hold a single instruction */
 
+	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
 	uint32_t itlb[BT_ITLB_ENTRIES];
+	uint16_t itlb_local[BT_ITLB_ENTRIES];
+	uint32_t itlb_local_count;
 	struct bt_tlb_entry tlb[BT_MMU_COUNT][BT_TLB_ENTRIES] __attribute__((aligned(64)));
 	/* Filled entries since the last flush, so that flushing costs what was used. */
 	uint16_t tlb_used[BT_MMU_COUNT][BT_TLB_ENTRIES];
 	uint32_t tlb_used_count[BT_MMU_COUNT];
 	uint64_t tlb_last_flush;
 
+	/* What helpers need often; filled by bt_system_init. */
+	struct bt_system {
+		const struct cpuid_model *cpuid;
+		uint8_t *ram_host; /* host memory of [ram_gpa, ram_gpa + ram_bytes): RAM that nothing is ever mapped over */
+		gpa_t ram_gpa;
+		uint64_t ram_bytes;
+		uint64_t phys_mask; /* address bits a page-table entry may hold: below MAXPHYADDR, page-aligned */
+		uint64_t tsc_delta; /* what the guest's writes of its TSC added to the machine's offset */
+		uint32_t unknown_msrs; /* accesses that ended in #GP, and the last such MSR */
+		uint32_t unknown_msr_last;
+		bool amd, paravirt; /* the CPUID model's vendor (else Intel); it has KVM's leaves */
+	} sys;
+
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
 			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, string_bytes, wrmsr, rdmsr;
 	} stats;
 };
+
+enum bt_exit_reason { BT_EXIT_NONE, BT_EXIT_EXCEPTION, BT_EXIT_RESUME, BT_EXIT_FAIL, BT_EXIT_HALT };
+
+/*
+ * gcc may turn assignments and initializers into calls of these: in this component they are versions that leave the
+ * vector registers alone (run.c).
+ */
+void *memcpy(void *dst, const void *src, size_t n) __asm__("bt_memcpy");
+void *memset(void *dst, int byte, size_t n) __asm__("bt_memset");
+void *memmove(void *dst, const void *src, size_t n) __asm__("bt_memmove");
+int memcmp(const void *a, const void *b, size_t n) __asm__("bt_memcmp");
 
 /* ---- leaving a helper (run.c) -------------------------------------------------------- */
 
@@ -150,8 +187,12 @@ struct bt_vcpu {
 _Noreturn void bt_raise(struct bt_vcpu *v, enum bt_vector vector);
 _Noreturn void bt_raise_error(struct bt_vcpu *v, enum bt_vector vector, uint32_t error);
 _Noreturn void bt_raise_pf(struct bt_vcpu *v, gva_t gva, uint32_t error); /* sets CR2 */
+/* Run the instruction that took the slow path again from its start, through the run loop. */
+_Noreturn void bt_restart(struct bt_vcpu *v);
 /* Continue at cs.rip (as the helper has set it) through the dispatcher. */
 _Noreturn void bt_resume(struct bt_vcpu *v);
+/* hlt: cs.rip is behind it already. */
+_Noreturn void bt_halt(struct bt_vcpu *v);
 /* The engine cannot go on: run returns MODE_EXIT_ERROR with this message. */
 _Noreturn void bt_fail(struct bt_vcpu *v, const char *message);
 
@@ -236,6 +277,8 @@ bool bt_walk(struct bt_vcpu *v, gva_t gva, enum bt_want want, enum bt_mmu mmu, s
 
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too);
 void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
+/* Writes to the page at gpa take the slow path from now on: it holds code. */
+void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa);
 
 /* ---- segments, faults, system instructions: called by translated code with the decoded instruction ------ */
 
@@ -246,6 +289,11 @@ void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
  */
 typedef void bt_op_fn(struct bt_vcpu *v, const struct bt_insn *insn);
 extern bt_op_fn *const bt_op_table[]; /* indexed by insn->handler (enum bt_handler) */
+
+/* Fills v->sys from the machine; once, when the vCPU is made. (system.c) */
+void bt_system_init(struct bt_vcpu *v);
+/* cs.tsc_offset anew from the machine's: on entry to run, since a pause moves it. (msr.c) */
+void bt_tsc_update(struct bt_vcpu *v);
 
 /* The linear address of insn's memory operand (base + index + disp + segment), checked: #GP/#SS on limit or canonicality. */
 gva_t bt_operand_gva(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, bool write);
