@@ -369,8 +369,39 @@ int line_client_receive_json(struct line_client *client, int timeout_ms, struct 
 
 /* ---- both ---- */
 
+/* What json-c takes even when strict, though RFC 8259 does not. NULL, or what is wrong. */
+static const char *find_laxity(const char *text, size_t bytes)
+{
+	bool in_string = false;
+	for (size_t i = 0; i < bytes; i++) {
+		unsigned char c = (unsigned char)text[i];
+		if (in_string) {
+			if (c < 0x20)
+				return "a control character in a string";
+			if (c == '\\')
+				i++;
+			else if (c == '"')
+				in_string = false;
+		} else if (c == '"') {
+			in_string = true;
+		} else if (c == '\'') {
+			return "a string in single quotes";
+		} else if (c == 'N' || c == 'I') {
+			return "a number that JSON does not have";
+		} else if (c == '.' && !(i + 1 < bytes && text[i + 1] >= '0' && text[i + 1] <= '9')) {
+			return "no digit behind the decimal point";
+		}
+	}
+	return NULL;
+}
+
 int line_parse_json(const char *text, size_t bytes, struct json_object **ret_json, const char **ret_why)
 {
+	const char *laxity = find_laxity(text, bytes);
+	if (laxity) {
+		*ret_why = laxity;
+		return -EBADMSG;
+	}
 	if (memchr(text, 0, bytes)) {
 		*ret_why = "a NUL byte in the message";
 		return -EBADMSG;

@@ -11,3 +11,12 @@ libproto_a_SOURCES = \
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 # Whoever links libproto.a adds these behind it.
 PROTO_LIBS = libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS)
+
+check_PROGRAMS += tests/unit/test_vmdef tests/unit/test_proto
+TESTS += tests/unit/test_vmdef tests/unit/test_proto
+tests_unit_test_vmdef_SOURCES = tests/unit/test_vmdef.c
+tests_unit_test_vmdef_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_vmdef_LDADD = $(PROTO_LIBS) $(CMOCKA_LIBS)
+tests_unit_test_proto_SOURCES = tests/unit/test_proto.c
+tests_unit_test_proto_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_proto_LDADD = $(PROTO_LIBS) $(CMOCKA_LIBS)

@@ -1,0 +1,219 @@
+/* A VM's definition: what is taken, what is refused and in which words, and that it comes back as it went in. */
+#include "proto/vmdef.h"
+
+#include <json-c/json.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct vmdef *parse(const char *text)
+{
+	struct vmdef *def = NULL;
+	char why[VMDEF_ERROR_BYTES] = "";
+	if (vmdef_from_text(text, strlen(text), &def, why))
+		fail_msg("refused: %s", why);
+	return def;
+}
+
+static void takes_defaults(void **state)
+{
+	struct vmdef *def = parse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}");
+	assert_string_equal(def->name, "a");
+	assert_true(vmdef_uuid_valid(def->uuid));
+	assert_int_equal(def->uuid[14], '4');
+	assert_int_equal(def->mode, VMDEF_MODE_AUTO);
+	assert_int_equal(def->memory_mib, 512);
+	assert_int_equal(def->vcpus, 1);
+	assert_string_equal(def->boot.kernel, "/k");
+	assert_null(def->boot.initrd);
+	assert_int_equal(def->disk_count, 0);
+	assert_int_equal(def->serial, VMDEF_SERIAL_CONSOLE);
+	assert_int_equal(def->paravirt, VMDEF_AUTO);
+	assert_int_equal(def->on_reboot, VMDEF_ON_REBOOT_RESTART);
+	assert_false(def->debug_exit);
+	vmdef_free(def);
+}
+
+static const char full[] =
+	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":1024,"
+	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
+	"\"firmware\":\"/f\"},\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
+	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true}";
+
+static void takes_everything(void **state)
+{
+	struct vmdef *def = parse(full);
+	assert_string_equal(def->uuid, "2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab");
+	assert_int_equal(def->mode, VMDEF_MODE_BT);
+	assert_string_equal(def->boot.cmdline, "a=\"b\" c");
+	assert_int_equal(def->disk_count, 2);
+	assert_false(def->disks[0].readonly);
+	assert_true(def->disks[1].readonly);
+	assert_int_equal(def->paravirt, VMDEF_NO);
+	assert_true(def->debug_console);
+	vmdef_free(def);
+}
+
+static void comes_back_the_same(void **state)
+{
+	struct vmdef *first = parse(full);
+	struct json_object *json = vmdef_to_json(first);
+	struct vmdef *second = NULL;
+	char why[VMDEF_ERROR_BYTES];
+	assert_int_equal(vmdef_from_json(json, &second, why), 0);
+	struct json_object *again = vmdef_to_json(second);
+	assert_true(json_object_equal(json, again));
+	/* Every key of the input is there with its value. */
+	struct json_object *input = json_tokener_parse(full), *value;
+	json_object_object_foreach(input, key, unused)
+	{
+		assert_true(json_object_object_get_ex(json, key, &value));
+		(void)unused;
+	}
+	json_object_put(input);
+	json_object_put(again);
+	json_object_put(json);
+	vmdef_free(first);
+	vmdef_free(second);
+}
+
+struct refusal {
+	const char *text, *part; /* the message holds `part` */
+};
+
+#define VM(rest) "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}," rest "}"
+
+static const struct refusal refusals[] = {
+	{"", "not JSON"},
+	{"{", "not JSON"},
+	{"{} x", "not JSON"},
+	{"[]", "an object is wanted, not an array"},
+	{"{}", "the key name is missing"},
+	{"{\"name\":\"a\"}", "the key boot is missing"},
+	{"{\"name\":\"a\",\"boot\":{}}", "boot: nothing to boot"},
+	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, firmware"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"k\"}}", "boot.kernel: \"k\" is not an absolute path"},
+	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"initrd\":\"/i\"}}", "boot.initrd: an initrd needs boot.kernel"},
+	{"{\"name\":\"a\",\"boot\":[]}", "boot: an object is wanted, not an array"},
+	{"{\"name\":\"\",\"boot\":{\"kernel\":\"/k\"}}", "name: \"\" cannot be a VM's name"},
+	{"{\"name\":\"-a\",\"boot\":{\"kernel\":\"/k\"}}", "name: "},
+	{"{\"name\":\"a/b\",\"boot\":{\"kernel\":\"/k\"}}", "name: "},
+	{"{\"name\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab\",\"boot\":{\"kernel\":\"/k\"}}", "looks like a UUID"},
+	{"{\"name\":5,\"boot\":{\"kernel\":\"/k\"}}", "name: a string is wanted, not a number"},
+	{VM("\"colour\":1"), "colour: unknown key; known: name, uuid, mode"},
+	{VM("\"mode\":\"kvm\""), "mode: \"kvm\" is not known; known: auto, bt, hvm, pv"},
+	{VM("\"memory_mib\":15"), "memory_mib: 15 is out of range; from 16 to 1048576"},
+	{VM("\"memory_mib\":1048577"), "out of range"},
+	{VM("\"memory_mib\":99999999999999999999"), "out of range"},
+	{VM("\"memory_mib\":-1"), "memory_mib: -1 is out of range"},
+	{VM("\"memory_mib\":512.5"), "not a fraction"},
+	{VM("\"memory_mib\":\"512\""), "not a string"},
+	{VM("\"vcpus\":0"), "vcpus: 0 is out of range; from 1 to 16"},
+	{VM("\"vcpus\":17"), "vcpus: 17 is out of range"},
+	{VM("\"vcpus\":null"), "not null"},
+	{VM("\"uuid\":\"x\""), "uuid: \"x\" is not a UUID"},
+	{VM("\"nics\":[{}]"), "nics: this version has no network device"},
+	{VM("\"disks\":{}"), "disks: an array is wanted, not an object"},
+	{VM("\"disks\":[{}]"), "disks[0]: the key path is missing"},
+	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, readonly"},
+	{VM("\"disks\":[{\"path\":\"/a\",\"readonly\":1}]"), "disks[0].readonly: true or false is wanted"},
+	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
+	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
+	{VM("\"debug_exit\":1"), "debug_exit: true or false is wanted"},
+	{VM("\"workload\":\"Big Data\""), "workload: "},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"a\\nb\"}}", "boot.cmdline: a control character (0x0a)"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\\u0000x\"}}", "boot.kernel: a control character (0x00)"},
+};
+
+static void refuses_with_reasons(void **state)
+{
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+		struct vmdef *def = NULL;
+		char why[VMDEF_ERROR_BYTES] = "";
+		int rc = vmdef_from_text(refusals[i].text, strlen(refusals[i].text), &def, why);
+		if (!rc || !strstr(why, refusals[i].part))
+			fail_msg("%s\n  gave %d: %s\n  wanted: %s", refusals[i].text, rc, why, refusals[i].part);
+		assert_null(def);
+	}
+}
+
+static void refuses_what_is_too_long(void **state)
+{
+	char name[200] = "", text[400];
+	memset(name, 'a', 65);
+	snprintf(text, sizeof(text), "{\"name\":\"%s\",\"boot\":{\"kernel\":\"/k\"}}", name);
+	struct vmdef *def = NULL;
+	char why[VMDEF_ERROR_BYTES] = "";
+	assert_int_not_equal(vmdef_from_text(text, strlen(text), &def, why), 0);
+	name[64] = '\0';
+	snprintf(text, sizeof(text), "{\"name\":\"%s\",\"boot\":{\"kernel\":\"/k\"}}", name);
+	assert_int_equal(vmdef_from_text(text, strlen(text), &def, why), 0);
+	vmdef_free(def);
+
+	def = NULL;
+	char *big = malloc(4096);
+	int n = snprintf(big, 4096, "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"");
+	memset(big + n, 'x', VMDEF_CMDLINE_MAX + 1);
+	strcpy(big + n + VMDEF_CMDLINE_MAX + 1, "\"}}");
+	assert_int_not_equal(vmdef_from_text(big, strlen(big), &def, why), 0);
+	assert_non_null(strstr(why, "boot.cmdline: 2048 bytes are too long; at most 2047"));
+	free(big);
+
+	/* Messages stay within their buffer, whatever the key. */
+	char *key = malloc(60000);
+	memset(key, 'k', 60000);
+	memcpy(key, "{\"", 2);
+	strcpy(key + 59000, "\":1}");
+	assert_int_not_equal(vmdef_from_text(key, strlen(key), &def, why), 0);
+	assert_true(strlen(why) < VMDEF_ERROR_BYTES);
+	free(key);
+}
+
+static void describes_itself(void **state)
+{
+	struct json_object *schema = vmdef_schema(), *properties, *value;
+	assert_true(json_object_object_get_ex(schema, "properties", &properties));
+	struct vmdef *def = parse(full);
+	struct json_object *json = vmdef_to_json(def);
+	/* The schema and the printer know the same keys. */
+	json_object_object_foreach(json, key, unused)
+	{
+		assert_true(json_object_object_get_ex(properties, key, &value));
+		(void)unused;
+	}
+	assert_int_equal(json_object_object_length(json), json_object_object_length(properties));
+	json_object_object_get_ex(properties, "vcpus", &value);
+	json_object_object_get_ex(value, "maximum", &value);
+	assert_int_equal(json_object_get_int(value), VMDEF_VCPUS_MAX);
+	json_object_put(json);
+	json_object_put(schema);
+	vmdef_free(def);
+}
+
+static void uuids_differ(void **state)
+{
+	char a[VMDEF_UUID_BYTES], b[VMDEF_UUID_BYTES];
+	assert_int_equal(vmdef_uuid_generate(a), 0);
+	assert_int_equal(vmdef_uuid_generate(b), 0);
+	assert_true(vmdef_uuid_valid(a));
+	assert_string_not_equal(a, b);
+	assert_false(vmdef_uuid_valid("2f1c8e1e-6a5b-4c3d-9e8f-0123456789a"));
+	assert_false(vmdef_uuid_valid("2f1c8e1e-6a5b-4c3d-9e8f-0123456789abc"));
+	assert_false(vmdef_uuid_valid("2f1c8e1e06a5b-4c3d-9e8f-0123456789ab"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
+		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(refuses_with_reasons),
+		cmocka_unit_test(refuses_what_is_too_long), cmocka_unit_test(describes_itself),
+		cmocka_unit_test(uuids_differ),
+	};
+	return cmocka_run_group_tests_name("vmdef", tests, NULL, NULL);
+}
