@@ -14,4 +14,10 @@ MACHINE_BOOT_SOURCES = \
 	machine/boot/private.h \
 	machine/boot/pvh.c \
 	machine/boot/smbios.c machine/boot/smbios.h \
-	machine/boot/vmlinux.c
+	machine/boot/vmlinux.c \
+	machine/virtio/blk.c \
+	machine/virtio/device.c \
+	machine/virtio/pci.c \
+	machine/virtio/queue.c machine/virtio/queue.h \
+	machine/virtio/rng.c \
+	machine/virtio/virtio.h
