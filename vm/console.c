@@ -279,7 +279,7 @@ int vm_console_open(struct vm *vm)
 	return 0;
 }
 
-void vm_console_close(struct vm *vm)
+void vm_console_stop(struct vm *vm)
 {
 	struct vm_console *c = vm->console;
 	if (!c)
@@ -290,13 +290,22 @@ void vm_console_close(struct vm *vm)
 		event_free(c->acceptable);
 	if (c->gather)
 		event_free(c->gather);
+	c->acceptable = c->gather = NULL;
 	if (c->listener >= 0) {
 		char path[PATH_MAX];
 		close(c->listener);
 		snprintf(path, sizeof(path), "%s/" CONTROL_FILE_CONSOLE, vm->options.dir);
 		unlink(path);
 	}
-	pthread_mutex_destroy(&c->lock);
-	free(c);
+	c->listener = -1;
+}
+
+void vm_console_free(struct vm *vm)
+{
+	if (!vm->console)
+		return;
+	vm_console_stop(vm);
+	pthread_mutex_destroy(&vm->console->lock);
+	free(vm->console);
 	vm->console = NULL;
 }

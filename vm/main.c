@@ -286,12 +286,13 @@ int main(int argc, char **argv)
 		event_base_dispatch(vm.base);
 		drain(&vm);
 	}
+	vm_control_close(&vm);
+	vm_console_stop(&vm);
 	/* A vCPU that never came back still uses all of this. */
 	if (threads_left(&vm))
 		_exit(vm.exit_code);
-	vm_control_close(&vm);
 	vm_teardown(&vm);
-	vm_console_close(&vm);
+	vm_console_free(&vm);
 	close_loop(&vm);
 	vmdef_free(vm.def);
 	return vm.exit_code;

@@ -118,7 +118,10 @@ size_t vm_control_unsent(const struct vm *vm);
 
 /* ---- console.c ---- */
 int vm_console_open(struct vm *vm);
-void vm_console_close(struct vm *vm);
+/* No more clients; guest output is still taken (and lost). */
+void vm_console_stop(struct vm *vm);
+/* After the machine is gone. */
+void vm_console_free(struct vm *vm);
 /* Guest output: any thread, never blocks. */
 void vm_console_output(struct vm *vm, const void *bytes, size_t n);
 /* Sends what clients can take now. Returns bytes still owed to them. */
