@@ -1,0 +1,292 @@
+/* The decoder against the host's processor: what is #UD, how long instructions are, what they read and write. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "machine/cpu_state.h"
+#include "modes/bt/decode_table.h"
+#include "tests/unit/bt_host.h"
+
+static struct host host;
+static const char *host_missing;
+
+static int setup(void **state)
+{
+	host_missing = host_start(&host);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	if (!host_missing)
+		host_stop(&host);
+	return 0;
+}
+
+#define NEED_HOST()                                             \
+	do {                                                    \
+		if (host_missing) {                             \
+			print_message("# %s\n", host_missing);  \
+			skip();                                 \
+		}                                               \
+	} while (0)
+
+/* All of the opcode space, or a share of it that keeps `make check` short. */
+static unsigned sweep_step(void)
+{
+	return getenv("BT_DECODE_FULL") ? 1 : 41;
+}
+
+/* ---- what the processor and we may differ about ------------------------------------------------ */
+
+struct exception {
+	const char *name; /* of our decoding */
+	const char *reason;
+};
+
+/* Ours decodes it, the host (AMD or Intel, at CPL 3) may say #UD. */
+static const struct exception we_decode[] = {
+	{ "rsm", "#UD outside of SMM: the helper's business" },
+	{ "getsec", "#UD without CR4.SMXE: the helper's business" },
+	{ "vmcall", "#UD on AMD and without a hypervisor: the helper's business" },
+	{ "vmmcall", "#UD on Intel: the helper's business" },
+	{ "sysenter", "#UD in long mode on AMD: the helper's business" },
+	{ "sysexit", "#UD in long mode on AMD: the helper's business" },
+	{ "syscall", "#UD outside 64-bit mode on Intel: the helper's business" },
+	{ "sysret", "#UD outside 64-bit mode on Intel: the helper's business" },
+	{ "clac", "#UD at CPL 3: the helper's business" },
+	{ "stac", "#UD at CPL 3: the helper's business" },
+	{ "monitor", "#UD at CPL 3 or without the feature: the helper's business" },
+	{ "mwait", "#UD at CPL 3 or without the feature: the helper's business" },
+	{ "monitorx", "#UD without the feature: the helper's business" },
+	{ "mwaitx", "#UD without the feature: the helper's business" },
+	{ "rdpkru", "#UD without CR4.PKE: the helper's business" },
+	{ "wrpkru", "#UD without CR4.PKE: the helper's business" },
+	{ "xsaves", "#UD without the feature: the helper's business" },
+	{ "xrstors", "#UD without the feature: the helper's business" },
+	{ "clzero", "an AMD instruction" },
+	{ "extrq", "an AMD instruction" },
+	{ "insertq", "an AMD instruction" },
+	{ "movntss", "an AMD instruction" },
+	{ "movntsd", "an AMD instruction" },
+	{ "gf2p8mulb", "GFNI is not everywhere" },
+	{ "vgf2p8mulb", "GFNI is not everywhere" },
+	{ "gf2p8affineqb", "GFNI is not everywhere" },
+	{ "vgf2p8affineqb", "GFNI is not everywhere" },
+	{ "gf2p8affineinvqb", "GFNI is not everywhere" },
+	{ "vgf2p8affineinvqb", "GFNI is not everywhere" },
+};
+
+static bool listed(const struct exception *list, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(list[i].name, name))
+			return true;
+	return false;
+}
+
+/* ---- the opcode space ------------------------------------------------------------------------------ */
+
+static const struct {
+	uint8_t n, bytes[3];
+	bool only64;
+} prefix_sets[] = {
+	{ 0, { 0 }, false }, { 1, { 0x66 }, false }, { 1, { 0xf2 }, false }, { 1, { 0xf3 }, false }, { 1, { 0x67 }, false },
+	{ 1, { 0xf0 }, false }, { 1, { 0x48 }, true }, { 2, { 0x66, 0xf2 }, false }, { 2, { 0xf3, 0x66 }, false },
+	{ 2, { 0x66, 0x48 }, true }, { 2, { 0xf3, 0x4f }, true }, { 2, { 0xf0, 0x67 }, false }, { 2, { 0xf2, 0xf3 }, false },
+	{ 2, { 0x48, 0x66 }, true },
+};
+
+/* ModRM (without reg), SIB: registers, [reg], disp8, disp32, SIB, SIB without base, absolute or rip-relative. */
+static const uint8_t modrm_forms[][2] = {
+	{ 0xc0, 0 }, { 0xc3, 0 }, { 0x00, 0 }, { 0x43, 0 }, { 0x86, 0 }, { 0x04, 0x24 }, { 0x04, 0x8d }, { 0x05, 0 }, { 0x06, 0 },
+};
+
+struct sweep {
+	unsigned long tried, ran, ud, skipped, wrong;
+	unsigned long counter;
+};
+
+/* Not to be run under a tracer: they would leave it, wait, or ask the hypervisor. */
+static bool keep_away(const struct bt_insn *insn)
+{
+	return insn->handler == BT_OP_vmcall || insn->handler == BT_OP_vmmcall || insn->handler == BT_OP_mwait;
+}
+
+static void report(struct sweep *s, const char *what, const uint8_t *code, const struct bt_insn *insn, enum bt_bits bits)
+{
+	if (s->wrong++ > 60)
+		return;
+	fprintf(stderr, "# %s: %d bits, ours %s %u bytes %s:", what, bits, insn->cls ? "ok" : "#UD", insn->len, insn->name);
+	for (int i = 0; i < 12; i++)
+		fprintf(stderr, " %02x", code[i]);
+	fprintf(stderr, "\n");
+}
+
+/* Where AMD's and Intel's processors differ and we follow one of them. Returns the reason, or NULL. */
+static const char *vendor_difference(const uint8_t *code, const struct bt_insn *insn, enum bt_bits bits)
+{
+	if (insn->encoding == BT_ENC_VEX && insn->map == BT_MAP_0F3A) {
+		if (insn->opcode <= 1 && !insn->vex_w)
+			return "vpermq, vpermpd: AMD ignores VEX.W";
+		if ((insn->opcode == 0x16 || insn->opcode == 0x22) && insn->vex_w && bits != BT_BITS_64)
+			return "pextrd, pinsrd: Intel ignores VEX.W outside 64-bit mode";
+	}
+	if (insn->map == BT_MAP_0F && insn->opcode == 0x00 && (insn->flags & BT_I_LOCK))
+		return "AMD checks the operand of sldt..verw before it says #UD because of LOCK";
+	if (insn->map == BT_MAP_0F && insn->opcode == 0x01 && insn->modrm >= 0xd8 && insn->modrm <= 0xdf)
+		return "SVM: no CPUID model of ours has it";
+	if (insn->map == BT_MAP_0F && (insn->opcode == 0x20 || insn->opcode == 0x22) && (insn->flags & BT_I_LOCK))
+		return "AMD's alternative encoding of CR8, a feature that no CPUID model of ours has";
+	return NULL;
+}
+
+/* Near branches in 64-bit mode with a 66 prefix: AMD makes them 16-bit, Intel, whom we follow, ignores it. */
+static bool vendor_branch(const uint8_t *code, const struct bt_insn *insn, enum bt_bits bits)
+{
+	if (bits != BT_BITS_64 || !memchr(code, 0x66, insn->opcode_off))
+		return false;
+	return insn->cls == BT_CLASS_JCC || insn->cls == BT_CLASS_JMP || insn->cls == BT_CLASS_CALL;
+}
+
+static void check_one(struct sweep *s, const uint8_t *code, enum bt_bits bits)
+{
+	struct bt_insn insn;
+	enum bt_decode_result result = bt_decode(code, 15, bits, &insn);
+	enum host_outcome out;
+
+	if (s->counter++ % sweep_step())
+		return;
+	if (keep_away(&insn)) {
+		s->skipped++;
+		return;
+	}
+	s->tried++;
+	if (result == BT_DECODE_INVALID) {
+		host_place(&host, code, 15, bits);
+		out = host_step(&host);
+		s->ud++;
+		if (out != HOST_UD && !vendor_difference(code, &insn, bits))
+			report(s, "host decodes it", code, &insn, bits);
+		return;
+	}
+	host_place(&host, code, insn.len, bits);
+	out = host_step(&host);
+	if (out == HOST_UD) {
+		if (!listed(we_decode, ARRAY_SIZE(we_decode), insn.name) && !vendor_difference(code, &insn, bits))
+			report(s, "host says #UD", code, &insn, bits);
+		s->ud++;
+		return;
+	}
+	s->ran++;
+	if (vendor_branch(code, &insn, bits))
+		return;
+	if (out == HOST_FETCH)
+		report(s, "host finds it longer", code, &insn, bits);
+	host_place(&host, code, insn.len - 1, bits);
+	if (host_step(&host) != HOST_FETCH)
+		report(s, "host finds it shorter", code, &insn, bits);
+}
+
+/* A displacement of zero behind the instruction would look like a fetch: rip-relative operands lie in front of it. */
+static void set_operands(uint8_t *at, unsigned form, unsigned reg)
+{
+	at[0] = modrm_forms[form][0] | reg << 3;
+	at[1] = modrm_forms[form][1];
+	if (modrm_forms[form][0] == 0x05)
+		memcpy(at + 1, (uint8_t[]){ 0x00, 0xf8, 0xff, 0xff }, 4);
+	else
+		memset(at + 2, 0, 3);
+}
+
+static void sweep_legacy(struct sweep *s, enum bt_bits bits, unsigned prefix)
+{
+	for (unsigned op = 0; op < 4 * 256; op++) {
+		uint8_t code[32] = { 0 };
+		unsigned n = prefix_sets[prefix].n, map = op >> 8;
+		unsigned opcode = op & 0xff;
+
+		memcpy(code, prefix_sets[prefix].bytes, n);
+		if (map)
+			code[n++] = 0x0f;
+		if (map > 1)
+			code[n++] = map == BT_MAP_0F38 ? 0x38 : 0x3a;
+		if (map == 0 && (opcode == 0x0f || (bits == BT_BITS_64 && opcode >> 4 == 4)))
+			continue;
+		if (map == 1 && (opcode == 0x38 || opcode == 0x3a))
+			continue;
+		code[n++] = opcode;
+		for (unsigned form = 0; form < ARRAY_SIZE(modrm_forms); form++)
+			for (unsigned reg = 0; reg < 8; reg++) {
+				set_operands(code + n, form, reg);
+				check_one(s, code, bits);
+			}
+	}
+}
+
+static void sweep_vex(struct sweep *s, enum bt_bits bits)
+{
+	static const uint8_t thirds[] = { 0x78, 0x70, 0xf8, 0x60 }; /* W0 vvvv none, W0 vvvv 1, W1 none, W0 vvvv 3 */
+
+	for (unsigned op = 0x100; op < 4 * 256; op++)
+		for (unsigned lpp = 0; lpp < 8; lpp++)
+			for (unsigned t = 0; t < ARRAY_SIZE(thirds); t++)
+				for (unsigned form = 0; form < ARRAY_SIZE(modrm_forms); form++)
+					for (unsigned reg = 0; reg < 8; reg++) {
+						uint8_t code[32] = { 0xc4, 0xe0 | op >> 8, thirds[t] | lpp, op };
+						set_operands(code + 4, form, reg);
+						check_one(s, code, bits);
+					}
+}
+
+static void finish(const struct sweep *s)
+{
+	print_message("# %lu tried: %lu valid, %lu #UD, %lu kept away; %lu wrong\n", s->tried, s->ran, s->ud, s->skipped,
+		      s->wrong);
+	assert_int_not_equal(s->ran, 0);
+	assert_int_equal(s->wrong, 0);
+}
+
+static void sweep_mode(enum bt_bits bits)
+{
+	struct sweep s = { 0 };
+
+	NEED_HOST();
+	if (bits == BT_BITS_16 && !host.has_bits[0])
+		skip();
+	for (unsigned p = 0; p < ARRAY_SIZE(prefix_sets); p++)
+		if (!prefix_sets[p].only64 || bits == BT_BITS_64)
+			sweep_legacy(&s, bits, p);
+	sweep_vex(&s, bits);
+	finish(&s);
+}
+
+static void test_validity_and_length_64(void **state)
+{
+	sweep_mode(BT_BITS_64);
+}
+
+static void test_validity_and_length_32(void **state)
+{
+	sweep_mode(BT_BITS_32);
+}
+
+static void test_validity_and_length_16(void **state)
+{
+	sweep_mode(BT_BITS_16);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_validity_and_length_64),
+		cmocka_unit_test(test_validity_and_length_32),
+		cmocka_unit_test(test_validity_and_length_16),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
