@@ -1,0 +1,385 @@
+/*
+ * String instructions: movs, cmps, stos, lods, scas, ins, outs, with and without rep.
+ *
+ * A repeated one works page by page on host memory where the TLB grants it, and element by element elsewhere (MMIO, pages
+ * with code, elements across pages). Registers are written back after each piece, so that a fault, or a pending event,
+ * finds the instruction half done and restartable, as on hardware.
+ */
+#include "modes/bt/helper.h"
+
+struct string {
+	unsigned size;  /* of an element */
+	unsigned asize; /* address size in bytes */
+	int64_t step;   /* size, or -size with DF */
+	bool rep;
+	uint64_t count; /* left; 1 without rep */
+	enum cpu_seg seg; /* of rsi */
+};
+
+/* Elements between looks at pending events when the slow way is taken. */
+#define SLOW_BATCH 512
+
+static struct string begin(const struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s;
+
+	s.size = insn->opsize;
+	s.asize = insn->addrsize;
+	s.step = v->cs.rflags & RFLAGS_DF ? -(int64_t)insn->opsize : (int64_t)insn->opsize;
+	s.rep = insn->flags & (BT_I_REP | BT_I_REPNE);
+	s.count = s.rep ? bt_gpr(v, GPR_RCX, s.asize) : 1;
+	s.seg = insn->seg_override == 0xff ? SEG_DS : insn->seg_override;
+	return s;
+}
+
+static inline void advance(struct bt_vcpu *v, const struct string *s, unsigned gpr, uint64_t n)
+{
+	bt_gpr_set(v, gpr, s->asize, v->cs.gpr[gpr] + n * (uint64_t)s->step);
+}
+
+/* n elements are done. */
+static inline void done(struct bt_vcpu *v, struct string *s, uint64_t n)
+{
+	s->count -= n;
+	if (s->rep)
+		bt_gpr_set(v, GPR_RCX, s->asize, s->count);
+}
+
+/* Between two pieces of a repeated instruction: lets an event in. cs.rip is at the instruction, which then goes on. */
+static inline void poll(struct bt_vcpu *v, const struct string *s)
+{
+	if (__builtin_expect(v->kicked && s->count, 0))
+		bt_resume(v);
+}
+
+/*
+ * How many elements, up to `max`, lie in one page and inside the segment from where `gpr` points, in the direction of
+ * travel. 0: the next element must be done by itself. *ret_gva is the lowest address of them.
+ */
+static uint64_t run_length(struct bt_vcpu *v, const struct string *s, unsigned gpr, enum cpu_seg seg, uint64_t max,
+			   bool write, gva_t *ret_gva)
+{
+	uint64_t offset = bt_gpr(v, gpr, s->asize), room;
+	gva_t gva = bt_seg_gva(v, seg, offset, s->size, write);
+	uint64_t in_page = gva & ~GUEST_PAGE_MASK;
+
+	if (s->step > 0) {
+		room = (GUEST_PAGE_SIZE - in_page) / s->size;
+		if (bt_size_mask(s->asize) - offset < room * s->size) /* the offset wraps: rare, so leave it */
+			return 0;
+		*ret_gva = gva;
+	} else {
+		if (in_page + s->size > GUEST_PAGE_SIZE)
+			return 0;
+		room = in_page / s->size + 1;
+		if (offset < room * s->size)
+			room = offset / s->size + 1;
+	}
+	if (room > max)
+		room = max;
+	if (!room)
+		return 0;
+	if (s->step < 0) {
+		*ret_gva = gva - (room - 1) * s->size;
+		offset -= (room - 1) * s->size;
+	}
+	if (!bt_code64(v) && !bt_seg_contains(&v->cs.seg[seg], (uint32_t)offset, (uint32_t)(room * s->size)))
+		return 0;
+	return room;
+}
+
+static inline uint64_t host_load(const uint8_t *p, unsigned size)
+{
+	switch (size) {
+	case 1: return *p;
+	case 2: return *(const uint16_t *)p;
+	case 4: return *(const uint32_t *)p;
+	default: return *(const uint64_t *)p;
+	}
+}
+
+static inline void host_store(uint8_t *p, uint64_t value, unsigned size)
+{
+	switch (size) {
+	case 1: *p = (uint8_t)value; break;
+	case 2: *(uint16_t *)p = (uint16_t)value; break;
+	case 4: *(uint32_t *)p = (uint32_t)value; break;
+	default: *(uint64_t *)p = value; break;
+	}
+}
+
+static inline uint64_t element_load(struct bt_vcpu *v, const struct string *s, unsigned gpr, enum cpu_seg seg)
+{
+	return bt_load(v, bt_seg_gva(v, seg, bt_gpr(v, gpr, s->asize), s->size, false), s->size);
+}
+
+static inline void element_store(struct bt_vcpu *v, const struct string *s, uint64_t value)
+{
+	bt_store(v, bt_seg_gva(v, SEG_ES, bt_gpr(v, GPR_RDI, s->asize), s->size, true), value, s->size);
+}
+
+/* ---- movs ----------------------------------------------------------------------------------- */
+
+/* The guest's own instruction with its own element size, so that overlapping operands come out exactly as there. */
+static void host_movs(uint8_t *dst, const uint8_t *src, uint64_t n, unsigned size)
+{
+	switch (size) {
+	case 1: __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	case 2: __asm__ volatile("rep movsw" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	case 4: __asm__ volatile("rep movsl" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	default: __asm__ volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	}
+}
+
+/* Downwards: the host's DF stays clear, so a loop. Pointers are to the lowest elements. */
+static void host_movs_down(uint8_t *dst, const uint8_t *src, uint64_t n, unsigned size)
+{
+	while (n--)
+		host_store(dst + n * size, host_load(src + n * size, size), size);
+}
+
+/* One piece; returns how many elements it did, 0 when they must go one by one. */
+static uint64_t movs_piece(struct bt_vcpu *v, const struct string *s)
+{
+	uint64_t n, bytes;
+	uint8_t *src, *dst;
+	gva_t from, to;
+
+	n = run_length(v, s, GPR_RSI, s->seg, s->count, false, &from);
+	if (n)
+		n = run_length(v, s, GPR_RDI, SEG_ES, n, true, &to);
+	if (!n)
+		return 0;
+	if (s->step < 0) /* the destination's run may be the shorter one */
+		run_length(v, s, GPR_RSI, s->seg, n, false, &from);
+	bytes = n * s->size;
+	src = bt_host(v, from, (unsigned)bytes, false);
+	dst = bt_host(v, to, (unsigned)bytes, true);
+	if (!src || !dst)
+		return 0;
+	if (s->step > 0)
+		host_movs(dst, src, n, s->size);
+	else
+		host_movs_down(dst, src, n, s->size);
+	return n;
+}
+
+void bt_op_movs(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	unsigned slow = 0;
+	uint64_t n;
+
+	while (s.count) {
+		n = s.rep ? movs_piece(v, &s) : 0;
+		if (!n) {
+			element_store(v, &s, element_load(v, &s, GPR_RSI, s.seg));
+			n = 1;
+		}
+		advance(v, &s, GPR_RSI, n);
+		advance(v, &s, GPR_RDI, n);
+		done(v, &s, n);
+		v->stats.string_bytes += n * s.size;
+		if (n > 1 || ++slow % SLOW_BATCH == 0)
+			poll(v, &s);
+	}
+}
+
+/* ---- stos and lods ----------------------------------------------------------------------------- */
+
+static void host_stos(uint8_t *dst, uint64_t value, uint64_t n, unsigned size)
+{
+	switch (size) {
+	case 1: __asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(value) : "memory"); break;
+	case 2: __asm__ volatile("rep stosw" : "+D"(dst), "+c"(n) : "a"(value) : "memory"); break;
+	case 4: __asm__ volatile("rep stosl" : "+D"(dst), "+c"(n) : "a"(value) : "memory"); break;
+	default: __asm__ volatile("rep stosq" : "+D"(dst), "+c"(n) : "a"(value) : "memory"); break;
+	}
+}
+
+void bt_op_stos(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	unsigned slow = 0;
+	uint8_t *dst;
+	uint64_t n;
+	gva_t to;
+
+	while (s.count) {
+		n = s.rep ? run_length(v, &s, GPR_RDI, SEG_ES, s.count, true, &to) : 0;
+		dst = n ? bt_host(v, to, (unsigned)(n * s.size), true) : NULL;
+		if (dst) {
+			host_stos(dst, v->cs.gpr[GPR_RAX], n, s.size);
+		} else {
+			element_store(v, &s, v->cs.gpr[GPR_RAX]);
+			n = 1;
+		}
+		advance(v, &s, GPR_RDI, n);
+		done(v, &s, n);
+		v->stats.string_bytes += n * s.size;
+		if (n > 1 || ++slow % SLOW_BATCH == 0)
+			poll(v, &s);
+	}
+}
+
+void bt_op_lods(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	unsigned slow = 0;
+
+	while (s.count) {
+		bt_gpr_set(v, GPR_RAX, s.size, element_load(v, &s, GPR_RSI, s.seg));
+		advance(v, &s, GPR_RSI, 1);
+		done(v, &s, 1);
+		if (++slow % SLOW_BATCH == 0)
+			poll(v, &s);
+	}
+}
+
+/* ---- cmps and scas --------------------------------------------------------------------------------- */
+
+/* The flags of cmp a, b: the host's own, in the form the vCPU keeps them. */
+static void compare(struct bt_vcpu *v, uint64_t a, uint64_t b, unsigned size)
+{
+	uint64_t ax = 0;
+
+	switch (size) {
+	case 1: __asm__("cmpb %b2, %b1; lahf; seto %%al" : "=&a"(ax) : "r"(a), "r"(b) : "cc"); break;
+	case 2: __asm__("cmpw %w2, %w1; lahf; seto %%al" : "=&a"(ax) : "r"(a), "r"(b) : "cc"); break;
+	case 4: __asm__("cmpl %k2, %k1; lahf; seto %%al" : "=&a"(ax) : "r"(a), "r"(b) : "cc"); break;
+	default: __asm__("cmpq %q2, %q1; lahf; seto %%al" : "=&a"(ax) : "r"(a), "r"(b) : "cc"); break;
+	}
+	v->flags_ax = ax & 0xffff;
+}
+
+/*
+ * Looks at up to n pairs upwards, b fixed when b_step is 0, until equality differs from `equal`. Returns how many were
+ * looked at, the last pair in *ret_a, *ret_b.
+ */
+static uint64_t host_compare(const uint8_t *a, const uint8_t *b, uint64_t fixed, uint64_t n, unsigned size, bool equal,
+			     uint64_t *ret_a, uint64_t *ret_b)
+{
+	uint64_t i = 0, x, y;
+
+	do {
+		x = host_load(a + i * size, size);
+		y = b ? host_load(b + i * size, size) : fixed;
+		i++;
+	} while (i < n && (x == y) == equal);
+	*ret_a = x;
+	*ret_b = y;
+	return i;
+}
+
+void bt_op_cmps(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	bool equal = !(insn->flags & BT_I_REPNE);
+	uint64_t n, a = 0, b = 0;
+	unsigned slow = 0;
+	gva_t src, dst;
+
+	if (!s.count)
+		return;
+	for (;;) {
+		uint8_t *hs = NULL, *hd = NULL;
+
+		n = s.rep && s.step > 0 ? run_length(v, &s, GPR_RSI, s.seg, s.count, false, &src) : 0;
+		if (n)
+			n = run_length(v, &s, GPR_RDI, SEG_ES, n, false, &dst);
+		if (n) {
+			hs = bt_host(v, src, (unsigned)(n * s.size), false);
+			hd = bt_host(v, dst, (unsigned)(n * s.size), false);
+		}
+		if (hs && hd) {
+			n = host_compare(hs, hd, 0, n, s.size, equal, &a, &b);
+		} else {
+			a = element_load(v, &s, GPR_RSI, s.seg);
+			b = element_load(v, &s, GPR_RDI, SEG_ES);
+			n = 1;
+		}
+		advance(v, &s, GPR_RSI, n);
+		advance(v, &s, GPR_RDI, n);
+		done(v, &s, n);
+		if (!s.rep || !s.count || (a == b) != equal)
+			break;
+		if (n > 1 || ++slow % SLOW_BATCH == 0)
+			poll(v, &s);
+	}
+	compare(v, a, b, s.size);
+}
+
+void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	bool equal = !(insn->flags & BT_I_REPNE);
+	uint64_t n, b = 0, a = bt_gpr(v, GPR_RAX, s.size), x;
+	unsigned slow = 0;
+	gva_t dst;
+
+	if (!s.count)
+		return;
+	for (;;) {
+		uint8_t *hd = NULL;
+
+		n = s.rep && s.step > 0 ? run_length(v, &s, GPR_RDI, SEG_ES, s.count, false, &dst) : 0;
+		if (n)
+			hd = bt_host(v, dst, (unsigned)(n * s.size), false);
+		if (hd) {
+			n = host_compare(hd, NULL, a, n, s.size, equal, &b, &x);
+		} else {
+			b = element_load(v, &s, GPR_RDI, SEG_ES);
+			n = 1;
+		}
+		advance(v, &s, GPR_RDI, n);
+		done(v, &s, n);
+		if (!s.rep || !s.count || (a == b) != equal)
+			break;
+		if (n > 1 || ++slow % SLOW_BATCH == 0)
+			poll(v, &s);
+	}
+	compare(v, a, b, s.size);
+}
+
+/* ---- ins and outs ------------------------------------------------------------------------------------ */
+
+void bt_op_ins(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	uint16_t port = (uint16_t)v->cs.gpr[GPR_RDX];
+	uint32_t value;
+	gva_t gva;
+
+	bt_io_check(v, port, s.size);
+	while (s.count) {
+		gva = bt_seg_gva(v, SEG_ES, bt_gpr(v, GPR_RDI, s.asize), s.size, true);
+		bt_probe_store(v, gva, s.size); /* what the port gives cannot be given back */
+		v->stats.pio++;
+		bt_fpu_leave(v);
+		value = machine_pio_read(v->machine, v->index, port, s.size);
+		bt_fpu_enter(v);
+		bt_store(v, gva, value, s.size);
+		advance(v, &s, GPR_RDI, 1);
+		done(v, &s, 1);
+		poll(v, &s);
+	}
+}
+
+void bt_op_outs(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	struct string s = begin(v, insn);
+	uint16_t port = (uint16_t)v->cs.gpr[GPR_RDX];
+	uint32_t value;
+
+	bt_io_check(v, port, s.size);
+	while (s.count) {
+		value = (uint32_t)element_load(v, &s, GPR_RSI, s.seg);
+		v->stats.pio++;
+		bt_fpu_leave(v);
+		machine_pio_write(v->machine, v->index, port, value, s.size);
+		bt_fpu_enter(v);
+		advance(v, &s, GPR_RSI, 1);
+		done(v, &s, 1);
+		poll(v, &s);
+	}
+}
