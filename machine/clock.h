@@ -36,7 +36,7 @@ struct machine_clock {
 	/* The clock thread sleeps in this timerfd, which whoever has an earlier deadline moves. */
 	int timerfd;
 	struct mlock arm_lock;
-	uint64_t armed_ns; /* CLOCK_MONOTONIC; CLOCK_NEVER: disarmed */
+	_Atomic uint64_t armed_ns; /* CLOCK_MONOTONIC; CLOCK_NEVER: disarmed */
 	_Atomic bool quit;
 	bool thread_started;
 	pthread_t thread;
@@ -62,6 +62,10 @@ void clock_need(struct machine *machine, uint64_t deadline);
 void clock_release(struct machine *machine, uint64_t deadline);
 
 uint64_t clock_host_ns(void); /* CLOCK_MONOTONIC */
+/* When that virtual time comes, in CLOCK_MONOTONIC; CLOCK_NEVER while paused. */
+uint64_t clock_host_deadline(const struct machine *machine, uint64_t deadline);
+/* The host TSC's rate in kHz; sleeps some milliseconds. */
+uint64_t clock_measure_tsc_khz(void);
 uint64_t clock_guest_tsc(struct machine *machine);
 /* Virtual time at which the guest's TSC reads this; now when it has passed. */
 uint64_t clock_tsc_deadline_ns(struct machine *machine, uint64_t guest_tsc);

@@ -2,4 +2,29 @@
 include machine/boot/local.mk
 
 noinst_LIBRARIES += libmachine.a
-libmachine_a_SOURCES = $(MACHINE_BOOT_SOURCES)
+libmachine_a_SOURCES = \
+	machine/bus.c machine/bus.h \
+	machine/clock.c machine/clock.h \
+	machine/cpu_state.c machine/cpu_state.h \
+	machine/cpuid.c machine/cpuid.h \
+	machine/irq.c machine/irq.h \
+	machine/lock.c machine/lock.h \
+	machine/machine.c machine/machine.h \
+	machine/private.h \
+	machine/ram.c machine/ram.h \
+	machine/tsc.c \
+	machine/types.h \
+	machine/devices/fw_cfg.c machine/devices/fw_cfg.h \
+	machine/devices/i8042.c machine/devices/i8042.h \
+	machine/devices/ioapic.c machine/devices/ioapic.h \
+	machine/devices/lapic.c machine/devices/lapic.h \
+	machine/devices/misc.c \
+	machine/devices/pci.c machine/devices/pci.h machine/devices/pci_private.h \
+	machine/devices/pci_msix.c \
+	machine/devices/pic.c machine/devices/pic.h \
+	machine/devices/pit.c machine/devices/pit.h \
+	machine/devices/q35.c machine/devices/q35.h machine/devices/q35_private.h \
+	machine/devices/q35_pm.c \
+	machine/devices/rtc.c machine/devices/rtc.h \
+	machine/devices/uart.c machine/devices/uart.h \
+	$(MACHINE_BOOT_SOURCES)

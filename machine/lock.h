@@ -40,4 +40,7 @@ static inline bool mlock_is_held(struct mlock *lock)
 int machine_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t monotonic_ns);
 void machine_futex_wake(_Atomic uint32_t *word, unsigned waiters);
 
+/* The calling thread's timed waits end on time, not up to 50 us later. */
+void machine_no_timer_slack(void);
+
 #endif

@@ -54,7 +54,6 @@ int machine_rom_add(struct machine *machine, const void *image, uint64_t bytes);
 
 /* Under the machine lock. Tells the engine (hooks.map_changed) when something changed. */
 void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes);
-void ram_pam_reset(struct machine *machine);
 /* A vCPU's write to a read-only region: reaches RAM where PAM says write but not read. True: it was PAM's or ROM's. */
 bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size);
 

@@ -20,12 +20,13 @@ struct i8042 {
 	uint8_t scancode_set;
 	struct {
 		uint8_t byte;
-		bool aux;
+		bool irq;
 	} queue[I8042_QUEUE]; /* output buffer and what waits behind it */
 	unsigned head, count;
 	bool full;           /* status OBF: `current` may be read */
 	uint8_t current;
-	bool current_aux;
+	bool current_irq;
+	bool last_was_command; /* status: the last write was to port 0x64 */
 };
 
 void i8042_init(struct machine *machine, struct i8042 *kbd);

@@ -2,8 +2,6 @@
 #ifndef MACHINE_DEVICES_IOAPIC_H
 #define MACHINE_DEVICES_IOAPIC_H
 
-#include <stdatomic.h>
-
 #include "machine/bus.h"
 
 struct machine;
@@ -15,10 +13,7 @@ struct ioapic {
 	struct bus_range range;
 	uint8_t index, id;
 	uint32_t level;           /* line state by pin */
-	uint32_t edge_latched;    /* an edge came while the pin was masked */
 	uint64_t entry[IOAPIC_PINS];
-	/* Vectors that some level-triggered entry uses: an EOI of another need not take the machine lock. */
-	_Atomic uint64_t level_vectors[4];
 	uint64_t delivered[IOAPIC_PINS];
 };
 

@@ -11,6 +11,17 @@ struct machine;
 /* The APIC timer's input clock. CPUID leaves that speak of it (0x15's crystal, 0x40000010's bus) must say the same. */
 #define LAPIC_BUS_HZ 1000000000ull
 
+/* IA32_APIC_BASE. */
+#define LAPIC_BASE_BSP 0x100u
+#define LAPIC_BASE_X2APIC 0x400u
+#define LAPIC_BASE_ENABLE 0x800u
+
+enum lapic_waiting {
+	LAPIC_RUNS,
+	LAPIC_SLEEPS, /* or is about to, after one more look at what is pending: needs a futex wake */
+	LAPIC_AWAKE,  /* in machine_vcpu_wait, and will look again before it sleeps */
+};
+
 enum lapic_delivery {
 	LAPIC_FIXED = 0, LAPIC_LOWEST = 1, LAPIC_SMI = 2, LAPIC_NMI = 4, LAPIC_INIT = 5, LAPIC_SIPI = 6, LAPIC_EXTINT = 7
 };
@@ -25,7 +36,7 @@ enum lapic_delivery {
  */
 struct lapic {
 	_Atomic uint32_t attention; /* (any) */
-	uint8_t tpr, ppr;
+	_Atomic uint8_t tpr, ppr;   /* the vCPU's; other threads may look */
 	_Atomic uint64_t irr[4];    /* (any) */
 	_Atomic uint64_t tmr[4];    /* (any): level-triggered when accepted */
 	uint64_t isr[4];
@@ -53,9 +64,13 @@ struct lapic {
 	_Atomic uint64_t timer_tsc;      /* (any): IA32_TSC_DEADLINE; 0 when not armed */
 	_Atomic uint32_t timer_vector;   /* (any): LVT timer's low bits and mask, for the clock thread */
 
-	/* Sleeping: wake_word is 1 to end a wait; waiting tells the clock thread that this vCPU watches its own timer. */
+	/*
+	 * wake_word is 1 to end a wait. While `waiting` is not LAPIC_RUNS the vCPU watches its own timer, and the clock
+	 * thread leaves it alone.
+	 */
 	_Atomic uint32_t wake_word;
 	_Atomic uint32_t waiting;
+	bool slack_set;             /* the thread's timer slack was lowered */
 
 	struct machine *machine;
 	unsigned index;

@@ -31,7 +31,6 @@ struct pit {
 	struct clock_timer timer; /* channel 0's next edge */
 	uint64_t edges;           /* rising edges that have been delivered since start_ns */
 	bool speaker;
-	bool refresh;
 };
 
 void pit_init(struct machine *machine, struct pit *pit);

@@ -2,8 +2,6 @@
 #ifndef MACHINE_DEVICES_Q35_H
 #define MACHINE_DEVICES_Q35_H
 
-#include <stdatomic.h>
-
 #include "machine/clock.h"
 #include "machine/devices/pci.h"
 
@@ -29,7 +27,7 @@ struct machine;
 struct ich9_pm {
 	uint16_t pm1_status, pm1_enable, pm1_control;
 	uint64_t gpe0_status, gpe0_enable;
-	uint32_t smi_enable, smi_status;
+	uint32_t smi_enable;
 	uint8_t tco[0x20];
 	struct clock_timer timer_overflow;
 	uint64_t timer_epoch; /* half periods (2^23 ticks) seen */
@@ -47,7 +45,10 @@ struct q35 {
 
 int q35_init(struct machine *machine, struct q35 *q35);
 void q35_reset(struct q35 *q35);
-/* Under the machine lock. */
+/* Under the machine lock. The PIRQx_ROUT register, as firmware would set it. */
+void q35_pirq_route(struct q35 *q35, unsigned pirq, uint8_t route);
+/* PAM registers at power-on: closed when there is a ROM, else plain RAM. */
+void q35_pam_reset(struct q35 *q35);
 void q35_power_button(struct q35 *q35);
 
 #endif

@@ -14,6 +14,7 @@ struct rtc {
 	uint8_t cmos[256];
 	int64_t offset_ns;       /* RTC time (ns since 1970) = host CLOCK_REALTIME + this */
 	bool set_mode;           /* register B SET: the registers hold still */
+	int64_t last_update;     /* second of the last update that was reported */
 	uint64_t periodic_ns;    /* 0: off */
 	uint64_t periodic_next;
 	struct clock_timer periodic, update;

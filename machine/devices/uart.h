@@ -17,7 +17,6 @@ struct uart {
 	uint8_t ier, fcr, lcr, mcr, msr, scr, lsr_errors;
 	uint16_t divisor;
 	bool thre_pending; /* the THRE interrupt has not been seen yet */
-	bool timeout_pending;
 	bool irq_level;
 	uint8_t rx[UART_FIFO];
 	unsigned rx_head, rx_count;
