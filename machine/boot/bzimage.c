@@ -158,7 +158,7 @@ int bzimage_boot(struct machine *machine, const struct boot_file *kernel, const 
 {
 	struct boot_direct direct;
 	struct vmlinux_load load = {0};
-	struct bzimage image;
+	struct bzimage image = {0};
 	uint64_t initrd_limit;
 	bool native;
 	int rc;

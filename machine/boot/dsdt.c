@@ -106,7 +106,6 @@ static void pci_root(struct aml *aml, const struct acpi_platform *platform)
 	aml_name_eisaid(aml, "_HID", "PNP0A08");
 	aml_name_eisaid(aml, "_CID", "PNP0A03");
 	aml_name_integer(aml, "_UID", 0);
-	aml_name_integer(aml, "_ADR", 0);
 	crs = aml_crs_begin(aml);
 	aml_window_bus(aml, 0, 255);
 	aml_io(aml, 0xcf8, 8);

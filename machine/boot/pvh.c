@@ -217,7 +217,7 @@ int pvh_boot(struct machine *machine, const struct boot_file *kernel, const stru
 	     struct cpu_state *ret_bsp)
 {
 	struct boot_direct direct;
-	struct elf elf;
+	struct elf elf = {0};
 	int rc;
 
 	rc = parse(kernel, &elf);

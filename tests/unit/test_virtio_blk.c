@@ -1,0 +1,616 @@
+/* Disks and random numbers, driven from PCI configuration space to the used ring as a driver would. */
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "machine/machine.h"
+
+#define ECAM 0xb0000000u
+#define BAR 0xd0000000u /* where this driver puts BAR 4 */
+#define MSIX 0xd0010000u
+#define RING 0x100000u
+#define DESC RING
+#define AVAIL (RING + 0x1000)
+#define USED (RING + 0x2000)
+#define BUF 0x200000u
+#define QSIZE 64u
+#define SECTORS 256u
+
+#define NEXT 1
+#define WRITE 2
+
+struct desc {
+	uint64_t gpa;
+	uint32_t bytes;
+	uint16_t flags, next;
+};
+
+struct driver {
+	struct machine *machine;
+	unsigned slot;
+	uint64_t common, notify, isr, device; /* addresses */
+	uint32_t notify_multiplier;
+	unsigned cfg_cap;
+	uint64_t features;
+	uint8_t *ram; /* from RING on */
+	uint16_t seen; /* used entries taken */
+};
+
+static char disk_path[64];
+
+static void ignore_event(void *opaque, enum machine_event event, unsigned code) {}
+static void ignore_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
+
+static struct machine *new_machine(void)
+{
+	const struct machine_config config = {
+		.ram_bytes = 16u << 20, .vcpus = 1, .on_event = ignore_event, .on_output = ignore_output};
+	struct machine *machine = NULL;
+
+	assert_int_equal(machine_create(&config, &machine), 0);
+	return machine;
+}
+
+/* ---- registers ------------------------------------------------------------------ */
+
+static uint64_t rd(struct driver *d, uint64_t gpa, unsigned n)
+{
+	uint64_t v = 0;
+
+	machine_mmio_read(d->machine, 0, gpa, &v, n);
+	return v;
+}
+
+static void wr(struct driver *d, uint64_t gpa, uint64_t v, unsigned n) { machine_mmio_write(d->machine, 0, gpa, &v, n); }
+
+/* ECAM must be switched on by whoever configures the host bridge; ports always work. */
+static uint32_t cfg(struct driver *d, unsigned at, unsigned n)
+{
+	machine_pio_write(d->machine, 0, 0xcf8, 0x80000000u | d->slot << 11 | (at & 0xfc), 4);
+	return machine_pio_read(d->machine, 0, (uint16_t)(0xcfc + (at & 3)), n);
+}
+
+static void cfg_set(struct driver *d, unsigned at, uint32_t v, unsigned n)
+{
+	machine_pio_write(d->machine, 0, 0xcf8, 0x80000000u | d->slot << 11 | (at & 0xfc), 4);
+	machine_pio_write(d->machine, 0, (uint16_t)(0xcfc + (at & 3)), v, n);
+}
+
+static bool find_device(struct driver *d, uint16_t device)
+{
+	for (d->slot = 0; d->slot < 32; d->slot++) {
+		if (cfg(d, 0, 4) == (0x1af4u | (uint32_t)device << 16))
+			return true;
+	}
+	return false;
+}
+
+static void find_caps(struct driver *d)
+{
+	assert_true(cfg(d, 6, 2) & 0x10);
+	for (unsigned at = cfg(d, 0x34, 1); at; at = cfg(d, at + 1, 1)) {
+		uint64_t where;
+
+		if (cfg(d, at, 1) != 9)
+			continue;
+		where = BAR + (uint64_t)cfg(d, at + 8, 4);
+		switch (cfg(d, at + 3, 1)) {
+		case 1: d->common = where; break;
+		case 2:
+			d->notify = where;
+			d->notify_multiplier = cfg(d, at + 16, 4);
+			break;
+		case 3: d->isr = where; break;
+		case 4: d->device = where; break;
+		case 5: d->cfg_cap = at; break;
+		default: fail_msg("unknown capability");
+		}
+		if (cfg(d, at + 3, 1) != 5)
+			assert_int_equal(cfg(d, at + 4, 1), 4);
+	}
+	assert_true(d->common && d->notify && d->isr && d->cfg_cap);
+}
+
+static uint8_t status(struct driver *d) { return (uint8_t)rd(d, d->common + 20, 1); }
+static void set_status(struct driver *d, uint8_t s) { wr(d, d->common + 20, s, 1); }
+
+static void sleep_ms(unsigned ms)
+{
+	const struct timespec ts = {.tv_nsec = (long)ms * 1000000};
+
+	nanosleep(&ts, NULL);
+}
+
+static void reset(struct driver *d)
+{
+	set_status(d, 0);
+	for (unsigned i = 0; i < 5000 && status(d) != 0; i++)
+		sleep_ms(1);
+	assert_int_equal(status(d), 0);
+}
+
+static void start(struct driver *d, uint64_t refuse)
+{
+	reset(d);
+	set_status(d, 1);
+	set_status(d, 3);
+	d->features = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		wr(d, d->common, i, 4);
+		d->features |= rd(d, d->common + 4, 4) << (32 * i);
+	}
+	assert_true(d->features & 1ull << 32);
+	d->features &= ~refuse;
+	for (unsigned i = 0; i < 2; i++) {
+		wr(d, d->common + 8, i, 4);
+		wr(d, d->common + 12, (uint32_t)(d->features >> (32 * i)), 4);
+	}
+	set_status(d, 0xb);
+	assert_int_equal(status(d), 0xb);
+	d->ram = machine_dma_map(d->machine, RING, 0x300000);
+	assert_non_null(d->ram);
+	memset(d->ram, 0, 0x4000);
+	wr(d, d->common + 22, 0, 2);
+	assert_true(rd(d, d->common + 24, 2) >= QSIZE);
+	wr(d, d->common + 24, QSIZE, 2);
+	wr(d, d->common + 32, DESC, 4);
+	wr(d, d->common + 36, 0, 4);
+	wr(d, d->common + 40, AVAIL, 4);
+	wr(d, d->common + 44, 0, 4);
+	wr(d, d->common + 48, USED, 8);
+	wr(d, d->common + 28, 1, 2);
+	assert_int_equal(rd(d, d->common + 28, 2), 1);
+	set_status(d, 0xf);
+	assert_int_equal(status(d), 0xf);
+	d->seen = 0;
+}
+
+static struct driver open_device(struct machine *machine, uint16_t device)
+{
+	struct driver d = {.machine = machine};
+
+	assert_true(find_device(&d, device));
+	cfg_set(&d, 0x20, BAR, 4);
+	cfg_set(&d, 0x24, 0, 4);
+	cfg_set(&d, 0x14, MSIX, 4);
+	cfg_set(&d, 4, 6, 2);
+	find_caps(&d);
+	return d;
+}
+
+/* ---- requests -------------------------------------------------------------------- */
+
+static struct desc *desc_of(struct driver *d) { return (struct desc *)(void *)d->ram; }
+static uint16_t *avail_of(struct driver *d) { return (uint16_t *)(void *)(d->ram + (AVAIL - RING)); }
+static uint16_t *used_of(struct driver *d) { return (uint16_t *)(void *)(d->ram + (USED - RING)); }
+static uint8_t *buf_of(struct driver *d) { return d->ram + (BUF - RING); }
+
+static void offer(struct driver *d, uint16_t head)
+{
+	uint16_t *avail = avail_of(d), index = avail[1];
+
+	avail[2 + index % QSIZE] = head;
+	__atomic_store_n(&avail[1], (uint16_t)(index + 1), __ATOMIC_SEQ_CST);
+	wr(d, d->notify, 0, 2);
+}
+
+static uint32_t wait_used(struct driver *d)
+{
+	const uint16_t *used = used_of(d);
+	uint32_t written;
+
+	for (unsigned i = 0; i < 5000 && __atomic_load_n(&used[1], __ATOMIC_ACQUIRE) == d->seen; i++)
+		sleep_ms(1);
+	assert_int_not_equal(used[1], d->seen);
+	written = ((const uint32_t *)(const void *)(used + 2))[2 * (d->seen % QSIZE) + 1];
+	d->seen++;
+	return written;
+}
+
+/* Header at BUF, data from BUF + 4096 in pieces, status at BUF + 64. Returns the status byte. */
+static uint8_t request(struct driver *d, uint32_t type, uint64_t sector, uint32_t bytes, bool to_guest, uint32_t *ret_written)
+{
+	struct virtio_blk_outhdr *header = (void *)buf_of(d);
+	struct desc *desc = desc_of(d);
+	uint32_t piece = bytes / 3, written;
+	uint16_t n = 1;
+
+	*header = (struct virtio_blk_outhdr){.type = type, .sector = sector};
+	buf_of(d)[64] = 0xee;
+	desc[0] = (struct desc){BUF, sizeof(*header), NEXT, 1};
+	for (uint32_t at = 0; at < bytes; n++) {
+		uint32_t take = piece && n < 3 ? piece : bytes - at;
+
+		desc[n] = (struct desc){BUF + 4096 + at, take, (uint16_t)(NEXT | (to_guest ? WRITE : 0)), (uint16_t)(n + 1)};
+		at += take;
+	}
+	desc[n] = (struct desc){BUF + 64, 1, WRITE, 0};
+	offer(d, 0);
+	written = wait_used(d);
+	if (ret_written)
+		*ret_written = written;
+	return buf_of(d)[64];
+}
+
+static int make_disk(void **state)
+{
+	FILE *f;
+	int fd;
+
+	snprintf(disk_path, sizeof(disk_path), "/tmp/trivisor-disk-XXXXXX");
+	fd = mkstemp(disk_path);
+	if (fd < 0)
+		return -1;
+	f = fdopen(fd, "wb");
+	for (unsigned i = 0; i < SECTORS * 512; i++)
+		fputc((int)((i * 31 + i / 512) & 0xff), f);
+	fclose(f);
+	return 0;
+}
+
+static int remove_disk(void **state) { return unlink(disk_path); }
+
+static uint8_t disk_byte(uint64_t at)
+{
+	FILE *f = fopen(disk_path, "rb");
+	int c;
+
+	assert_non_null(f);
+	fseek(f, (long)at, SEEK_SET);
+	c = fgetc(f);
+	fclose(f);
+	return (uint8_t)c;
+}
+
+static struct driver open_disk(struct machine *machine, bool readonly)
+{
+	const struct machine_disk disk = {.path = disk_path, .readonly = readonly};
+	const char *message = "";
+	struct driver d;
+
+	if (machine_add_disk(machine, &disk, &message) != 0)
+		fail_msg("add disk: %s", message);
+	d = open_device(machine, 0x1042);
+	start(&d, 0);
+	return d;
+}
+
+static void test_config(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	assert_int_equal(cfg(&d, 8, 1), 1);
+	assert_int_equal(cfg(&d, 0x2c, 2), 0x1af4);
+	assert_int_equal(rd(&d, d.device, 4), SECTORS);
+	assert_int_equal(rd(&d, d.device + 8, 8) & 0xffffffff00000000, (uint64_t)254 << 32);
+	assert_int_equal(rd(&d, d.device + 20, 4), 512);
+	assert_int_equal(rd(&d, d.common + 18, 2), 1);
+	/* Queues that are not there have no size; features cannot be changed behind FEATURES_OK. */
+	wr(&d, d.common + 22, 9, 2);
+	assert_int_equal(rd(&d, d.common + 24, 2), 0);
+	/* The window in configuration space reaches the same registers. */
+	cfg_set(&d, d.cfg_cap + 4, 4, 1);
+	cfg_set(&d, d.cfg_cap + 8, 20, 4);
+	cfg_set(&d, d.cfg_cap + 12, 1, 4);
+	assert_int_equal(cfg(&d, d.cfg_cap + 16, 1), 0xf);
+	cfg_set(&d, d.cfg_cap + 16, 0, 1);
+	assert_int_equal(status(&d), 0);
+	/* Out of the BAR: nothing. */
+	cfg_set(&d, d.cfg_cap + 8, 0xfffffffc, 4);
+	cfg_set(&d, d.cfg_cap + 12, 4, 4);
+	(void)cfg(&d, d.cfg_cap + 16, 4);
+	machine_destroy(machine);
+}
+
+static void test_features(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	reset(&d);
+	set_status(&d, 3);
+	/* Without VERSION_1, or with what was not offered, FEATURES_OK does not stick. */
+	set_status(&d, 0xb);
+	assert_int_equal(status(&d), 3);
+	wr(&d, d.common + 8, 1, 4);
+	wr(&d, d.common + 12, 0x80000001, 4);
+	set_status(&d, 0xb);
+	assert_int_equal(status(&d), 3);
+	wr(&d, d.common + 12, 1, 4);
+	set_status(&d, 0xb);
+	assert_int_equal(status(&d), 0xb);
+	machine_destroy(machine);
+}
+
+static void check_read_write(uint64_t refuse)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+	uint32_t written;
+
+	start(&d, refuse);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 3, 4096, true, &written), VIRTIO_BLK_S_OK);
+	assert_int_equal(written, 4097);
+	for (unsigned i = 0; i < 4096; i++) {
+		uint32_t at = 3 * 512 + i;
+
+		assert_int_equal(buf_of(&d)[4096 + i], (at * 31 + at / 512) & 0xff);
+	}
+	memset(buf_of(&d) + 4096, 0x5a, 1024);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, 250, 1024, false, NULL), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_FLUSH, 0, 0, false, NULL), VIRTIO_BLK_S_OK);
+	assert_int_equal(disk_byte(250 * 512), 0x5a);
+	assert_int_equal(disk_byte(252 * 512 - 1), 0x5a);
+	assert_int_not_equal(disk_byte(252 * 512), 0x5a);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 251, 512, true, NULL), VIRTIO_BLK_S_OK);
+	assert_int_equal(buf_of(&d)[4096], 0x5a);
+	/* More requests than the ring has entries. */
+	for (unsigned i = 0; i < 3 * QSIZE; i++) {
+		memset(buf_of(&d) + 4096, (int)i, 512);
+		assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, i % SECTORS, 512, false, NULL), VIRTIO_BLK_S_OK);
+	}
+	assert_int_equal(disk_byte(77 * 512 + 9), 77);
+	machine_destroy(machine);
+}
+
+static void test_read_write(void **state) { check_read_write(0); }
+/* Neither event index nor indirect descriptors. */
+static void test_read_write_plain(void **state) { check_read_write(1ull << 28 | 1ull << 29); }
+
+static void test_limits(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, SECTORS - 1, 512, true, NULL), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, SECTORS - 1, 1024, true, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, SECTORS, 512, false, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, UINT64_MAX, 512, false, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, UINT64_MAX / 512, 512, true, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 100, true, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(&d, 0x77, 0, 512, true, NULL), VIRTIO_BLK_S_UNSUPP);
+	machine_destroy(machine);
+}
+
+static void test_id_discard_zero(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+	struct virtio_blk_discard_write_zeroes range = {.sector = 16, .num_sectors = 8};
+
+	assert_int_equal(request(&d, VIRTIO_BLK_T_GET_ID, 0, 20, true, NULL), VIRTIO_BLK_S_OK);
+	assert_memory_equal(buf_of(&d) + 4096, "trivisor-disk-", 14);
+	assert_true(d.features & 1u << VIRTIO_BLK_F_WRITE_ZEROES);
+	memcpy(buf_of(&d) + 4096, &range, sizeof(range));
+	assert_int_equal(request(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0, sizeof(range), false, NULL), VIRTIO_BLK_S_OK);
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(disk_byte((16 + i) * 512 + 17 * i), 0);
+	assert_int_not_equal(disk_byte(24 * 512 + 1), 0);
+	assert_int_not_equal(disk_byte(16 * 512 - 2), 0);
+	range.sector = 40;
+	memcpy(buf_of(&d) + 4096, &range, sizeof(range));
+	assert_int_equal(request(&d, VIRTIO_BLK_T_DISCARD, 0, sizeof(range), false, NULL), VIRTIO_BLK_S_OK);
+	range.num_sectors = SECTORS;
+	memcpy(buf_of(&d) + 4096, &range, sizeof(range));
+	assert_int_equal(request(&d, VIRTIO_BLK_T_DISCARD, 0, sizeof(range), false, NULL), VIRTIO_BLK_S_IOERR);
+	range.num_sectors = 1;
+	range.flags = 2;
+	memcpy(buf_of(&d) + 4096, &range, sizeof(range));
+	assert_int_equal(request(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0, sizeof(range), false, NULL), VIRTIO_BLK_S_UNSUPP);
+	machine_destroy(machine);
+}
+
+static void test_readonly(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, true);
+	uint8_t before = disk_byte(512);
+
+	assert_true(d.features & 1u << VIRTIO_BLK_F_RO);
+	memset(buf_of(&d) + 4096, before ^ 0xff, 512);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, 1, 512, false, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(disk_byte(512), before);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 1, 512, true, NULL), VIRTIO_BLK_S_OK);
+	machine_destroy(machine);
+}
+
+/* Interrupts: INTx with its status register, then MSI-X (a message to the one local APIC). */
+static void test_intx(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	(void)rd(&d, d.isr, 1);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	for (unsigned i = 0; i < 2000 && !(cfg(&d, 6, 2) & 8); i++)
+		sleep_ms(1);
+	assert_int_equal(cfg(&d, 6, 2) & 8, 8);
+	assert_int_equal(rd(&d, d.isr, 1), 1);
+	assert_int_equal(cfg(&d, 6, 2) & 8, 0);
+	assert_int_equal(rd(&d, d.isr, 1), 0);
+	machine_destroy(machine);
+}
+
+static void test_msix(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+	unsigned cap = cfg(&d, 0x34, 1);
+
+	while (cap && cfg(&d, cap, 1) != 0x11)
+		cap = cfg(&d, cap + 1, 1);
+	assert_int_not_equal(cap, 0);
+	assert_int_equal(cfg(&d, cap + 2, 2) & 0x7ff, 1);
+	/* Vector 1 stays masked, so that its pending bit shows what the device did. */
+	wr(&d, MSIX + 16, 0xfee00000, 4);
+	wr(&d, MSIX + 24, 0x41, 4);
+	wr(&d, MSIX + 28, 1, 4);
+	cfg_set(&d, cap + 2, 0x8000, 2);
+	wr(&d, d.common + 22, 0, 2);
+	wr(&d, d.common + 26, 1, 2);
+	assert_int_equal(rd(&d, d.common + 26, 2), 1);
+	/* A vector that is not there reads back as none. */
+	wr(&d, d.common + 16, 7, 2);
+	assert_int_equal(rd(&d, d.common + 16, 2), 0xffff);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	for (unsigned i = 0; i < 2000 && !(rd(&d, MSIX + 0x800, 8) & 2); i++)
+		sleep_ms(1);
+	assert_int_equal(rd(&d, MSIX + 0x800, 8), 2);
+	assert_int_equal(rd(&d, d.isr, 1), 0);
+	machine_destroy(machine);
+}
+
+/* A ring that makes no sense stops the device until it is reset, and no longer. */
+static void test_hostile(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	desc_of(&d)[0] = (struct desc){0xfffffffffffff000, 4096, NEXT, 0};
+	offer(&d, 0);
+	for (unsigned i = 0; i < 2000 && !(status(&d) & 0x40); i++)
+		sleep_ms(1);
+	assert_int_equal(status(&d), 0x4f);
+	/* Nothing is served now. */
+	offer(&d, 0);
+	sleep_ms(20);
+	assert_int_equal(used_of(&d)[1], 0);
+	start(&d, 0);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	/* Rings outside RAM: the same. */
+	reset(&d);
+	set_status(&d, 3);
+	wr(&d, d.common + 8, 1, 4);
+	wr(&d, d.common + 12, 1, 4);
+	set_status(&d, 0xb);
+	wr(&d, d.common + 36, 0x7000, 4);
+	wr(&d, d.common + 28, 1, 2);
+	assert_int_equal(status(&d) & 0x40, 0x40);
+	assert_int_equal(rd(&d, d.common + 28, 2), 0);
+	machine_destroy(machine);
+}
+
+/* Resets of every kind while requests are under way. */
+static void test_reset_races(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, false);
+
+	for (unsigned i = 0; i < 200; i++) {
+		struct virtio_blk_outhdr *header = (void *)buf_of(&d);
+
+		*header = (struct virtio_blk_outhdr){.type = VIRTIO_BLK_T_IN};
+		desc_of(&d)[0] = (struct desc){BUF, 16, NEXT, 1};
+		desc_of(&d)[1] = (struct desc){BUF + 4096, 65536, NEXT | WRITE, 2};
+		desc_of(&d)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
+		offer(&d, 0);
+		if (i % 3 == 0)
+			sched_yield();
+		if (i % 2) {
+			start(&d, 0);
+		} else {
+			machine_pause(machine);
+			machine_reset(machine);
+			/* After it nothing writes to guest memory any more. */
+			memset(buf_of(&d) + 4096, 0xcc, 65536);
+			machine_resume(machine);
+			sched_yield();
+			for (unsigned j = 0; j < 65536; j += 4096)
+				assert_int_equal(buf_of(&d)[4096 + j], 0xcc);
+			d = open_device(machine, 0x1042);
+			start(&d, 0);
+		}
+	}
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	machine_destroy(machine);
+}
+
+static void expect_disk_error(const char *path, bool readonly, int error, const char *word)
+{
+	struct machine *machine = new_machine();
+	const struct machine_disk disk = {.path = path, .readonly = readonly};
+	const char *message = NULL;
+
+	assert_int_equal(machine_add_disk(machine, &disk, &message), error);
+	assert_non_null(message);
+	if (!strstr(message, path) || !strstr(message, word))
+		fail_msg("want \"%s\" and \"%s\", got \"%s\"", path, word, message);
+	machine_destroy(machine);
+}
+
+static void test_bad_disks(void **state)
+{
+	struct machine *machine = new_machine();
+	char path[] = "/tmp/trivisor-tiny-XXXXXX";
+	int fd = mkstemp(path);
+	struct driver d;
+
+	assert_true(fd >= 0);
+	expect_disk_error("/nonexistent/disk.img", false, -ENOENT, "check the path");
+	expect_disk_error("/tmp", true, -EINVAL, "directory");
+	expect_disk_error(path, false, -EINVAL, "less than a sector");
+	/* A disk that one VM writes is nobody else's. */
+	d = open_disk(machine, false);
+	expect_disk_error(disk_path, false, -EBUSY, "in use");
+	expect_disk_error(disk_path, true, -EBUSY, "in use");
+	assert_int_equal(status(&d), 0xf);
+	machine_destroy(machine);
+	close(fd);
+	unlink(path);
+}
+
+static void test_rng(void **state)
+{
+	struct machine *machine = new_machine();
+	const char *message = "";
+	unsigned zeros = 0;
+	struct driver d;
+
+	assert_int_equal(machine_add_rng(machine, &message), 0);
+	d = open_device(machine, 0x1044);
+	start(&d, 0);
+	memset(buf_of(&d), 0, 8192);
+	desc_of(&d)[0] = (struct desc){BUF, 100, NEXT | WRITE, 1};
+	desc_of(&d)[1] = (struct desc){BUF + 200, 924, WRITE, 0};
+	offer(&d, 0);
+	assert_int_equal(wait_used(&d), 1024);
+	for (unsigned i = 0; i < 1124; i++) {
+		if (i < 100 || i >= 200)
+			zeros += buf_of(&d)[i] == 0;
+		else
+			assert_int_equal(buf_of(&d)[i], 0);
+	}
+	/* 1024 random bytes hold about 4 zeros; 40 would be a wonder. */
+	assert_true(zeros < 40);
+	machine_destroy(machine);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_config, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_features, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write_plain, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_limits, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_id_discard_zero, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_readonly, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_intx, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_msix, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_hostile, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_reset_races, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_bad_disks, make_disk, remove_disk),
+		cmocka_unit_test(test_rng),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
