@@ -323,7 +323,6 @@ static inline unsigned memory_size(const struct cursor *c, const struct bt_insn 
 	case S_XE: return vector / 8;
 	case S_DDUP: return insn->vex_l ? 32 : 8;
 	case S_SCALAR: return insn->vex_w ? 8 : 4;
-	case S_4MAX: return insn->opsize < 4 ? insn->opsize : 4;
 	case S_FAR: return insn->opsize + 2;
 	case S_2OP: return insn->opsize * 2;
 	case S_TABLE: return c->bits == BT_BITS_64 ? 10 : 6;
@@ -456,6 +455,18 @@ static inline void note_registers(const struct bt_row *row, struct bt_insn *insn
 	insn->gpr_written = wr;
 }
 
+/* Flags that are certainly not what they were. */
+static inline void note_killed(const struct bt_row *row, struct bt_insn *insn)
+{
+	unsigned s = row->flags >> BT_SURVIVE_SHIFT;
+
+	insn->flags_killed = insn->flags_written;
+	if (!(insn->flags & BT_I_FLAGS_COND))
+		return;
+	/* CF PF AF ZF SF stand at 0 2 4 6 7, OF at 11. */
+	insn->flags_killed &= s ? ~((s & 1) | (s & 2) << 1 | (s & 4) << 2 | (s & 8) << 3 | (s & 16) << 3 | (s & 32) << 6) : 0;
+}
+
 /* Strings: rep counts in rcx; scas and cmps may run zero times. */
 static inline void note_string(struct bt_insn *insn)
 {
@@ -526,7 +537,7 @@ static inline bool apply_row(struct cursor *c, const struct bt_row *row, struct 
 	insn->cls = row->cls;
 	insn->handler = row->handler;
 	insn->opsize = operand_size(c, row->size);
-	insn->flags |= row->flags;
+	insn->flags |= row->flags & ((1u << BT_SURVIVE_SHIFT) - 1);
 	insn->flags_read = row->flags_read;
 	insn->flags_written = row->flags_written;
 	insn->cond = insn->opcode & 15;
@@ -557,6 +568,7 @@ static inline bool apply_row(struct cursor *c, const struct bt_row *row, struct 
 		note_string(insn);
 	if (form & BT_F_COUNT)
 		note_count(insn);
+	note_killed(row, insn);
 	if (insn->seg_override != NO_SEG)
 		insn->seg = insn->seg_override;
 
@@ -597,7 +609,7 @@ static inline void clear(struct bt_insn *insn)
 	insn->cond = 0;
 	insn->mem_bytes = 0;
 	insn->flags = 0;
-	insn->flags_read = insn->flags_written = 0;
+	insn->flags_read = insn->flags_written = insn->flags_killed = 0;
 	insn->gpr_read = insn->gpr_written = 0;
 	insn->disp = insn->imm = 0;
 	insn->imm2 = 0;

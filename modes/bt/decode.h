@@ -121,6 +121,7 @@ struct bt_insn {
 	uint16_t mem_bytes;   /* size of the explicit memory access; 0 for BT_I_WIDE_MEM */
 	uint32_t flags;       /* enum bt_insn_flag */
 	uint16_t flags_read, flags_written; /* BT_CF.. masks; undefined counts as written */
+	uint16_t flags_killed; /* of those written, the ones that never survive: what liveness may rely on */
 	uint16_t gpr_read, gpr_written;     /* bit per general register, all uses: explicit, address and implicit (mul, shift by cl, cpuid..) */
 	int64_t disp;         /* sign-extended; for RIP_REL relative to the next instruction; moffs: the address */
 	int64_t imm;          /* sign-extended as the instruction does; for relative branches the displacement */

@@ -73,6 +73,10 @@
 #define ZF BT_ZF
 #define SF BT_SF
 #define OF BT_OF
+#define SURVIVE_BIT(mask, flag, n) (((mask) & (flag)) ? 1u << (BT_SURVIVE_SHIFT + (n)) : 0)
+#define SURVIVE(mask)                                                                                                \
+	(BT_I_FLAGS_COND | SURVIVE_BIT(mask, CF, 0) | SURVIVE_BIT(mask, PF, 1) | SURVIVE_BIT(mask, AF, 2) |          \
+	 SURVIVE_BIT(mask, ZF, 3) | SURVIVE_BIT(mask, SF, 4) | SURVIVE_BIT(mask, OF, 5))
 #define AX (1u << GPR_RAX)
 #define CX (1u << GPR_RCX)
 #define DX (1u << GPR_RDX)

@@ -68,7 +68,6 @@ enum bt_mem_rule {
 	S_XE,     /* an eighth */
 	S_DDUP,   /* 8, with VEX.L 32 */
 	S_SCALAR, /* 4, with VEX.W 8 */
-	S_4MAX,   /* the operand size, at most 4 */
 	S_FAR,    /* operand size + 2 */
 	S_2OP,    /* twice the operand size */
 	S_TABLE,  /* 6, in 64-bit mode 10 */
@@ -86,6 +85,9 @@ enum bt_imm_rule {
 	I_ENTER, /* 2, then 1 */
 	I_BB,    /* 1, then 1 */
 };
+
+/* The uppermost bits of a row's insn flags: CF, PF, AF, ZF, SF, OF that may survive although they count as written. */
+#define BT_SURVIVE_SHIFT 26
 
 struct bt_row {
 	const char *name;

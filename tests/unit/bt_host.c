@@ -2,6 +2,7 @@
 #include "tests/unit/bt_host.h"
 
 #include <asm/ldt.h>
+#include <elf.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +66,35 @@ static void stay_on_one_cpu(cpu_set_t *ret_before)
 	sched_setaffinity(0, sizeof(one), &one);
 }
 
+/* The XSAVE image (SDM vol. 1, 13.4): x87 at 32, SSE at 160, state bits at 512, the upper halves of AVX at 576. */
+static bool read_vectors(struct host *h)
+{
+	struct iovec iov = { h->xstate, sizeof(h->xstate) };
+	uint64_t present;
+
+	if (ptrace(PTRACE_GETREGSET, h->pid, NT_X86_XSTATE, &iov))
+		return false;
+	h->xstate_bytes = iov.iov_len;
+	memcpy(&present, h->xstate + 512, 8);
+	present |= iov.iov_len >= 576 + 256 ? 7 : 3;
+	memcpy(h->xstate + 512, &present, 8);
+	for (unsigned i = 0; i < 16 * 4; i++) {
+		float f = (float)i * 1.5f - 20;
+
+		memcpy(h->xstate + 160 + i * 4, &f, 4);
+		if (present & 4)
+			memcpy(h->xstate + 576 + i * 4, &f, 4);
+	}
+	return true;
+}
+
+void host_reset_vectors(struct host *h)
+{
+	struct iovec iov = { h->xstate, h->xstate_bytes };
+
+	ptrace(PTRACE_SETREGSET, h->pid, NT_X86_XSTATE, &iov);
+}
+
 const char *host_start(struct host *h)
 {
 	int status = 0;
@@ -87,9 +118,9 @@ const char *host_start(struct host *h)
 		return "no ptrace or no executable shared memory here";
 	}
 	h->has_bits[0] = WSTOPSIG(status) == SIGUSR1;
-	if (ptrace(PTRACE_GETREGS, h->pid, NULL, &h->base)) {
+	if (ptrace(PTRACE_GETREGS, h->pid, NULL, &h->base) || !read_vectors(h)) {
 		host_stop(h);
-		return "no PTRACE_GETREGS here";
+		return "ptrace cannot read registers here";
 	}
 	h->has_bits[1] = h->has_bits[2] = true;
 	h->base.orig_rax = -1;

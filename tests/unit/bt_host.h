@@ -35,6 +35,8 @@ struct host {
 	bool has_bits[3];
 	struct user_regs_struct base; /* of a fresh child */
 	struct user_regs_struct regs; /* in and out of host_step */
+	uint8_t xstate[4096];         /* what host_reset_vectors sets */
+	size_t xstate_bytes;
 	uint64_t fault_address;       /* of HOST_FETCH, HOST_FAULT */
 	int signal;                   /* of HOST_UD, HOST_FAULT */
 };
@@ -44,6 +46,8 @@ const char *host_start(struct host *h);
 void host_stop(struct host *h);
 /* Puts `n` bytes so that they end where the code page does, and sets regs to run them in code of that size. */
 void host_place(struct host *h, const uint8_t *code, unsigned n, enum bt_bits bits);
+/* Gives the child x87 and vector registers of known, varied values. */
+void host_reset_vectors(struct host *h);
 /* Runs one instruction from h->regs. */
 enum host_outcome host_step(struct host *h);
 

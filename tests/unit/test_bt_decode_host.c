@@ -38,7 +38,7 @@ static int teardown(void **state)
 /* All of the opcode space, or a share of it that keeps `make check` short. */
 static unsigned sweep_step(void)
 {
-	return getenv("BT_DECODE_FULL") ? 1 : 41;
+	return getenv("BT_DECODE_FULL") ? 1 : 97;
 }
 
 /* ---- what the processor and we may differ about ------------------------------------------------ */
