@@ -1,1 +1,2 @@
 # Files of bench/.
+include bench/spike/local.mk
