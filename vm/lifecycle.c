@@ -443,6 +443,8 @@ static void report_outcome(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	if (!has)
 		return;
+	if (!stop_vcpus(vm, VM_WANT_PARK))
+		vm_log_crash(vm, vcpu);
 	if (outcome.reason == MODE_EXIT_SHUTDOWN)
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u%s%s", vcpu,
 			  outcome.message[0] ? ": " : "", outcome.message);

@@ -109,6 +109,9 @@ void vm_wake(struct vm *vm);
 /* The loop's side of vm_wake. */
 void vm_handle_wake(struct vm *vm);
 
+/* ---- crash.c: registers, code and stack of a parked vCPU, into the log ---- */
+void vm_log_crash(struct vm *vm, unsigned index);
+
 /* ---- control.c ---- */
 int vm_control_open(struct vm *vm);
 void vm_control_close(struct vm *vm);
