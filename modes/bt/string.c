@@ -88,6 +88,14 @@ static uint64_t run_length(struct bt_vcpu *v, const struct string *s, unsigned g
 	return room;
 }
 
+/* Host memory of a run. Downwards, the element that comes first is touched first, so that a fault names it. */
+static uint8_t *run_host(struct bt_vcpu *v, const struct string *s, gva_t lowest, uint64_t n, bool write)
+{
+	if (s->step < 0 && n > 1 && !bt_host(v, lowest + (n - 1) * s->size, s->size, write))
+		return NULL;
+	return bt_host(v, lowest, (unsigned)(n * s->size), write);
+}
+
 static inline uint64_t host_load(const uint8_t *p, unsigned size)
 {
 	switch (size) {
@@ -141,9 +149,9 @@ static void host_movs_down(uint8_t *dst, const uint8_t *src, uint64_t n, unsigne
 /* One piece; returns how many elements it did, 0 when they must go one by one. */
 static uint64_t movs_piece(struct bt_vcpu *v, const struct string *s)
 {
-	uint64_t n, bytes;
 	uint8_t *src, *dst;
 	gva_t from, to;
+	uint64_t n;
 
 	n = run_length(v, s, GPR_RSI, s->seg, s->count, false, &from);
 	if (n)
@@ -152,9 +160,8 @@ static uint64_t movs_piece(struct bt_vcpu *v, const struct string *s)
 		return 0;
 	if (s->step < 0) /* the destination's run may be the shorter one */
 		run_length(v, s, GPR_RSI, s->seg, n, false, &from);
-	bytes = n * s->size;
-	src = bt_host(v, from, (unsigned)bytes, false);
-	dst = bt_host(v, to, (unsigned)bytes, true);
+	src = run_host(v, s, from, n, false);
+	dst = run_host(v, s, to, n, true);
 	if (!src || !dst)
 		return 0;
 	if (s->step > 0)
@@ -207,7 +214,7 @@ void bt_op_stos(struct bt_vcpu *v, const struct bt_insn *insn)
 
 	while (s.count) {
 		n = s.rep ? run_length(v, &s, GPR_RDI, SEG_ES, s.count, true, &to) : 0;
-		dst = n ? bt_host(v, to, (unsigned)(n * s.size), true) : NULL;
+		dst = n ? run_host(v, &s, to, n, true) : NULL;
 		if (dst) {
 			host_stos(dst, v->cs.gpr[GPR_RAX], n, s.size);
 		} else {
@@ -288,8 +295,8 @@ void bt_op_cmps(struct bt_vcpu *v, const struct bt_insn *insn)
 		if (n)
 			n = run_length(v, &s, GPR_RDI, SEG_ES, n, false, &dst);
 		if (n) {
-			hs = bt_host(v, src, (unsigned)(n * s.size), false);
-			hd = bt_host(v, dst, (unsigned)(n * s.size), false);
+			hs = run_host(v, &s, src, n, false);
+			hd = run_host(v, &s, dst, n, false);
 		}
 		if (hs && hd) {
 			n = host_compare(hs, hd, 0, n, s.size, equal, &a, &b);
@@ -324,7 +331,7 @@ void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
 
 		n = s.rep && s.step > 0 ? run_length(v, &s, GPR_RDI, SEG_ES, s.count, false, &dst) : 0;
 		if (n)
-			hd = bt_host(v, dst, (unsigned)(n * s.size), false);
+			hd = run_host(v, &s, dst, n, false);
 		if (hd) {
 			n = host_compare(hd, NULL, a, n, s.size, equal, &b, &x);
 		} else {
