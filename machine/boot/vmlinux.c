@@ -300,10 +300,6 @@ int vmlinux_load(struct machine *machine, const struct vmlinux_request *request,
 		if (file == MAP_FAILED)
 			return boot_fail(-ENOMEM, "no memory to unpack the kernel (%llu bytes)", (unsigned long long)image.size);
 	}
-#ifdef MADV_POPULATE_WRITE
-	/* One system call instead of a fault for each page; an old host kernel faults. */
-	(void)madvise((void *)((uintptr_t)file & ~(uintptr_t)4095), image.size, MADV_POPULATE_WRITE);
-#endif
 	if (!payload_inflate(payload, file)) {
 		rc = boot_fail(-EINVAL, "the kernel's compressed image is damaged: install it again");
 		goto out;

@@ -162,7 +162,7 @@ static void test_iasl(void **state)
 {
 	static const char *const want[] = {"Device (PCI0)", "Name (_S5", "Name (_PRT", "EisaId (\"PNP0A08\")", "\"ACPI0007\"",
 					   "\"QEMU0001\"", "Device (COM1)", "EisaId (\"PNP0501\")", "Device (C00B)",
-					   "0x0000000140000000", "0x00000017"};
+					   "0x0000000140000000", "0x17"};
 	char dir[] = "/tmp/trivisor-acpi-XXXXXX", command[256], path[64], *text;
 	struct acpi_tables tables;
 	const uint8_t *dsdt;
