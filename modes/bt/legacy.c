@@ -1,4 +1,4 @@
-/* Instructions of 16- and 32-bit code that 64-bit mode dropped, and enter. */
+/* Instructions of 16- and 32-bit code that 64-bit mode dropped; enter and xlat. */
 #include "modes/bt/helper.h"
 
 static void flags_put(struct bt_vcpu *v, uint64_t mask, uint64_t value)
@@ -174,4 +174,12 @@ void bt_op_enter(struct bt_vcpu *v, const struct bt_insn *insn)
 	}
 	bt_gpr_set(v, GPR_RBP, b, frame & mask);
 	bt_sp_set(v, mask, sp - (insn->imm & 0xffff));
+}
+
+void bt_op_xlat(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	unsigned seg = insn->seg_override == 0xff ? SEG_DS : insn->seg_override;
+	uint64_t offset = (v->cs.gpr[GPR_RBX] + (v->cs.gpr[GPR_RAX] & 0xff)) & bt_size_mask(insn->addrsize);
+
+	bt_gpr_set(v, GPR_RAX, 1, bt_load(v, bt_seg_gva(v, seg, offset, 1, false), 1));
 }

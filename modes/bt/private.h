@@ -136,6 +136,7 @@ struct bt_vcpu {
 	void **guard;          /* else it jumps here (bt_guard) */
 	const char *fail_message;
 	bool user_seen;
+	bool one_active;       /* it is being run: leave behind it */
 	bool run_one;          /* the next TB is to hold a single instruction */
 
 	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
@@ -163,7 +164,7 @@ struct bt_vcpu {
 
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
-			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, string_bytes, wrmsr, rdmsr;
+			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, string_bytes, wrmsr, rdmsr;
 	} stats;
 };
 

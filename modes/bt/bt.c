@@ -1,0 +1,314 @@
+/* bt as a mode: creation, kicks, state, statistics. */
+#include "modes/bt/run.h"
+#include "modes/bt/tlb.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HELPER_STACK_BYTES (256u << 10)
+#define RAM_CHANGES_MAX 64
+
+struct mode_vcpu {
+	struct bt_vcpu *v;
+	void *map;
+	size_t map_bytes;
+};
+
+/* RAM ranges that devices wrote where code was translated; vCPUs drop that code before they take an interrupt. */
+struct mode_vm {
+	struct bt_vm bt;
+	volatile int changes_lock;
+	volatile uint32_t change_count;
+	struct {
+		gpa_t gpa;
+		uint64_t bytes;
+	} changes[RAM_CHANGES_MAX];
+	volatile bool change_all;
+};
+
+static struct mode_vm *outer(struct bt_vm *vm) { return CONTAINER_OF(vm, struct mode_vm, bt); }
+
+static void probe(struct mode_probe *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->usable = true;
+	snprintf(ret->variant, sizeof(ret->variant), "bt");
+	int fd = (int)syscall(SYS_memfd_create, "trivisor-probe", 0x11u); /* CLOEXEC | EXEC */
+	if (fd < 0 && errno == EINVAL)
+		fd = (int)syscall(SYS_memfd_create, "trivisor-probe", 1u);
+	if (fd < 0) {
+		ret->usable = false;
+		snprintf(ret->reason, sizeof(ret->reason), "no executable memory: memfd_create: %s", strerror(errno));
+		snprintf(ret->remedy, sizeof(ret->remedy), "set the sysctl vm.memfd_noexec to 0 or 1, and allow memfd_create in the seccomp profile");
+		return;
+	}
+	void *p = ftruncate(fd, 4096) < 0 ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED) {
+		ret->usable = false;
+		snprintf(ret->reason, sizeof(ret->reason), "no executable memory: mmap PROT_EXEC: %s", strerror(errno));
+		snprintf(ret->remedy, sizeof(ret->remedy), "allow executable mappings (SELinux execmem, seccomp, noexec policies) for trivisor-vm");
+	} else {
+		munmap(p, 4096);
+		snprintf(ret->reason, sizeof(ret->reason), "needs nothing but Linux on x86-64");
+	}
+	close(fd);
+}
+
+static void kick(struct bt_vcpu *v)
+{
+	v->kicked = 1;
+	v->poll = (uint64_t *)(uintptr_t)16; /* never mapped */
+}
+
+static void hook_kick(void *opaque, unsigned vcpu)
+{
+	struct mode_vm *vm = opaque;
+
+	if (vcpu < vm->bt.vcpus && vm->bt.vcpu[vcpu])
+		kick(vm->bt.vcpu[vcpu]);
+}
+
+static void note_change(struct mode_vm *vm, gpa_t gpa, uint64_t n)
+{
+	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
+		__builtin_ia32_pause();
+	if (n && vm->change_count < RAM_CHANGES_MAX) {
+		vm->changes[vm->change_count].gpa = gpa;
+		vm->changes[vm->change_count].bytes = n;
+		vm->change_count++;
+	} else {
+		vm->change_all = true;
+	}
+	__atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vm->bt.vcpus; i++)
+		hook_kick(vm, i);
+}
+
+static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
+{
+	struct mode_vm *vm = opaque;
+
+	for (gpa_t page = gpa & GUEST_PAGE_MASK; page < gpa + n; page += GUEST_PAGE_SIZE)
+		if (bt_page_has_code(&vm->bt, page)) {
+			note_change(vm, gpa, n);
+			return;
+		}
+}
+
+static void hook_map_changed(void *opaque) { note_change(opaque, 0, 0); }
+
+void bt_take_ram_changes(struct bt_vcpu *v)
+{
+	struct mode_vm *vm = outer(v->vm);
+
+	if (!vm->change_count && !vm->change_all)
+		return;
+	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
+		__builtin_ia32_pause();
+	if (vm->change_all) {
+		vm->change_all = false;
+		bt_cache_flush(&vm->bt);
+	}
+	for (uint32_t i = 0; i < vm->change_count; i++)
+		bt_code_written(&vm->bt, vm->changes[i].gpa, vm->changes[i].bytes);
+	vm->change_count = 0;
+	__atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE);
+}
+
+static void vm_destroy(struct mode_vm *vm)
+{
+	if (!vm)
+		return;
+	machine_set_hooks(vm->bt.machine, NULL);
+	bt_cache_finish(&vm->bt);
+	munmap(vm, sizeof(*vm));
+}
+
+static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
+{
+	struct mode_vm *vm = mmap(NULL, sizeof(*vm), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned a, b = 0, c, d;
+	int rc;
+
+	if (vm == MAP_FAILED)
+		return -ENOMEM;
+	vm->bt.machine = machine;
+	vm->bt.vcpus = machine_vcpus(machine);
+	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+		vm->bt.has_bmi2 = b >> 8 & 1;
+	rc = bt_cache_init(&vm->bt);
+	if (!rc)
+		rc = bt_signals_install();
+	if (rc) {
+		vm_destroy(vm);
+		return rc;
+	}
+	bt_thunks_make(&vm->bt);
+	const struct machine_hooks hooks = {
+		.kick = hook_kick, .ram_written = hook_ram_written, .map_changed = hook_map_changed, .opaque = vm};
+	machine_set_hooks(machine, &hooks);
+	*ret_vm = vm;
+	return 0;
+}
+
+static void vcpu_destroy(struct mode_vcpu *vcpu)
+{
+	if (!vcpu)
+		return;
+	if (vcpu->v)
+		vcpu->v->vm->vcpu[vcpu->v->index] = NULL;
+	if (vcpu->map)
+		munmap(vcpu->map, vcpu->map_bytes);
+	free(vcpu);
+}
+
+/* Memory: a guard page, the helpers' stack, and right above it the vCPU, where rsp points while guest code runs. */
+static int vcpu_create(struct mode_vm *vm, unsigned index, struct mode_vcpu **ret_vcpu)
+{
+	struct mode_vcpu *m = calloc(1, sizeof(*m));
+	size_t below = 4096 + HELPER_STACK_BYTES;
+
+	if (!m)
+		return -ENOMEM;
+	m->map_bytes = below + ((sizeof(struct bt_vcpu_block) + 4095) & ~4095ul);
+	m->map = mmap(NULL, m->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m->map == MAP_FAILED) {
+		free(m);
+		return -ENOMEM;
+	}
+	mprotect(m->map, 4096, PROT_NONE);
+	struct bt_vcpu *v = (struct bt_vcpu *)(void *)((uint8_t *)m->map + below);
+	m->v = v;
+	v->vm = &vm->bt;
+	v->machine = vm->bt.machine;
+	v->index = index;
+	v->poll = &v->poll_word;
+	cpu_state_reset(&v->cs, index);
+	if (index)
+		v->cs.activity = CPU_WAIT_SIPI;
+	v->cs.tsc_offset = machine_tsc_offset(v->machine);
+	bt_set_rflags(v, v->cs.rflags);
+	bt_system_init(v);
+	bt_tlb_init(v);
+	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
+		bt_jc(v)[i] = vm->bt.thunk.lookup;
+	bt_mode_changed(v);
+	vm->bt.vcpu[index] = v;
+	*ret_vcpu = m;
+	return 0;
+}
+
+static int vcpu_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
+{
+	struct bt_vcpu *v = vcpu->v;
+	int rc = bt_signals_thread(v);
+
+	if (rc)
+		return rc;
+	bt_tsc_update(v);
+	bt_fpu_enter(v);
+	ret_exit->reason = bt_run(v);
+	bt_fpu_leave(v);
+	ret_exit->message[0] = 0;
+	if (ret_exit->reason == MODE_EXIT_SHUTDOWN)
+		snprintf(ret_exit->message, sizeof(ret_exit->message), "triple fault on vCPU %u at rip 0x%llx", v->index,
+			 (unsigned long long)v->cs.rip);
+	if (ret_exit->reason == MODE_EXIT_ERROR)
+		snprintf(ret_exit->message, sizeof(ret_exit->message), "%s (vCPU %u, rip 0x%llx)", v->fail_message, v->index,
+			 (unsigned long long)v->cs.rip);
+	return 0;
+}
+
+static void vcpu_kick(struct mode_vcpu *vcpu) { kick(vcpu->v); }
+
+static void vcpu_stop(struct mode_vcpu *vcpu)
+{
+	vcpu->v->stop = 1;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	kick(vcpu->v);
+}
+
+static int get_state(struct mode_vcpu *vcpu, struct cpu_state *ret_state)
+{
+	*ret_state = vcpu->v->cs;
+	ret_state->rflags = bt_rflags(vcpu->v);
+	return 0;
+}
+
+static int set_state(struct mode_vcpu *vcpu, const struct cpu_state *state)
+{
+	struct bt_vcpu *v = vcpu->v;
+
+	v->cs = *state;
+	bt_set_rflags(v, state->rflags);
+	bt_tlb_flush(v, true);
+	bt_mode_changed(v);
+	return 0;
+}
+
+static void ram_written(struct mode_vm *vm, gpa_t gpa, uint64_t bytes) { hook_ram_written(vm, gpa, bytes); }
+
+void bt_note_first_user(struct bt_vm *vm)
+{
+	struct timespec ts;
+
+	/* The system call itself, not libc's: vector registers hold guest state here. */
+	syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &ts);
+	uint64_t none = 0, now = (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+	__atomic_compare_exchange_n(&vm->first_user_ns, &none, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+static uint64_t first_user_ns(struct mode_vm *vm) { return vm->bt.first_user_ns; }
+
+static const struct {
+	const char *name;
+	size_t offset;
+} stat_table[] = {
+#define STAT(field) {#field, offsetof(struct bt_stats, field)}
+	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(smc), STAT(tlb_miss),
+	STAT(tlb_flush), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults),
+	STAT(interrupts), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
+#undef STAT
+};
+
+static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(stat_table) && n < max; i++) {
+		uint64_t sum = 0;
+		for (unsigned k = 0; k < vm->bt.vcpus; k++)
+			if (vm->bt.vcpu[k])
+				sum += *(const uint64_t *)(const void *)((const char *)&vm->bt.vcpu[k]->stats +
+									 stat_table[i].offset);
+		ret_rows[n++] = (struct mode_stat){stat_table[i].name, sum};
+	}
+	if (n < max)
+		ret_rows[n++] = (struct mode_stat){"code_cache_bytes", (uint64_t)(vm->bt.cache.next - vm->bt.cache.rw)};
+	if (n < max)
+		ret_rows[n++] = (struct mode_stat){"code_meta_bytes", (uint64_t)(vm->bt.cache.meta_next - vm->bt.cache.meta)};
+	return n;
+}
+
+const struct mode_ops bt_mode = {
+	.name = "bt",
+	.capabilities = MODE_CAP_STATE,
+	.probe = probe,
+	.vm_create = vm_create,
+	.vm_destroy = vm_destroy,
+	.vcpu_create = vcpu_create,
+	.vcpu_destroy = vcpu_destroy,
+	.vcpu_run = vcpu_run,
+	.vcpu_kick = vcpu_kick,
+	.vcpu_stop = vcpu_stop,
+	.get_state = get_state,
+	.set_state = set_state,
+	.ram_written = ram_written,
+	.stats = stats,
+	.first_user_ns = first_user_ns,
+};

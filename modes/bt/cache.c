@@ -1,0 +1,470 @@
+/* The code cache: space, lookup, links and invalidation. */
+#include "modes/bt/cache.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#endif
+#ifndef MFD_CLOEXEC
+#define MFD_CLOEXEC 0x0001U
+#endif
+
+#define TB_BYTES_MAX (48u << 10) /* upper bound for one TB with its stubs */
+#define TB_META_MAX (64u << 10)
+
+static void *map_plain(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* Kernels before 6.3 do not know MFD_EXEC; later ones may insist on it (vm.memfd_noexec). */
+static int code_memfd(void)
+{
+	int fd = (int)syscall(SYS_memfd_create, "trivisor-code", MFD_CLOEXEC | MFD_EXEC);
+	if (fd < 0 && errno == EINVAL)
+		fd = (int)syscall(SYS_memfd_create, "trivisor-code", MFD_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int bt_cache_init(struct bt_vm *vm)
+{
+	struct bt_cache *c = &vm->cache;
+	uint64_t ram_end = 0;
+	int rc = 0, fd = code_memfd();
+
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, BT_CACHE_BYTES) < 0)
+		rc = -errno;
+	if (!rc) {
+		c->rw = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		c->exec = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+		if (c->rw == MAP_FAILED || c->exec == MAP_FAILED)
+			rc = -errno;
+	}
+	close(fd);
+	if (rc) {
+		c->rw = c->rw == MAP_FAILED ? NULL : c->rw;
+		c->exec = c->exec == MAP_FAILED ? NULL : c->exec;
+		return rc;
+	}
+
+	/* Everything that can hold guest code lies below 4 GiB + the RAM above it; ROM ends at 4 GiB. */
+	ram_end = machine_ram_bytes(vm->machine) + (4ull << 30);
+	c->pfn_count = ram_end >> GUEST_PAGE_SHIFT;
+	c->meta = map_plain(BT_META_BYTES);
+	c->order_max = BT_CACHE_BYTES / 64;
+	c->order = map_plain(c->order_max * sizeof(*c->order));
+	c->pages = map_plain(BT_CODE_PAGES_MAX * sizeof(*c->pages));
+	c->has_code = map_plain(c->pfn_count);
+	c->chunks = map_plain(c->pfn_count * sizeof(*c->chunks));
+	c->page_tbs = map_plain(c->pfn_count * sizeof(*c->page_tbs));
+	if (!c->meta || !c->order || !c->pages || !c->has_code || !c->chunks || !c->page_tbs)
+		return -ENOMEM;
+	c->next = c->rw;
+	c->meta_next = c->meta;
+	c->page_count = 1;
+	return 0;
+}
+
+static void unmap(void *p, size_t bytes)
+{
+	if (p)
+		munmap(p, bytes);
+}
+
+void bt_cache_finish(struct bt_vm *vm)
+{
+	struct bt_cache *c = &vm->cache;
+
+	unmap(c->rw, BT_CACHE_BYTES);
+	unmap(c->exec, BT_CACHE_BYTES);
+	unmap(c->meta, BT_META_BYTES);
+	unmap(c->order, c->order_max * sizeof(*c->order));
+	unmap(c->pages, BT_CODE_PAGES_MAX * sizeof(*c->pages));
+	unmap(c->has_code, c->pfn_count);
+	unmap(c->chunks, c->pfn_count * sizeof(*c->chunks));
+	unmap(c->page_tbs, c->pfn_count * sizeof(*c->page_tbs));
+}
+
+bool bt_cache_room(const struct bt_vm *vm)
+{
+	const struct bt_cache *c = &vm->cache;
+
+	return c->next + TB_BYTES_MAX < c->rw + BT_CACHE_BYTES && c->meta_next + TB_META_MAX < c->meta + BT_META_BYTES &&
+	       c->order_count < c->order_max && c->page_count + 2 < BT_CODE_PAGES_MAX;
+}
+
+void *bt_meta_alloc(struct bt_vm *vm, size_t bytes)
+{
+	uint8_t *p = vm->cache.meta_next;
+
+	vm->cache.meta_next = p + ((bytes + 15) & ~(size_t)15);
+	bt_fill(p, 0, bytes);
+	return p;
+}
+
+void bt_cache_flush(struct bt_vm *vm)
+{
+	struct bt_cache *c = &vm->cache;
+
+	for (uint32_t i = 1; i < c->page_count; i++) {
+		uint64_t pfn = c->pages[i].gpa >> GUEST_PAGE_SHIFT;
+		if (pfn < c->pfn_count) {
+			c->has_code[pfn] = 0;
+			c->chunks[pfn] = 0;
+			c->page_tbs[pfn] = NULL;
+		}
+	}
+	bt_fill(c->hash, 0, sizeof(c->hash));
+	bt_fill(c->page_hash, 0, sizeof(c->page_hash));
+	bt_fill(c->tails, 0, sizeof(c->tails));
+	c->next = c->first;
+	c->meta_next = c->meta;
+	c->order_count = 0;
+	c->page_count = 1;
+	c->flushes++;
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		struct bt_vcpu *v = vm->vcpu[i];
+		if (!v)
+			continue;
+		for (unsigned j = 0; j < BT_JC_ENTRIES; j++)
+			bt_jc(v)[j] = vm->thunk.lookup;
+		bt_itlb_flush(v, true);
+		bt_tlb_flush(v, true);
+	}
+}
+
+/* ---- code pages and the itlb ------------------------------------------------ */
+
+static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_t *host, bool user)
+{
+	struct bt_cache *c = &vm->cache;
+	uint64_t h = (gva >> 12) * 0x9e3779b97f4a7c15ull ^ (gpa >> 12) * 0xc2b2ae3d27d4eb4full;
+	uint32_t *head = &c->page_hash[(h >> 40 ^ user) & (ARRAY_SIZE(c->page_hash) - 1)];
+	uint32_t id;
+
+	for (id = *head; id; id = c->pages[id].next) {
+		const struct bt_code_page *p = &c->pages[id];
+		if (p->gva == gva && p->gpa == gpa && p->user == user)
+			return id;
+	}
+	id = c->page_count++;
+	c->pages[id] = (struct bt_code_page){.gva = gva, .gpa = gpa, .host = host, .next = *head, .user = user};
+	*head = id;
+	return id;
+}
+
+uint32_t bt_code_page(struct bt_vcpu *v, gva_t gva)
+{
+	struct bt_vm *vm = v->vm;
+	bool user = v->cpl == 3;
+	unsigned slot = bt_itlb_slot(gva, user);
+	uint32_t id = v->itlb[slot];
+	struct bt_walk w;
+	const struct ram_region *r;
+
+	gva &= GUEST_PAGE_MASK;
+	if (id && vm->cache.pages[id].gva == gva)
+		return id;
+	if (!bt_walk(v, gva, BT_WANT_EXEC, user ? BT_MMU_USER : BT_MMU_KERNEL, &w))
+		bt_raise_pf(v, gva, w.error);
+	w.gpa &= GUEST_PAGE_MASK;
+	if (!machine_a20(v->machine))
+		w.gpa &= ~(gpa_t)(1u << 20);
+	r = machine_ram_find(v->machine, w.gpa);
+	if (!r)
+		bt_fail(v, "the guest jumped to an address that is neither RAM nor ROM");
+	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), user);
+	if (!w.global && !user)
+		v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = (uint16_t)slot;
+	v->itlb[slot] = id;
+	return id;
+}
+
+void bt_itlb_flush(struct bt_vcpu *v, bool globals_too)
+{
+	/* User entries, and the supervisor's that are not global. */
+	if (globals_too || v->itlb_local_count >= BT_ITLB_ENTRIES) {
+		bt_fill(v->itlb, 0, sizeof(v->itlb));
+	} else {
+		bt_fill(v->itlb + BT_ITLB_ENTRIES / 2, 0, sizeof(v->itlb) / 2);
+		for (uint32_t i = 0; i < v->itlb_local_count; i++)
+			v->itlb[v->itlb_local[i]] = 0;
+	}
+	v->itlb_local_count = 0;
+}
+
+void bt_itlb_flush_page(struct bt_vcpu *v, gva_t gva)
+{
+	v->itlb[bt_itlb_slot(gva, false)] = 0;
+	v->itlb[bt_itlb_slot(gva, true)] = 0;
+}
+
+/* ---- finding --------------------------------------------------------------------- */
+
+static unsigned tb_hash(uint32_t page_id, uint64_t rip, uint32_t key)
+{
+	uint64_t h = ((uint64_t)page_id << 12 | (rip & 0xfff)) * 0x9e3779b97f4a7c15ull ^ (uint64_t)key * 0xff51afd7ed558ccdull;
+	return (unsigned)(h >> (64 - BT_HASH_BITS));
+}
+
+static struct bt_tb *find(struct bt_vm *vm, uint32_t page_id, uint64_t rip, uint64_t cs_base, uint32_t key)
+{
+	struct bt_tb *tb = vm->cache.hash[tb_hash(page_id, rip, key)];
+
+	while (tb && !(tb->page_id == page_id && tb->rip == rip && tb->key == key && tb->cs_base == cs_base))
+		tb = tb->hash_next;
+	return tb;
+}
+
+static uint64_t code_base(const struct bt_vcpu *v) { return v->tb_key & KEY_BITS64 ? 0 : v->cs.seg[SEG_CS].base; }
+
+struct bt_tb *bt_tb_get(struct bt_vcpu *v)
+{
+	struct bt_vm *vm = v->vm;
+	uint64_t base = code_base(v), rip = v->cs.rip;
+	gva_t gva = base + rip;
+
+	if (!(v->tb_key & KEY_BITS64))
+		gva = (uint32_t)gva;
+	else if ((int64_t)gva << 16 >> 16 != (int64_t)gva)
+		bt_raise_error(v, VEC_GP, 0);
+	uint32_t id = bt_code_page(v, gva);
+	struct bt_tb *tb = find(vm, id, rip, base, v->tb_key);
+
+	while (tb && tb->page_id2) {
+		/* Its last instruction reaches into the next page: that mapping counts too. */
+		uint32_t id2 = bt_code_page(v, (gva & GUEST_PAGE_MASK) + GUEST_PAGE_SIZE);
+		if (id2 == tb->page_id2)
+			break;
+		for (tb = tb->hash_next; tb; tb = tb->hash_next)
+			if (tb->page_id == id && tb->rip == rip && tb->key == v->tb_key && tb->cs_base == base)
+				break;
+	}
+	if (!tb) {
+		if (!bt_cache_room(vm)) {
+			bt_cache_flush(vm);
+			v->stats.cache_flush++;
+			id = bt_code_page(v, gva);
+		}
+		tb = bt_translate(v, id);
+		v->stats.tbs++;
+		v->stats.tb_insns += tb->insns;
+	}
+	bt_jc(v)[(uint16_t)rip] = tb->exec;
+	return tb;
+}
+
+struct bt_tb *bt_tb_find(struct bt_vcpu *v)
+{
+	uint64_t base = code_base(v), rip = v->cs.rip;
+	gva_t gva = base + rip;
+	uint32_t id = v->itlb[bt_itlb_slot(gva, v->cpl == 3)];
+	struct bt_tb *tb;
+
+	if (!(v->tb_key & KEY_BITS64))
+		gva = (uint32_t)gva;
+	if (!id || v->vm->cache.pages[id].gva != (gva & GUEST_PAGE_MASK))
+		return NULL;
+	tb = find(v->vm, id, rip, base, v->tb_key);
+	return tb && !tb->page_id2 ? tb : NULL;
+}
+
+struct bt_tb *bt_tb_of(struct bt_vm *vm, const uint8_t *host)
+{
+	struct bt_cache *c = &vm->cache;
+	uint32_t lo = 0, hi = c->order_count;
+
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+		if (c->order[mid]->exec <= host)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (!lo || host >= c->order[lo - 1]->exec + c->order[lo - 1]->bytes)
+		return NULL;
+	return c->order[lo - 1];
+}
+
+/* ---- linking ---------------------------------------------------------------------- */
+
+static void patch32(uint8_t *rw, uint32_t value) { __atomic_store_n((uint32_t *)(void *)rw, value, __ATOMIC_RELEASE); }
+
+static void exit_point(struct bt_vm *vm, struct bt_exit *x, const uint8_t *exec_target)
+{
+	const uint8_t *next = x->patch + 4 + (vm->cache.exec - vm->cache.rw);
+	patch32(x->patch, (uint32_t)(exec_target - next));
+}
+
+static void exit_unlink(struct bt_vm *vm, struct bt_exit *x)
+{
+	if (x->guard)
+		patch32(x->guard, BT_NO_GUARD);
+	exit_point(vm, x, x->stub);
+	x->target = NULL;
+}
+
+void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_tb *tb)
+{
+	if (x->target || x->tb->dead || tb->dead)
+		return;
+	if (x->guard) {
+		exit_point(vm, x, tb->exec + tb->mem_entry);
+		patch32(x->guard, tb->page_id);
+	} else {
+		exit_point(vm, x, tb->exec + tb->direct_entry);
+	}
+	x->target = tb;
+	x->next_in = tb->in;
+	tb->in = x;
+}
+
+void bt_tb_insert(struct bt_vm *vm, struct bt_tb *tb)
+{
+	struct bt_cache *c = &vm->cache;
+	struct bt_tb **head = &c->hash[tb_hash(tb->page_id, tb->rip, tb->key)];
+	uint64_t pfn = c->pages[tb->page_id].gpa >> GUEST_PAGE_SHIFT;
+
+	tb->hash_next = *head;
+	*head = tb;
+	tb->page_next[0] = c->page_tbs[pfn];
+	c->page_tbs[pfn] = tb;
+	if (tb->page_id2) {
+		pfn = c->pages[tb->page_id2].gpa >> GUEST_PAGE_SHIFT;
+		tb->page_next[1] = c->page_tbs[pfn];
+		c->page_tbs[pfn] = tb;
+	}
+	c->order[c->order_count++] = tb;
+}
+
+/* A TB may be on two pages' lists; which of its two links belongs to this one? */
+static struct bt_tb **page_link(struct bt_cache *c, struct bt_tb *tb, uint64_t pfn)
+{
+	return &tb->page_next[c->pages[tb->page_id].gpa >> GUEST_PAGE_SHIFT == pfn ? 0 : 1];
+}
+
+static void page_unlist(struct bt_cache *c, struct bt_tb *tb, uint32_t id)
+{
+	uint64_t pfn = c->pages[id].gpa >> GUEST_PAGE_SHIFT;
+	struct bt_tb **p = &c->page_tbs[pfn];
+
+	while (*p && *p != tb)
+		p = page_link(c, *p, pfn);
+	if (*p)
+		*p = *page_link(c, tb, pfn);
+}
+
+void bt_tb_kill(struct bt_vm *vm, struct bt_tb *tb)
+{
+	struct bt_cache *c = &vm->cache;
+	struct bt_tb **h = &c->hash[tb_hash(tb->page_id, tb->rip, tb->key)];
+
+	if (tb->dead)
+		return;
+	tb->dead = true;
+	while (*h && *h != tb)
+		h = &(*h)->hash_next;
+	if (*h)
+		*h = tb->hash_next;
+	page_unlist(c, tb, tb->page_id);
+	if (tb->page_id2)
+		page_unlist(c, tb, tb->page_id2);
+	patch32((uint8_t *)tb->id_field, BT_NO_GUARD);
+
+	for (struct bt_exit *x = tb->in, *next; x; x = next) {
+		next = x->next_in;
+		exit_unlink(vm, x);
+	}
+	tb->in = NULL;
+	for (unsigned i = 0; i < tb->exit_count; i++) {
+		struct bt_exit *x = &tb->exits[i];
+		if (!x->target)
+			continue;
+		struct bt_exit **p = &x->target->in;
+		while (*p && *p != x)
+			p = &(*p)->next_in;
+		if (*p)
+			*p = x->next_in;
+		exit_unlink(vm, x);
+	}
+}
+
+/* ---- self-modifying code -------------------------------------------------------------- */
+
+static uint64_t chunk_mask(unsigned off, unsigned n)
+{
+	unsigned first = off >> 6, last = (off + n - 1) >> 6;
+	return (last - first == 63 ? ~0ull : ((1ull << (last - first + 1)) - 1) << first);
+}
+
+void bt_code_mark(struct bt_vm *vm, gpa_t gpa, unsigned n)
+{
+	struct bt_cache *c = &vm->cache;
+	uint64_t pfn = gpa >> GUEST_PAGE_SHIFT;
+
+	BUG_ON(pfn >= c->pfn_count);
+	c->chunks[pfn] |= chunk_mask((unsigned)(gpa & 0xfff), n);
+	if (c->has_code[pfn])
+		return;
+	__atomic_store_n(&c->has_code[pfn], 1, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		if (vm->vcpu[i])
+			bt_tlb_protect(vm->vcpu[i], gpa & GUEST_PAGE_MASK);
+}
+
+static bool tb_overlaps(struct bt_cache *c, struct bt_tb *tb, gpa_t gpa, unsigned n)
+{
+	unsigned off = (unsigned)(gpa & 0xfff), first = 0, end;
+
+	if (c->pages[tb->page_id].gpa >> GUEST_PAGE_SHIFT == gpa >> GUEST_PAGE_SHIFT) {
+		first = tb->dep_first;
+		end = tb->dep_end;
+	} else { /* its tail in the next page */
+		end = ((unsigned)(tb->cs_base + tb->rip) & 0xfff) + tb->guest_bytes - 4096;
+	}
+	return off < end && off + n > first;
+}
+
+static bool page_written(struct bt_vm *vm, gpa_t gpa, unsigned n)
+{
+	struct bt_cache *c = &vm->cache;
+	uint64_t pfn = gpa >> GUEST_PAGE_SHIFT;
+	bool any = false;
+
+	if (!(c->chunks[pfn] & chunk_mask((unsigned)(gpa & 0xfff), n)))
+		return false;
+	for (struct bt_tb *tb = c->page_tbs[pfn], *next; tb; tb = next) {
+		next = *page_link(c, tb, pfn);
+		if (tb_overlaps(c, tb, gpa, n)) {
+			bt_tb_kill(vm, tb);
+			any = true;
+		}
+	}
+	if (!c->page_tbs[pfn]) {
+		c->chunks[pfn] = 0;
+		c->has_code[pfn] = 0;
+	}
+	return any;
+}
+
+bool bt_code_written(struct bt_vm *vm, gpa_t gpa, uint64_t n)
+{
+	bool any = false;
+
+	while (n) {
+		uint64_t in_page = GUEST_PAGE_SIZE - (gpa & 0xfff);
+		unsigned part = (unsigned)(n < in_page ? n : in_page);
+		if (bt_page_has_code(vm, gpa))
+			any |= page_written(vm, gpa, part);
+		gpa += part;
+		n -= part;
+	}
+	return any;
+}

@@ -1,0 +1,257 @@
+/* Guest memory from C: the slow path of translated accesses, and the helpers' loads and stores. */
+#include "modes/bt/tlb.h"
+
+#define SITE_ACCESS 0x03
+#define SITE_MMU_SHIFT 4
+#define SITE_STACK 0x40
+
+static bool canonical(const struct bt_vcpu *v, gva_t gva)
+{
+	return !bt_long_mode(v) || (int64_t)(gva << 16) >> 16 == (int64_t)gva;
+}
+
+static void mmio_read(struct bt_vcpu *v, gpa_t gpa, void *buf, unsigned n)
+{
+	v->stats.mmio++;
+	bt_fpu_leave(v);
+	machine_mmio_read(v->machine, v->index, gpa, buf, n);
+	bt_fpu_enter(v);
+}
+
+static void mmio_write(struct bt_vcpu *v, gpa_t gpa, const void *buf, unsigned n)
+{
+	v->stats.mmio++;
+	bt_fpu_leave(v);
+	machine_mmio_write(v->machine, v->index, gpa, buf, n);
+	bt_fpu_enter(v);
+}
+
+static unsigned room_in_page(gva_t gva) { return (unsigned)(GUEST_PAGE_SIZE - (gva & ~GUEST_PAGE_MASK)); }
+
+/* One page's part of a load or store. */
+static void load_part(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum bt_mmu mmu)
+{
+	uint8_t *host = bt_tlb_hit(v, gva, n, false, mmu);
+	gpa_t gpa;
+
+	if (!host && bt_tlb_fill(v, gva, false, mmu, &host, &gpa) == BT_TLB_MMIO) {
+		mmio_read(v, gpa, buf, n);
+		return;
+	}
+	bt_copy(buf, host, n);
+}
+
+static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enum bt_mmu mmu)
+{
+	uint8_t *host = bt_tlb_hit(v, gva, n, true, mmu);
+	gpa_t gpa;
+
+	if (!host) {
+		switch (bt_tlb_fill(v, gva, true, mmu, &host, &gpa)) {
+		case BT_TLB_MMIO: mmio_write(v, gpa, buf, n); return;
+		case BT_TLB_CODE:
+			v->stats.smc++;
+			bt_code_written(v->vm, gpa, n);
+			break;
+		case BT_TLB_DIRECT: break;
+		}
+	}
+	bt_copy(host, buf, n);
+}
+
+/* Raises what an access would, leaving nothing changed but A and D bits. */
+static void probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_mmu mmu)
+{
+	while (n) {
+		unsigned part = n < room_in_page(gva) ? n : room_in_page(gva);
+		uint8_t *host;
+		gpa_t gpa;
+		if (!canonical(v, gva))
+			bt_raise_error(v, VEC_GP, 0);
+		if (!bt_tlb_hit(v, gva, part, write, mmu))
+			bt_tlb_fill(v, gva, write, mmu, &host, &gpa);
+		gva += part;
+		n -= part;
+	}
+}
+
+static void load(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum bt_mmu mmu)
+{
+	unsigned first = room_in_page(gva);
+
+	if (!canonical(v, gva))
+		bt_raise_error(v, VEC_GP, 0);
+	if (n <= first) {
+		load_part(v, gva, buf, n, mmu);
+		return;
+	}
+	probe(v, gva, n, false, mmu);
+	load_part(v, gva, buf, first, mmu);
+	load_part(v, gva + first, (uint8_t *)buf + first, n - first, mmu);
+}
+
+static void store(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enum bt_mmu mmu)
+{
+	unsigned first = room_in_page(gva);
+
+	if (!canonical(v, gva))
+		bt_raise_error(v, VEC_GP, 0);
+	if (n <= first) {
+		store_part(v, gva, buf, n, mmu);
+		return;
+	}
+	probe(v, gva, n, true, mmu);
+	store_part(v, gva, buf, first, mmu);
+	store_part(v, gva + first, (const uint8_t *)buf + first, n - first, mmu);
+}
+
+uint64_t bt_load(struct bt_vcpu *v, gva_t gva, unsigned bytes)
+{
+	uint64_t value = 0;
+	load(v, gva, &value, bytes, v->mmu);
+	return value;
+}
+
+void bt_store(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes) { store(v, gva, &value, bytes, v->mmu); }
+
+static void split(unsigned n, unsigned *off, unsigned *part)
+{
+	*part = n - *off > 64 ? 64 : n - *off;
+}
+
+void bt_load_buf(struct bt_vcpu *v, gva_t gva, void *buf, unsigned bytes)
+{
+	for (unsigned off = 0, part; off < bytes; off += part) {
+		split(bytes, &off, &part);
+		load(v, gva + off, (uint8_t *)buf + off, part, v->mmu);
+	}
+}
+
+void bt_store_buf(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned bytes)
+{
+	for (unsigned off = 0, part; off < bytes; off += part) {
+		split(bytes, &off, &part);
+		store(v, gva + off, (const uint8_t *)buf + off, part, v->mmu);
+	}
+}
+
+uint64_t bt_load_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes)
+{
+	uint64_t value = 0;
+	load(v, gva, &value, bytes, BT_MMU_KERNEL);
+	return value;
+}
+
+void bt_store_sys(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes)
+{
+	store(v, gva, &value, bytes, BT_MMU_KERNEL);
+}
+
+void bt_probe_store(struct bt_vcpu *v, gva_t gva, unsigned bytes) { probe(v, gva, bytes, true, v->mmu); }
+void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes) { probe(v, gva, bytes, true, BT_MMU_KERNEL); }
+
+void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write)
+{
+	uint8_t *host = bt_tlb_hit(v, gva, bytes, write, v->mmu);
+	gpa_t gpa;
+
+	if (host)
+		return host;
+	if (!canonical(v, gva))
+		bt_raise_error(v, VEC_GP, 0);
+	return bt_tlb_fill(v, gva, write, v->mmu, &host, &gpa) == BT_TLB_DIRECT ? host : NULL;
+}
+
+/* ---- the slow path of translated accesses ------------------------------------------------- */
+
+/* The access's own code, copied behind a bounce buffer: runs the tail, stores the buffer, goes back. */
+static const uint8_t *tail_get(struct bt_vm *vm, const struct bt_site *site)
+{
+	struct bt_cache *c = &vm->cache;
+	const uint8_t *at = (const uint8_t *)site, *from = at + site->back, *back = from + site->tail;
+	struct bt_tail **head = &c->tails[(uintptr_t)at >> 3 & (BT_TAIL_HASH - 1)], *t;
+
+	for (t = *head; t; t = t->next)
+		if (t->site == at)
+			return t->exec;
+
+	uint8_t *p = c->next;
+	ptrdiff_t exec = c->exec - c->rw;
+	t = bt_meta_alloc(vm, sizeof(*t));
+	t->site = at;
+	t->exec = p + exec;
+	bt_copy(p, from, site->tail);
+	p += site->tail;
+	*p++ = 0xe8;
+	int32_t rel = (int32_t)(vm->thunk.commit - (p + exec + 4));
+	__builtin_memcpy(p, &rel, 4);
+	p += 4;
+	*p++ = 0xe9;
+	rel = (int32_t)(back - (p + exec + 4));
+	__builtin_memcpy(p, &rel, 4);
+	p += 4;
+	t->bytes = (uint32_t)(p + exec - t->exec);
+	c->next = c->rw + ((p - c->rw + 15) & ~15l);
+	t->next = *head;
+	*head = t;
+	return t->exec;
+}
+
+static struct bt_mem_result bounced(struct bt_vcpu *v, gva_t gva, const struct bt_site *site, unsigned mmu)
+{
+	unsigned access = site->access & SITE_ACCESS, n = site->bytes;
+	const uint8_t *resume = (const uint8_t *)site + site->back;
+
+	if (access & BT_ACCESS_WRITE)
+		probe(v, gva, n, true, mmu);
+	if (access & BT_ACCESS_READ)
+		load(v, gva, v->bounce, n, mmu);
+	if (access & BT_ACCESS_WRITE) {
+		v->bounce_gva = gva;
+		v->bounce_bytes = n;
+		v->bounce_mmu = (uint8_t)mmu;
+		bt_lock(v->vm);
+		resume = tail_get(v->vm, site);
+		bt_unlock(v->vm);
+	}
+	v->site = NULL;
+	return (struct bt_mem_result){.host = v->bounce, .resume = resume};
+}
+
+struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
+{
+	unsigned n = site->bytes, mmu = site->access >> SITE_MMU_SHIFT & 3;
+	bool write = site->access & BT_ACCESS_WRITE;
+	const uint8_t *resume = (const uint8_t *)site + site->back;
+	uint8_t *host;
+	gpa_t gpa;
+
+	v->site = (const uint8_t *)site;
+	if (!canonical(v, gva))
+		bt_raise_error(v, site->access & SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (n > room_in_page(gva))
+		return bounced(v, gva, site, mmu);
+	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {
+	case BT_TLB_DIRECT: break;
+	case BT_TLB_MMIO: return bounced(v, gva, site, mmu);
+	case BT_TLB_CODE:
+		v->stats.smc++;
+		bt_lock(v->vm);
+		bt_code_written(v->vm, gpa, n);
+		bt_unlock(v->vm);
+		/* The running TB itself was hit: what follows the store in it may be stale. Do the store alone. */
+		struct bt_tb *tb = bt_tb_of(v->vm, v->site);
+		if (tb && tb->dead && !(tb->key & KEY_ONE)) {
+			v->run_one = true;
+			bt_restart(v);
+		}
+		break;
+	}
+	v->site = NULL;
+	return (struct bt_mem_result){.host = host, .resume = resume};
+}
+
+void bt_mem_commit(struct bt_vcpu *v)
+{
+	store(v, v->bounce_gva, v->bounce, v->bounce_bytes, v->bounce_mmu);
+}

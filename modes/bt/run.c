@@ -1,0 +1,353 @@
+/* The dispatcher: from the run loop into translations and back, events between instructions, leaving helpers. */
+#include "modes/bt/run.h"
+
+#include "modes/bt/tlb.h"
+
+/* ---- libc-free byte operations, under the names that private.h gives gcc ------------- */
+
+void *bt_memcpy(void *dst, const void *src, size_t n);
+void *bt_memset(void *dst, int byte, size_t n);
+void *bt_memmove(void *dst, const void *src, size_t n);
+int bt_memcmp(const void *a, const void *b, size_t n);
+
+void *bt_memcpy(void *dst, const void *src, size_t n)
+{
+	bt_copy(dst, src, n);
+	return dst;
+}
+
+void *bt_memset(void *dst, int byte, size_t n)
+{
+	bt_fill(dst, byte, n);
+	return dst;
+}
+
+void *bt_memmove(void *dst, const void *src, size_t n)
+{
+	uint8_t *d = dst;
+	const uint8_t *s = src;
+
+	if (d <= s)
+		bt_copy(dst, src, n);
+	else
+		while (n--)
+			d[n] = s[n];
+	return dst;
+}
+
+int bt_memcmp(const void *a, const void *b, size_t n)
+{
+	const uint8_t *x = a, *y = b;
+
+	for (size_t i = 0; i < n; i++)
+		if (x[i] != y[i])
+			return x[i] - y[i];
+	return 0;
+}
+
+/* ---- leaving ----------------------------------------------------------------------------- */
+
+/* The instruction an address in translated code belongs to; false when it is none of a TB's. */
+bool bt_rip_of(struct bt_vm *vm, const uint8_t *host, struct bt_tb **ret_tb, const struct bt_insn_map **ret_map)
+{
+	struct bt_tb *tb = bt_tb_of(vm, host);
+	unsigned off, i;
+
+	if (!tb || !tb->map_count)
+		return false;
+	off = (unsigned)(host - tb->exec);
+	for (i = tb->map_count - 1u; i > 0 && tb->map[i].host > off; i--)
+		;
+	*ret_tb = tb;
+	*ret_map = &tb->map[i];
+	return true;
+}
+
+/* A slow path ran: cs.rip is that of the instruction whose access it serves. */
+static void find_rip(struct bt_vcpu *v)
+{
+	const struct bt_site *site = (const struct bt_site *)(const void *)v->site;
+	const struct bt_insn_map *m;
+	struct bt_tb *tb;
+
+	if (!site)
+		return;
+	v->site = NULL;
+	BUG_ON(!bt_rip_of(v->vm, (const uint8_t *)site + site->back - 1, &tb, &m));
+	while (m > tb->map && m->flags & BT_MAP_POLL)
+		m--;
+	v->cs.rip = tb->rip + m->guest;
+}
+
+static _Noreturn void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
+{
+	find_rip(v);
+	v->exit_reason = (uint8_t)reason;
+	if (v->guard)
+		__builtin_longjmp(v->guard, 1);
+	BUG_ON(!v->in_code);
+	v->vm->thunk.leave(v);
+}
+
+static _Noreturn void raise_any(struct bt_vcpu *v, enum bt_vector vector, bool has_error, uint32_t error)
+{
+	v->cs.exception_pending = 1;
+	v->cs.exception_vector = (uint8_t)vector;
+	v->cs.exception_has_error = has_error;
+	v->cs.exception_error = error;
+	leave(v, BT_EXIT_EXCEPTION);
+}
+
+void bt_raise(struct bt_vcpu *v, enum bt_vector vector) { raise_any(v, vector, false, 0); }
+void bt_raise_error(struct bt_vcpu *v, enum bt_vector vector, uint32_t error) { raise_any(v, vector, true, error); }
+
+void bt_raise_pf(struct bt_vcpu *v, gva_t gva, uint32_t error)
+{
+	v->cs.cr2 = gva;
+	v->stats.page_faults++;
+	raise_any(v, VEC_PF, true, error);
+}
+
+void bt_fail(struct bt_vcpu *v, const char *message)
+{
+	v->fail_message = message;
+	leave(v, BT_EXIT_FAIL);
+}
+
+void bt_halt(struct bt_vcpu *v)
+{
+	v->cs.activity = CPU_HALTED;
+	v->stats.halts++;
+	leave(v, BT_EXIT_HALT);
+}
+
+void bt_restart(struct bt_vcpu *v) { leave(v, BT_EXIT_RESUME); }
+
+/* The run loop has something to do before the next instruction. */
+static bool must_leave(struct bt_vcpu *v)
+{
+	if (v->kicked || v->one_active || (v->cs.rflags & RFLAGS_TF))
+		return true;
+	if (v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index))
+		return true;
+	v->cs.interrupt_shadow = 0; /* nothing was waiting: it has had its effect */
+	return false;
+}
+
+void bt_resume(struct bt_vcpu *v)
+{
+	struct bt_tb *tb;
+
+	if (v->guard || must_leave(v))
+		leave(v, BT_EXIT_RESUME);
+	tb = bt_tb_get(v);
+	v->vm->thunk.reenter(v, tb->exec + tb->mem_entry);
+}
+
+int bt_guard(struct bt_vcpu *v, void (*fn)(struct bt_vcpu *v, void *arg), void *arg)
+{
+	void *here[5], **outer = v->guard;
+
+	v->guard = here;
+	if (__builtin_setjmp(here)) {
+		v->guard = outer;
+		return 1;
+	}
+	fn(v, arg);
+	v->guard = outer;
+	return 0;
+}
+
+/* ---- called by the thunks ---------------------------------------------------------------------- */
+
+const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip)
+{
+	struct bt_tb *tb;
+
+	v->cs.rip = rip;
+	v->stats.lookups++;
+	if (must_leave(v))
+		leave(v, BT_EXIT_RESUME);
+	tb = bt_tb_get(v);
+	return tb->exec + tb->mem_entry;
+}
+
+const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *x)
+{
+	struct bt_vm *vm = v->vm;
+	uint64_t flushes = vm->cache.flushes;
+	struct bt_tb *tb;
+
+	v->cs.rip = x->rip;
+	v->stats.links++;
+	if (must_leave(v))
+		leave(v, BT_EXIT_RESUME);
+	tb = bt_tb_get(v);
+	/* An unguarded link holds only inside one mapping of one page. */
+	if (flushes == vm->cache.flushes && (x->guard || tb->page_id == x->tb->page_id))
+		bt_link(vm, x, tb);
+	return tb->exec + tb->mem_entry;
+}
+
+/* ---- mode bits ------------------------------------------------------------------------------------- */
+
+static bool flat_segment(const struct cpu_segment *s) { return s->base == 0 && s->limit == 0xffffffff; }
+
+static bool flat(const struct bt_vcpu *v)
+{
+	return flat_segment(&v->cs.seg[SEG_CS]) && flat_segment(&v->cs.seg[SEG_DS]) &&
+	       flat_segment(&v->cs.seg[SEG_ES]) && flat_segment(&v->cs.seg[SEG_SS]);
+}
+
+void bt_mode_changed(struct bt_vcpu *v)
+{
+	const struct cpu_state *cs = &v->cs;
+	uint32_t key = 0;
+	bool real = bt_real_mode(v), vm86 = bt_vm86(v);
+
+	v->cpl = real ? 0 : vm86 ? 3 : cs->seg[SEG_CS].selector & 3;
+	v->mmu = v->cpl == 3 ? BT_MMU_USER
+		 : cs->cr4 & CR4_SMAP && !(cs->rflags & RFLAGS_AC) ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
+	if (bt_code64(v)) {
+		key |= KEY_BITS64 | KEY_FLAT;
+	} else {
+		key |= cs->seg[SEG_CS].access & SEG_ACCESS_DB ? KEY_BITS32 : 0;
+		key |= cs->seg[SEG_SS].access & SEG_ACCESS_DB ? KEY_SS32 : 0;
+		key |= flat(v) ? KEY_FLAT : 0;
+	}
+	key |= (uint32_t)v->cpl << KEY_CPL_SHIFT | (uint32_t)v->mmu << KEY_MMU_SHIFT;
+	key |= cs->cr0 & (CR0_TS | CR0_EM) ? KEY_FPU_NM : 0;
+	key |= cs->cr0 & CR0_TS ? KEY_TS : 0;
+	key |= cs->cr0 & CR0_EM || !(cs->cr4 & CR4_OSFXSR) ? KEY_SSE_OFF : 0;
+	key |= !(cs->cr4 & CR4_OSXSAVE) || (cs->xcr0 & 6) != 6 ? KEY_AVX_OFF : 0;
+	key |= vm86 ? KEY_VM86 : 0;
+	key |= real ? KEY_REAL : 0;
+	key |= v->cpl == 0 ? KEY_IOPL_OK : 0;
+	key |= v->one_active ? KEY_ONE : 0;
+	v->tb_key = key;
+	if (v->cpl == 3 && !v->user_seen && !vm86) {
+		v->user_seen = true;
+		bt_note_first_user(v->vm);
+	}
+}
+
+/* ---- between instructions ------------------------------------------------------------------------------ */
+
+static void take_init(struct bt_vcpu *v)
+{
+	cpu_state_reset(&v->cs, v->index);
+	if (v->index)
+		v->cs.activity = CPU_WAIT_SIPI;
+	bt_tsc_update(v); /* the TSC runs on through INIT */
+	bt_tlb_flush(v, true);
+	bt_set_rflags(v, v->cs.rflags);
+	bt_mode_changed(v);
+}
+
+static void take_events(struct bt_vcpu *v)
+{
+	uint8_t sipi = 0;
+	unsigned events = machine_vcpu_take_events(v->machine, v->index, &sipi);
+
+	if (events & MACHINE_VCPU_INIT)
+		take_init(v);
+	if (events & MACHINE_VCPU_SIPI && v->cs.activity == CPU_WAIT_SIPI) {
+		v->cs.seg[SEG_CS].selector = (uint16_t)(sipi << 8);
+		v->cs.seg[SEG_CS].base = (uint64_t)sipi << 12;
+		v->cs.rip = 0;
+		v->cs.activity = CPU_RUNNING;
+		bt_mode_changed(v);
+	}
+	if (events & MACHINE_VCPU_NMI)
+		v->cs.nmi_pending = 1;
+}
+
+static bool deliver_exception(struct bt_vcpu *v)
+{
+	unsigned vector = v->cs.exception_vector;
+	bool has_error = v->cs.exception_has_error;
+
+	v->cs.exception_pending = 0;
+	v->stats.exceptions++;
+	return bt_deliver(v, vector, has_error, v->cs.exception_error, false, v->cs.rip);
+}
+
+/* Delivers what is due before the next instruction. False: triple fault. */
+static bool deliver_events(struct bt_vcpu *v)
+{
+	if (v->cs.exception_pending)
+		return deliver_exception(v);
+	if (v->cs.interrupt_shadow)
+		return true;
+	if (v->cs.nmi_pending && !v->cs.nmi_blocked) {
+		v->cs.nmi_pending = 0;
+		v->cs.nmi_blocked = 1;
+		v->cs.activity = CPU_RUNNING;
+		return bt_deliver(v, VEC_NMI, false, 0, false, v->cs.rip);
+	}
+	if (v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index)) {
+		int vector = machine_intr_ack(v->machine, v->index);
+		if (vector < 0)
+			return true;
+		v->cs.activity = CPU_RUNNING;
+		v->stats.interrupts++;
+		return bt_deliver(v, (unsigned)vector, false, 0, false, v->cs.rip);
+	}
+	return true;
+}
+
+static void get_tb(struct bt_vcpu *v, void *arg) { *(struct bt_tb **)arg = bt_tb_get(v); }
+
+/* Runs translated code until it leaves. */
+static void run_code(struct bt_vcpu *v)
+{
+	struct bt_tb *tb = NULL;
+	bool trap = v->cs.rflags & RFLAGS_TF;
+
+	v->one_active = v->run_one || v->cs.interrupt_shadow || trap;
+	v->run_one = false;
+	if (v->one_active)
+		v->tb_key |= KEY_ONE;
+	v->exit_reason = BT_EXIT_NONE;
+	if (!bt_guard(v, get_tb, &tb)) {
+		v->cs.interrupt_shadow = 0;
+		v->in_code = true;
+		v->vm->thunk.enter(v, tb->exec + tb->mem_entry);
+		v->in_code = false;
+		if (trap && v->exit_reason != BT_EXIT_EXCEPTION && v->exit_reason != BT_EXIT_FAIL) {
+			v->cs.dr6 |= 1u << 14; /* BS */
+			v->cs.exception_pending = 1;
+			v->cs.exception_vector = VEC_DB;
+			v->cs.exception_has_error = 0;
+		}
+	}
+	v->one_active = false;
+	v->tb_key &= ~KEY_ONE;
+}
+
+enum mode_exit_reason bt_run(struct bt_vcpu *v)
+{
+	for (;;) {
+		v->kicked = 0;
+		v->poll = &v->poll_word;
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		if (v->stop) {
+			v->stop = 0;
+			return MODE_EXIT_INTERRUPTED;
+		}
+		bt_take_ram_changes(v);
+		if (machine_vcpu_events(v->machine, v->index))
+			take_events(v);
+		if (v->cs.activity == CPU_WAIT_SIPI)
+			return MODE_EXIT_HALT;
+		if (!deliver_events(v)) {
+			v->cs.activity = CPU_SHUTDOWN;
+			return MODE_EXIT_SHUTDOWN;
+		}
+		if (v->cs.activity == CPU_HALTED)
+			return MODE_EXIT_HALT;
+		run_code(v);
+		if (v->exit_reason == BT_EXIT_FAIL)
+			return MODE_EXIT_ERROR;
+	}
+}

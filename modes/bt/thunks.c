@@ -1,0 +1,145 @@
+/* The few pieces of host code between C and translations, emitted once at the start of the code cache. */
+#include "modes/bt/cache.h"
+#include "modes/bt/emit.h"
+
+#define V_OFF(field) ((int32_t)offsetof(struct bt_vcpu, field))
+#define V_GPR(g) ((int32_t)(offsetof(struct bt_vcpu, cs.gpr) + 8 * (g)))
+
+/* Guest registers that live in host registers; `off`: how far rsp is below the vCPU. r13 carries the guest's rsp. */
+static void save_regs(struct emit *e, int32_t off)
+{
+	for (unsigned g = GPR_RAX; g <= GPR_R12; g++)
+		e_store(e, MEM_BD(H_RSP, off + V_GPR(g)), g == GPR_RSP ? H_GUEST_RSP : g);
+}
+
+static void load_regs(struct emit *e, int32_t off)
+{
+	for (unsigned g = GPR_RAX; g <= GPR_R12; g++)
+		e_load(e, g == GPR_RSP ? H_GUEST_RSP : g, MEM_BD(H_RSP, off + V_GPR(g)));
+}
+
+static void call_c(struct emit *e, const void *fn)
+{
+	e_mov_imm(e, H_RAX, (uintptr_t)fn);
+	e8(e, 0xff);
+	e8(e, 0xd0); /* call rax */
+}
+
+static void jmp_r15(struct emit *e)
+{
+	e8(e, 0x41);
+	e8(e, 0xff);
+	e8(e, 0xe7);
+}
+
+static void add_rsp(struct emit *e, int8_t n) { e_lea(e, H_RSP, MEM_BD(H_RSP, n)); }
+
+static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+
+static void push_pop(struct emit *e, unsigned op, unsigned reg)
+{
+	if (reg >= 8)
+		e8(e, 0x41);
+	e8(e, op | (reg & 7));
+}
+
+/* C calls these: enter(v, code), reenter(v, code), leave(v). */
+static void make_entry(struct emit *e, struct bt_thunks *t)
+{
+	t->enter = (void (*)(struct bt_vcpu *, const void *))(uintptr_t)(e->p + e->exec);
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		push_pop(e, 0x50, callee_saved[i]);
+	e_store(e, MEM_BD(H_RDI, V_OFF(host_rsp)), H_RSP);
+
+	t->reenter = (__typeof__(t->reenter))(uintptr_t)(e->p + e->exec);
+	e_mov_rr(e, H_RSP, H_RDI);
+	e_mov_rr(e, H_R15, H_RSI);
+	load_regs(e, 0);
+	jmp_r15(e);
+
+	t->save_exit = e->p + e->exec;
+	save_regs(e, 0);
+	e_mov_rr(e, H_RDI, H_RSP);
+	t->leave = (__typeof__(t->leave))(uintptr_t)(e->p + e->exec);
+	e_load(e, H_RSP, MEM_BD(H_RDI, V_OFF(host_rsp)));
+	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
+		push_pop(e, 0x58, callee_saved[i]);
+	e8(e, 0xc3);
+}
+
+/* call op, with r15 = instruction, r14 = helper */
+static void make_op(struct emit *e, struct bt_thunks *t)
+{
+	t->op = e->p + e->exec;
+	save_regs(e, 8);
+	e_lea(e, H_RDI, MEM_BD(H_RSP, 8));
+	e_mov_rr(e, H_RSI, H_R15);
+	add_rsp(e, -8);
+	e8(e, 0x41);
+	e8(e, 0xff);
+	e8(e, 0xd6); /* call r14 */
+	add_rsp(e, 8);
+	load_regs(e, 8);
+	e8(e, 0xc3);
+}
+
+/* call mem, with r15 = gva; a struct bt_site follows. Goes on with r14 = host address, r15 = 0. */
+static void make_mem(struct emit *e, struct bt_thunks *t)
+{
+	t->mem = e->p + e->exec;
+	save_regs(e, 8);
+	e_lea(e, H_RDI, MEM_BD(H_RSP, 8));
+	e_mov_rr(e, H_RSI, H_R15);
+	e_load(e, H_RDX, MEM_BD(H_RSP, 0));
+	add_rsp(e, -8);
+	call_c(e, (const void *)(uintptr_t)bt_mem_slow);
+	add_rsp(e, 16);
+	e_mov_rr(e, H_R14, H_RAX);
+	e_store(e, MEM_BD(H_RSP, V_OFF(tmp[3])), H_RDX);
+	load_regs(e, 0);
+	e_mov_imm(e, H_R15, 0);
+	e_op_mem(e, 0, 0xff, 4, MEM_BD(H_RSP, V_OFF(tmp[3]))); /* jmp [tmp3] */
+}
+
+/* call commit: flags and all registers survive */
+static void make_commit(struct emit *e, struct bt_thunks *t)
+{
+	t->commit = e->p + e->exec;
+	e8(e, 0x9c); /* pushfq */
+	save_regs(e, 16);
+	e_lea(e, H_RDI, MEM_BD(H_RSP, 16));
+	call_c(e, (const void *)(uintptr_t)bt_mem_commit);
+	load_regs(e, 16);
+	e8(e, 0x9d); /* popfq */
+	e8(e, 0xc3);
+}
+
+/* jmp there with `arg` in a scratch register; goes on where the C function says. */
+static const uint8_t *make_jump(struct emit *e, const void *fn, unsigned arg)
+{
+	const uint8_t *start = e->p + e->exec;
+
+	save_regs(e, 0);
+	e_mov_rr(e, H_RDI, H_RSP);
+	e_mov_rr(e, H_RSI, arg);
+	call_c(e, fn);
+	e_mov_rr(e, H_R15, H_RAX);
+	load_regs(e, 0);
+	jmp_r15(e);
+	return start;
+}
+
+void bt_thunks_make(struct bt_vm *vm)
+{
+	struct bt_cache *c = &vm->cache;
+	struct emit e = {.p = c->next, .exec = c->exec - c->rw};
+
+	make_entry(&e, &vm->thunk);
+	make_op(&e, &vm->thunk);
+	make_mem(&e, &vm->thunk);
+	make_commit(&e, &vm->thunk);
+	vm->thunk.link = make_jump(&e, (const void *)(uintptr_t)bt_do_link, H_R14);
+	vm->thunk.lookup = make_jump(&e, (const void *)(uintptr_t)bt_do_lookup, H_R15);
+	c->next = c->rw + ((e.p - c->rw + 63) & ~63l);
+	c->first = c->next;
+}

@@ -1,0 +1,95 @@
+/* What the files of the translator share: the state of one translation under way. */
+#ifndef BT_TRANSLATE_H
+#define BT_TRANSLATE_H
+
+#include "modes/bt/cache.h"
+#include "modes/bt/emit.h"
+
+#define TB_MAX_INSNS 40
+#define TB_MAX_SIDE_EXITS 6
+#define TB_MAX_EXITS (TB_MAX_SIDE_EXITS + 3)
+#define TB_MAX_SLOW (3 * TB_MAX_INSNS)
+
+#define V_OFF(field) ((int32_t)offsetof(struct bt_vcpu, field))
+#define V_MEM(field) MEM_BD(H_VCPU, V_OFF(field))
+#define V_GPR(g) MEM_BD(H_VCPU, (int32_t)(offsetof(struct bt_vcpu, cs.gpr) + 8 * (unsigned)(g)))
+
+/* Where the guest's arithmetic flags are. */
+enum flags_at { FL_HOST, FL_MEM };
+
+/* An access whose slow path is still to be emitted. */
+struct slow {
+	uint8_t *jump;       /* rel32 of the ja */
+	uint8_t *tail, *end; /* the access behind the check */
+	uint8_t bytes, access;
+	int32_t tag_off;
+};
+
+/* Code to be emitted behind the block: reached by a jump at `jump`. */
+struct exit_todo {
+	uint8_t *jump; /* rel32 of a jcc to the out-of-line part; NULL: emitted in line already */
+	struct bt_exit *exit;
+	bool backward, in_page;
+	enum flags_at fl;
+	uint8_t *stub_ref[2]; /* rel32 fields that point at the stub */
+};
+
+struct trans {
+	struct bt_vcpu *v;
+	struct bt_vm *vm;
+	struct emit e;
+	struct bt_tb *tb;
+	uint32_t key;
+	unsigned bits, op_mmu;
+	uint64_t rip;   /* of the TB */
+	gva_t gva;
+	unsigned n;     /* instructions */
+	unsigned i;     /* being emitted */
+	uint64_t at, next; /* rip of insn[i] and of the one behind it */
+	enum flags_at fl;
+	uint16_t live_in[TB_MAX_INSNS + 1], live_out[TB_MAX_INSNS];
+	uint16_t off[TB_MAX_INSNS + 1]; /* guest byte offsets */
+	struct slow slow[TB_MAX_SLOW];
+	unsigned slow_count;
+	struct exit_todo todo[TB_MAX_EXITS];
+	unsigned todo_count;
+	struct bt_insn_map map[TB_MAX_INSNS + TB_MAX_EXITS + 2];
+	unsigned map_count;
+	struct bt_insn insn[TB_MAX_INSNS];
+};
+
+static inline bool spilled(unsigned g) { return g >= 13 && g <= 15; }
+/* The host register of an unspilled guest register. */
+static inline unsigned host_of(unsigned g) { return g == GPR_RSP ? H_GUEST_RSP : g; }
+
+/* flags (emit_flags.c) */
+void bt_flags_to_mem(struct trans *t);  /* uses T1 */
+void bt_flags_to_host(struct trans *t); /* uses no register; keeps T0 and T1 */
+/* Code that clobbers the host's flags follows; whatever is live is saved first. Uses T1. */
+void bt_flags_clobber(struct trans *t, uint16_t live);
+
+/* memory (emit_mem.c) */
+/* T0 = linear address of the operand, plus `extra` (pop [rsp..] counts from the new rsp). Keeps the flags; uses T1. */
+void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra);
+/* Checks T0; afterwards T1 + T0 is the host address, and the host's flags are gone. */
+void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack);
+/* The access is over: the tail that bounces copy ends here. */
+void bt_emit_access_end(struct trans *t);
+void bt_emit_slow_paths(struct trans *t);
+
+/* instructions as themselves (emit_native.c) */
+void bt_emit_native(struct trans *t, const struct bt_insn *in);
+void bt_emit_lea(struct trans *t, const struct bt_insn *in);
+
+/* control flow (emit_exit.c) */
+void bt_emit_exit(struct trans *t, uint64_t rip);             /* unconditional */
+void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip); /* jcc; flags are in the host */
+void bt_emit_indirect(struct trans *t, bool poll);            /* T0 = rip, flags in memory */
+void bt_emit_exit_stubs(struct trans *t);
+void bt_emit_entry(struct trans *t);
+void bt_emit_direct_entry(struct trans *t);
+void bt_map_add(struct trans *t, unsigned guest, unsigned flags);
+/* Notes where the flags are when the instruction itself, emitted next, faults. */
+void bt_map_flags(struct trans *t);
+
+#endif
