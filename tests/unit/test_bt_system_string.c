@@ -277,6 +277,99 @@ static void test_fxsave_and_fxrstor(void **state)
 	env.v->cs.exception_pending = 0;
 }
 
+/* Sets all of the guest's vector registers from, or reads them to, a standard image at gva. */
+static void vectors(gva_t gva, bool load)
+{
+	GPR(RAX) = 7;
+	GPR(RDX) = 0;
+	GPR(RDI) = gva;
+	if (load)
+		put64(&env, gva + 512, 7);
+	assert_int_equal(load ? ENV_OP(&env, 0x48, 0x0f, 0xae, 0x2f) : ENV_OP(&env, 0x48, 0x0f, 0xae, 0x27), RAN);
+}
+
+#define XMM(gva, n) ((gva) + 160 + (n) * 16)
+#define YMMH(gva, n) ((gva) + 576 + (n) * 16)
+
+static void test_gather(void **state)
+{
+	const gva_t image = ENV_DATA + 0x4000, after = ENV_DATA + 0x5000, data = ENV_DATA + 0x800;
+	unsigned i;
+
+	env_long_mode(&env, 0);
+	if (!(env.v->sys.cpuid->xcr0_mask & 4))
+		skip();
+	env.v->cs.cr4 |= CR4_OSXSAVE;
+	env.v->cs.xcr0 = 7;
+	bt_mode_changed(env.v);
+	fill(ENV_DATA, 0x1000);
+	memset(env.ram + image, 0, 832);
+	put32(&env, image + 24, 0x1f80);
+	for (i = 0; i < 8; i++) { /* ymm1: old, ymm2: indices -4.., ymm3: mask of every second */
+		put32(&env, (i < 4 ? XMM(image, 1) : YMMH(image, 1) - 16) + i * 4, 0xaaaa0000 + i);
+		put32(&env, (i < 4 ? XMM(image, 2) : YMMH(image, 2) - 16) + i * 4, i * 3 - 4);
+		put32(&env, (i < 4 ? XMM(image, 3) : YMMH(image, 3) - 16) + i * 4, i & 1 ? 0x80000000 : 0x7fffffff);
+	}
+	vectors(image, true);
+	GPR(RDI) = data;
+	assert_int_equal(ENV_OP(&env, 0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x97), RAN); /* vpgatherdd ymm1, [rdi+ymm2*4], ymm3 */
+	vectors(after, false);
+	for (i = 0; i < 8; i++) {
+		uint32_t got = get32(&env, (i < 4 ? XMM(after, 1) : YMMH(after, 1) - 16) + i * 4);
+
+		assert_int_equal(got, i & 1 ? get32(&env, data + ((int)i * 3 - 4) * 4) : 0xaaaa0000 + i);
+		assert_int_equal(get32(&env, (i < 4 ? XMM(after, 3) : YMMH(after, 3) - 16) + i * 4), 0);
+	}
+	/* A fault leaves the registers alone. */
+	vectors(image, true);
+	GPR(RDI) = 0x900000000000;
+	assert_raised(&env, ENV_OP(&env, 0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x97), VEC_GP, 0);
+	vectors(after, false);
+	assert_memory_equal(env.ram + XMM(after, 1), env.ram + XMM(image, 1), 48);
+	/* Four dwords by qword indices: an xmm whose upper half is cleared. */
+	for (i = 0; i < 2; i++) {
+		put64(&env, XMM(image, 2) + i * 8, i + 5);
+		put32(&env, XMM(image, 3) + i * 4, 0x80000000);
+	}
+	vectors(image, true);
+	GPR(RDI) = data;
+	assert_int_equal(ENV_OP(&env, 0xc4, 0xe2, 0x61, 0x91, 0x0c, 0x97), RAN); /* vpgatherqd xmm1, [rdi+xmm2*4], xmm3 */
+	vectors(after, false);
+	assert_int_equal(get32(&env, XMM(after, 1)), get32(&env, data + 20));
+	assert_int_equal(get32(&env, XMM(after, 1) + 4), get32(&env, data + 24));
+	assert_int_equal(get64(&env, XMM(after, 1) + 8), 0);
+	assert_int_equal(get64(&env, YMMH(after, 1)), 0);
+}
+
+static void test_maskmov_and_xlat(void **state)
+{
+	const gva_t image = ENV_DATA + 0x4000;
+	unsigned i;
+
+	env_long_mode(&env, 0);
+	env.v->cs.cr4 |= CR4_OSXSAVE;
+	env.v->cs.xcr0 = env.v->sys.cpuid->xcr0_mask;
+	memset(env.ram + image, 0, 832);
+	put32(&env, image + 24, 0x1f80);
+	fill(XMM(image, 1), 16);
+	for (i = 0; i < 16; i++)
+		env.ram[XMM(image, 2) + i] = i % 3 ? 0xff : 0x7f;
+	GPR(RAX) = GPR(RDX) = 0;
+	GPR(RAX) = 3;
+	GPR(RDI) = image;
+	put64(&env, image + 512, 3);
+	assert_int_equal(ENV_OP(&env, 0x48, 0x0f, 0xae, 0x2f), RAN);
+	GPR(RDI) = ENV_DATA + 0xff8; /* across a page */
+	assert_int_equal(ENV_OP(&env, 0x66, 0x0f, 0xf7, 0xca), RAN); /* maskmovdqu xmm1, xmm2 */
+	for (i = 0; i < 16; i++)
+		assert_int_equal(env.ram[ENV_DATA + 0xff8 + i], i % 3 ? env.ram[XMM(image, 1) + i] : 0);
+	env.ram[ENV_DATA + 0x85] = 0x99;
+	GPR(RBX) = ENV_DATA + 5;
+	GPR(RAX) = 0x1280;
+	assert_int_equal(ENV_OP(&env, 0xd7), RAN);
+	assert_int_equal(GPR(RAX), 0x1299);
+}
+
 /* ---- MSRs ----------------------------------------------------------------------------------------- */
 
 static enum outcome wrmsr(uint32_t msr, uint64_t value)
@@ -431,6 +524,8 @@ int main(void)
 		cmocka_unit_test(test_compares),
 		cmocka_unit_test(test_xsave_and_xrstor),
 		cmocka_unit_test(test_fxsave_and_fxrstor),
+		cmocka_unit_test(test_gather),
+		cmocka_unit_test(test_maskmov_and_xlat),
 		cmocka_unit_test(test_msrs),
 		cmocka_unit_test(test_kvmclock),
 		cmocka_unit_test(test_adjustments),
