@@ -1,1 +1,21 @@
-# Files of daemon/.
+# Files of daemon/: trivisord.
+noinst_LIBRARIES += libdaemon.a
+libdaemon_a_SOURCES = \
+	daemon/adopt.c daemon/daemon.c daemon/daemon.h daemon/events.c daemon/log.c daemon/log.h daemon/operations.c \
+	daemon/private.h daemon/registry.c daemon/settings.c daemon/settings.h daemon/store.c daemon/store.h \
+	daemon/supervisor.c daemon/vmlink.c daemon/vmlink.h
+libdaemon_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SQLITE_CFLAGS)
+
+sbin_PROGRAMS += trivisord
+trivisord_SOURCES = daemon/main.c
+trivisord_CPPFLAGS = $(AM_CPPFLAGS) -DLIBEXECDIR='"$(libexecdir)"'
+trivisord_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SYSTEMD_CFLAGS)
+trivisord_LDADD = $(DAEMON_LIBS) $(SYSTEMD_LIBS)
+# Whoever links the daemon adds these behind it.
+DAEMON_LIBS = libjsonrpc.a libdaemon.a libpolicy.a $(PROTO_LIBS) $(SQLITE_LIBS) -lm
+
+systemdsystemunit_DATA = daemon/trivisord.service
+daemon/trivisord.service: $(top_srcdir)/daemon/trivisord.service.in Makefile
+	$(AM_V_GEN)$(MKDIR_P) daemon && sed -e 's|@sbindir[@]|$(sbindir)|g' $(top_srcdir)/daemon/trivisord.service.in > $@.tmp && mv $@.tmp $@
+CLEANFILES += daemon/trivisord.service
+EXTRA_DIST += daemon/trivisord.service.in daemon/trivisord.conf

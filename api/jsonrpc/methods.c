@@ -1,0 +1,505 @@
+/* The methods: one row each, with what it takes and gives. Dispatch, validation, rpc.discover and docs/api.md read it. */
+#include "api/jsonrpc/private.h"
+
+#include <string.h>
+
+#define END {.name = NULL}
+
+/* ---- shapes that several methods share ------------------------------------------- */
+
+static const char *const mode_values[] = {"bt", "hvm", "pv", NULL};
+static const char *const state_values[] = {"defined",   "starting", "running", "paused", "shutdown",
+					   "destroyed", "crashed",  "failed",  NULL};
+static const char *const history_values[] = {"events", "decisions", "results", NULL};
+
+#define VM_FIELD {"vm", RPC_STRING, RPC_REQUIRED, 1, 200, .summary = "the VM's name or UUID"}
+#define UUID_FIELD {"uuid", RPC_STRING, RPC_REQUIRED, .summary = "the VM's UUID"}
+#define NAME_FIELD {"name", RPC_STRING, RPC_REQUIRED, .summary = "the VM's name"}
+#define STATE_FIELD {"state", RPC_STRING, RPC_REQUIRED, .values = state_values, .summary = "defined: it never ran; the last four are how its last run ended"}
+#define NOTHING {"result", RPC_OBJECT, 0, .fields = no_fields, .summary = "an empty object"}
+
+static const struct rpc_field no_fields[] = {END};
+static const struct rpc_field vm_only[] = {VM_FIELD, END};
+
+static const struct rpc_field fact_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "which fact"},
+	{"value", RPC_ANY, RPC_REQUIRED, .summary = "what was found; null when it could not be learned"},
+	{"source", RPC_STRING, RPC_REQUIRED, .summary = "where it was read"},
+	{"remedy", RPC_STRING, 0, .summary = "what the user can do about it, where something is missing"},
+	END,
+};
+static const struct rpc_field fact[] = {{"fact", RPC_OBJECT, 0, .fields = fact_fields}};
+
+static const struct rpc_field mode_fields[] = {
+	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode"},
+	{"technique", RPC_STRING, RPC_REQUIRED, .summary = "what it is, in a few words"},
+	{"in_build", RPC_BOOLEAN, RPC_REQUIRED, .summary = "whether this version has an engine for it"},
+	{"usable", RPC_BOOLEAN, RPC_REQUIRED, .summary = "whether it can run VMs on this host now"},
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "why it is or is not usable"},
+	{"remedy", RPC_STRING, 0, .summary = "what would make it usable"},
+	END,
+};
+static const struct rpc_field mode_row[] = {{"mode", RPC_OBJECT, 0, .fields = mode_fields}};
+
+static const struct rpc_field cell_fields[] = {
+	{"text", RPC_STRING, RPC_REQUIRED, .summary = "the general fact"},
+	{"host", RPC_STRING, 0, .summary = "what holds on this host"},
+	{"source", RPC_STRING, RPC_REQUIRED, .summary = "where the statement comes from"},
+	END,
+};
+static const struct rpc_field compare_row_fields[] = {
+	{"aspect", RPC_STRING, RPC_REQUIRED, .summary = "what is compared"},
+	{"bt", RPC_OBJECT, RPC_REQUIRED, .fields = cell_fields},
+	{"hvm", RPC_OBJECT, RPC_REQUIRED, .fields = cell_fields},
+	{"pv", RPC_OBJECT, RPC_REQUIRED, .fields = cell_fields},
+	END,
+};
+static const struct rpc_field compare_row[] = {{"row", RPC_OBJECT, 0, .fields = compare_row_fields}};
+
+static const struct rpc_field candidate_fields[] = {
+	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode"},
+	{"verdict", RPC_STRING, RPC_REQUIRED, .summary = "chosen, possible or ruled out"},
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "why"},
+	{"remedy", RPC_STRING, 0, .summary = "what would change the verdict"},
+	END,
+};
+static const struct rpc_field candidate[] = {{"candidate", RPC_OBJECT, 0, .fields = candidate_fields}};
+static const struct rpc_field text_item[] = {{"text", RPC_STRING, .summary = "text"}};
+
+static const struct rpc_field decision_fields[] = {
+	{"time", RPC_NUMBER, 0, .summary = "seconds since the epoch"},
+	{"wish", RPC_STRING, RPC_REQUIRED, .summary = "the definition's mode"},
+	{"mode", RPC_STRING, RPC_REQUIRED | RPC_NULLABLE, .summary = "the mode chosen; null when none is possible"},
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "the decision in one sentence"},
+	{"candidates", RPC_ARRAY, RPC_REQUIRED, .fields = candidate, .summary = "each mode, and why"},
+	{"would_change", RPC_ARRAY, RPC_REQUIRED, .fields = text_item, .summary = "what would make the answer another"},
+	{"guest", RPC_OBJECT, RPC_REQUIRED, .summary = "what is known of the image"},
+	END,
+};
+
+static const struct rpc_field started_fields[] = {
+	UUID_FIELD,
+	NAME_FIELD,
+	STATE_FIELD,
+	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode it runs in"},
+	{"mode_reason", RPC_STRING, RPC_REQUIRED, .summary = "why this mode"},
+	{"pid", RPC_INTEGER, RPC_REQUIRED, 1, 4194304, .summary = "its trivisor-vm process"},
+	{"console", RPC_STRING, RPC_REQUIRED, .summary = "path of its console socket (raw bytes)"},
+	END,
+};
+
+static const struct rpc_field summary_fields[] = {
+	UUID_FIELD,
+	NAME_FIELD,
+	STATE_FIELD,
+	{"mode", RPC_STRING, RPC_REQUIRED, .summary = "the mode it runs in, else the definition's"},
+	{"memory_mib", RPC_INTEGER, RPC_REQUIRED, .summary = "guest RAM"},
+	{"vcpus", RPC_INTEGER, RPC_REQUIRED, .summary = "virtual processors"},
+	{"transient", RPC_BOOLEAN, RPC_REQUIRED, .summary = "gone when it ends"},
+	{"pid", RPC_INTEGER, RPC_REQUIRED | RPC_NULLABLE, .summary = "its process, while it has one"},
+	END,
+};
+static const struct rpc_field summary_row[] = {{"vm", RPC_OBJECT, 0, .fields = summary_fields}};
+
+static const struct rpc_field process_fields[] = {
+	{"pid", RPC_INTEGER, RPC_REQUIRED, .summary = "of trivisor-vm"},
+	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode it runs in"},
+	{"mode_reason", RPC_STRING, RPC_REQUIRED, .summary = "why this mode"},
+	{"dir", RPC_STRING, RPC_REQUIRED, .summary = "its directory: definition, sockets, log"},
+	{"console", RPC_STRING, RPC_REQUIRED, .summary = "path of its console socket"},
+	{"started", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
+	{"adopted", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it was found running when this daemon started"},
+	{"connected", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its control socket answers"},
+	END,
+};
+
+static const struct rpc_field result_fields[] = {
+	STATE_FIELD,
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "how it ended, in words"},
+	{"exit_code", RPC_INTEGER, RPC_NULLABLE, .summary = "of trivisor-vm; null when not known"},
+	END,
+};
+
+static const struct rpc_field get_fields[] = {
+	UUID_FIELD,
+	NAME_FIELD,
+	STATE_FIELD,
+	{"transient", RPC_BOOLEAN, RPC_REQUIRED, .summary = "gone when it ends"},
+	{"created", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
+	{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "as stored"},
+	{"process", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = process_fields, .summary = "while it has one"},
+	{"decision", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = decision_fields, .summary = "the policy's last"},
+	{"result", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE | RPC_OPEN, .fields = result_fields, .summary = "of its last run"},
+	END,
+};
+
+static const struct rpc_field version_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "trivisord"},
+	{"version", RPC_STRING, RPC_REQUIRED, .summary = "of the program"},
+	{"control_protocol", RPC_INTEGER, RPC_REQUIRED, .summary = "version of the protocol to trivisor-vm"},
+	{"pid", RPC_INTEGER, RPC_REQUIRED, .summary = "the daemon's process"},
+	{"uid", RPC_INTEGER, RPC_REQUIRED, .summary = "its user"},
+	{"started", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
+	{"socket", RPC_STRING, RPC_REQUIRED, .summary = "this socket"},
+	{"state_dir", RPC_STRING, RPC_REQUIRED, .summary = "where definitions are kept"},
+	{"runtime_dir", RPC_STRING, RPC_REQUIRED, .summary = "where running VMs have their sockets"},
+	{"store_problem", RPC_STRING, RPC_REQUIRED | RPC_NULLABLE, .summary = "why definitions cannot be written at present"},
+	END,
+};
+
+static const struct rpc_field host_fields[] = {
+	{"facts", RPC_ARRAY, RPC_REQUIRED, .fields = fact, .summary = "each with its source"},
+	{"modes", RPC_ARRAY, RPC_REQUIRED, .fields = mode_row, .summary = "what follows from them"},
+	END,
+};
+
+static const struct rpc_field identity_fields[] = {UUID_FIELD, NAME_FIELD, END};
+static const struct rpc_field state_fields[] = {UUID_FIELD, STATE_FIELD, END};
+
+static const struct rpc_field stats_fields[] = {
+	{"mode", RPC_STRING, 0, .summary = "the mode"},
+	{"guest_instructions", RPC_INTEGER, RPC_NULLABLE, .summary = "where the engine counts them"},
+	{"exits", RPC_OBJECT, 0, .summary = "how often the engine left guest code, by kind"},
+	END,
+};
+
+static const struct rpc_field event_fields[] = {
+	{"subscription", RPC_INTEGER, RPC_REQUIRED, .summary = "what events.subscribe answered"},
+	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
+	{"event", RPC_STRING, RPC_REQUIRED, .summary = "defined, undefined, started, state, panic, reset, user_space or ended"},
+	UUID_FIELD,
+	NAME_FIELD,
+	END,
+};
+static const struct rpc_field stored_event[] = {{"record", RPC_OBJECT, 0, .summary = "as it was when it happened"}};
+
+/* ---- handlers that are one call into the daemon ------------------------------------ */
+
+static struct vm *find_vm(struct rpc_call *call, json_object *params)
+{
+	const char *name = rpc_string(params, "vm");
+	struct vm *vm = daemon_find(call->conn->daemon, name);
+
+	if (!vm)
+		rpc_fail(call, rpc_error_code(DAEMON_NOT_FOUND), "there is no VM \"%.200s\"; vm.list names them", name);
+	return vm;
+}
+
+static json_object *definition_of(json_object *params)
+{
+	json_object *definition = NULL;
+
+	json_object_object_get_ex(params, "definition", &definition);
+	return definition;
+}
+
+static void handle_version(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, daemon_version(call->conn->daemon));
+}
+
+static void handle_host(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, daemon_host(call->conn->daemon));
+}
+
+static void handle_modes(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, daemon_modes(call->conn->daemon));
+}
+
+static void handle_compare(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, daemon_compare(call->conn->daemon));
+}
+
+static void handle_explain(struct rpc_call *call, json_object *params)
+{
+	json_object *definition = definition_of(params);
+	bool by_vm = json_object_object_get_ex(params, "vm", NULL);
+	struct vm *vm;
+
+	if (!!definition == by_vm) {
+		rpc_fail(call, RPC_INVALID_PARAMS, "give exactly one of \"definition\" and \"vm\"");
+		return;
+	}
+	if (definition) {
+		daemon_explain(call->conn->daemon, definition, rpc_done, call);
+		return;
+	}
+	vm = find_vm(call, params);
+	if (vm)
+		daemon_explain_vm(call->conn->daemon, vm, rpc_done, call);
+}
+
+static void handle_define(struct rpc_call *call, json_object *params)
+{
+	daemon_define(call->conn->daemon, definition_of(params), rpc_done, call);
+}
+
+static void handle_list(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, daemon_list(call->conn->daemon));
+}
+
+static void handle_get(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = find_vm(call, params);
+
+	if (vm)
+		rpc_reply(call, daemon_get(call->conn->daemon, vm));
+}
+
+static struct daemon_start start_options(json_object *params)
+{
+	return (struct daemon_start){
+		.no_reboot = rpc_boolean(params, "no_reboot", false),
+		.mode = rpc_string(params, "mode"),
+	};
+}
+
+static void handle_start(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = find_vm(call, params);
+	struct daemon_start options = start_options(params);
+
+	if (vm)
+		daemon_start_vm(call->conn->daemon, vm, &options, rpc_done, call);
+}
+
+static void handle_run(struct rpc_call *call, json_object *params)
+{
+	struct rpc_conn *conn = call->conn;
+	struct daemon_start options = start_options(params);
+	bool ends_with_client = rpc_boolean(params, "ends_with_client", true);
+
+	if (ends_with_client && !conn->owner)
+		conn->owner = daemon_owner_create(conn->daemon);
+	if (ends_with_client && !conn->owner) {
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	daemon_run(conn->daemon, definition_of(params), &options, ends_with_client ? conn->owner : NULL, rpc_done, call);
+}
+
+static void handle_claim(struct rpc_call *call, json_object *params)
+{
+	struct rpc_conn *conn = call->conn;
+	struct vm *vm = find_vm(call, params);
+
+	if (!vm)
+		return;
+	if (!conn->owner)
+		conn->owner = daemon_owner_create(conn->daemon);
+	if (conn->owner)
+		daemon_claim(conn->daemon, vm, conn->owner, rpc_done, call);
+	else
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+}
+
+static void with_vm(struct rpc_call *call, json_object *params,
+		    void (*act)(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque))
+{
+	struct vm *vm = find_vm(call, params);
+
+	if (vm)
+		act(call->conn->daemon, vm, rpc_done, call);
+}
+
+static void handle_undefine(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_undefine);
+}
+
+static void handle_shutdown(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_shutdown);
+}
+
+static void handle_destroy(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_destroy_vm);
+}
+
+static void handle_pause(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_pause);
+}
+
+static void handle_resume(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_resume);
+}
+
+static void handle_stats(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_stats);
+}
+
+static void cancel_wait(struct rpc_call *call)
+{
+	daemon_wait_cancel(call->cancel_data);
+}
+
+static void wait_done(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	struct rpc_call *call = opaque;
+
+	call->cancel = NULL;
+	rpc_done(call, error, result);
+}
+
+static void handle_wait(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = find_vm(call, params);
+	json_object *timeout = NULL;
+	struct daemon_wait *wait;
+
+	if (!vm)
+		return;
+	json_object_object_get_ex(params, "timeout", &timeout);
+	wait = daemon_wait(call->conn->daemon, vm, timeout ? json_object_get_double(timeout) : -1, wait_done, call);
+	if (wait) {
+		call->cancel = cancel_wait;
+		call->cancel_data = wait;
+	}
+}
+
+static void handle_history(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = NULL;
+	json_object *limit = NULL;
+
+	if (json_object_object_get_ex(params, "vm", NULL)) {
+		vm = find_vm(call, params);
+		if (!vm)
+			return;
+	}
+	json_object_object_get_ex(params, "limit", &limit);
+	daemon_history(call->conn->daemon, rpc_string(params, "kind"), vm, limit ? (unsigned)json_object_get_int(limit) : 100,
+		       rpc_done, call);
+}
+
+static void handle_discover(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, rpc_openrpc());
+}
+
+/* ---- parameters -------------------------------------------------------------------- */
+
+static const struct rpc_field definition_only[] = {{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "a VM's definition"}, END};
+static const struct rpc_field explain_params[] = {
+	{"definition", RPC_DEFINITION, 0, .summary = "a VM's definition"},
+	{"vm", RPC_STRING, 0, 1, 200, .summary = "or a VM's name or UUID"},
+	END,
+};
+static const struct rpc_field start_params[] = {
+	VM_FIELD,
+	{"no_reboot", RPC_BOOLEAN, 0, .summary = "a reboot of the guest ends the VM"},
+	{"mode", RPC_STRING, 0, .values = mode_values, .summary = "this mode, instead of the definition's"},
+	END,
+};
+static const struct rpc_field run_params[] = {
+	{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "a VM's definition"},
+	{"no_reboot", RPC_BOOLEAN, 0, .summary = "a reboot of the guest ends the VM"},
+	{"mode", RPC_STRING, 0, .values = mode_values, .summary = "this mode, instead of the definition's"},
+	{"ends_with_client", RPC_BOOLEAN, 0, .summary = "destroy it when this connection ends (default: true)"},
+	END,
+};
+static const struct rpc_field wait_params[] = {
+	VM_FIELD,
+	{"timeout", RPC_NUMBER, 0, 0, 1e9, .summary = "seconds; for ever when absent"},
+	END,
+};
+static const struct rpc_field console_params[] = {
+	VM_FIELD,
+	{"stream", RPC_BOOLEAN, 0, .summary = "send the output as console.data notifications on this connection (default: false)"},
+	END,
+};
+static const struct rpc_field console_fields[] = {
+	{"path", RPC_STRING, RPC_REQUIRED, .summary = "console socket, for clients on this host: raw bytes, the scrollback first"},
+	{"stream", RPC_INTEGER, RPC_REQUIRED | RPC_NULLABLE, .summary = "the stream's number, null without one"},
+	END,
+};
+static const struct rpc_field console_write_params[] = {
+	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
+	{"text", RPC_STRING, 0, .summary = "what to type, as UTF-8"},
+	{"data", RPC_STRING, 0, .summary = "or as bytes, in base64"},
+	END,
+};
+static const struct rpc_field stream_params[] = {
+	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
+	END,
+};
+static const struct rpc_field subscribe_params[] = {
+	{"vm", RPC_STRING, 0, 1, 200, .summary = "only of this VM"},
+	{"events", RPC_ARRAY, 0, .fields = text_item, .summary = "only these kinds"},
+	END,
+};
+static const struct rpc_field subscription_fields[] = {
+	{"subscription", RPC_INTEGER, RPC_REQUIRED, .summary = "a number of this connection"},
+	END,
+};
+static const struct rpc_field history_params[] = {
+	{"kind", RPC_STRING, RPC_REQUIRED, .values = history_values, .summary = "what to list"},
+	{"vm", RPC_STRING, 0, 1, 200, .summary = "only of this VM"},
+	{"limit", RPC_INTEGER, 0, 1, 10000, .summary = "how many, newest first (default: 100)"},
+	END,
+};
+static const struct rpc_field console_data_fields[] = {
+	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
+	{"data", RPC_STRING, RPC_REQUIRED, .summary = "bytes, in base64"},
+	END,
+};
+static const struct rpc_field console_end_fields[] = {
+	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "why no more comes"},
+	END,
+};
+
+#define RESULT(shape, text) {"result", RPC_OBJECT, 0, .fields = shape, .summary = text}
+#define ROWS(item, text) {"result", RPC_ARRAY, 0, .fields = item, .summary = text}
+
+const struct rpc_method rpc_methods[] = {
+	{"daemon.version", "Version, user and directories of the daemon.", NULL, RESULT(version_fields, "about the daemon"), handle_version},
+	{"host.probe", "What this host offers for running VMs; each fact with its source.", NULL, RESULT(host_fields, "facts and what follows"), handle_host},
+	{"modes.list", "The modes, and whether this host can use them.", NULL, ROWS(mode_row, "one entry for each mode"), handle_modes},
+	{"modes.compare", "The modes side by side: technique, compatibility, performance, users, independence of the guest.", NULL, ROWS(compare_row, "one row for each aspect"), handle_compare},
+	{"policy.explain", "Which mode a VM would get, and why; nothing is started.", explain_params, RESULT(decision_fields, "the decision"), handle_explain},
+	{"vm.define", "Keeps a VM's definition. It is on disk when this is answered. With the UUID of a defined VM it replaces that definition, from the VM's next start on.", definition_only, RESULT(identity_fields, "the VM"), handle_define},
+	{"vm.undefine", "Forgets a VM that does not run.", vm_only, NOTHING, handle_undefine},
+	{"vm.list", "All VMs, oldest first.", NULL, ROWS(summary_row, "one entry for each VM"), handle_list},
+	{"vm.get", "Everything known of one VM.", vm_only, RESULT(get_fields, "the VM"), handle_get},
+	{"vm.start", "Starts a VM; answered when it runs.", start_params, RESULT(started_fields, "the running VM"), handle_start},
+	{"vm.run", "Makes a transient VM and starts it: it is in no store and is gone when it ends.", run_params, RESULT(started_fields, "the running VM"), handle_run},
+	{"vm.claim", "Takes over a transient VM whose client was lost with the daemon before: it ends with this connection.", vm_only, RESULT(started_fields, "the running VM"), handle_claim},
+	{"vm.shutdown", "Presses the VM's ACPI power button; the guest decides what follows.", vm_only, NOTHING, handle_shutdown},
+	{"vm.destroy", "Ends a VM at once; answered when its process is gone.", vm_only, RESULT(state_fields, "the VM's new state"), handle_destroy},
+	{"vm.pause", "Stops a VM's processors and its time.", vm_only, RESULT(state_fields, "the VM's new state"), handle_pause},
+	{"vm.resume", "Continues a paused VM.", vm_only, RESULT(state_fields, "the VM's new state"), handle_resume},
+	{"vm.stats", "Counters of a running VM, or of the last run.", vm_only, {"result", RPC_OBJECT, RPC_OPEN, .fields = stats_fields, .summary = "counters by name"}, handle_stats},
+	{"vm.wait", "Answered when the VM has ended; at once when it does not run and has ended before.", wait_params, {"result", RPC_OBJECT, RPC_OPEN, .fields = result_fields, .summary = "how it ended"}, handle_wait},
+	{"vm.console", "The VM's serial console: a socket for clients on this host, or a stream of notifications.", console_params, RESULT(console_fields, "where it is"), rpc_console_open},
+	{"vm.console_write", "Types into a console stream. Give text or data.", console_write_params, NOTHING, rpc_console_write},
+	{"vm.console_close", "Ends a console stream; the VM goes on.", stream_params, NOTHING, rpc_console_close},
+	{"events.subscribe", "Sends an `event` notification for each thing that happens.", subscribe_params, RESULT(subscription_fields, "the subscription"), rpc_events_subscribe},
+	{"events.unsubscribe", "Ends a subscription.", subscription_fields, NOTHING, rpc_events_unsubscribe},
+	{"events.history", "Kept events, decisions or results, newest first.", history_params, ROWS(stored_event, "what was kept"), handle_history},
+	{"rpc.discover", "This API as an OpenRPC document.", NULL, {"result", RPC_OBJECT, 0, .summary = "OpenRPC 1.2.6"}, handle_discover},
+};
+const size_t rpc_method_count = sizeof(rpc_methods) / sizeof(rpc_methods[0]);
+
+const struct rpc_notification rpc_notifications[] = {
+	{"event", "Something happened to a VM.", {"params", RPC_OBJECT, RPC_OPEN, .fields = event_fields}},
+	{"console.data", "Output of a console stream.", {"params", RPC_OBJECT, 0, .fields = console_data_fields}},
+	{"console.end", "A console stream has ended.", {"params", RPC_OBJECT, 0, .fields = console_end_fields}},
+};
+const size_t rpc_notification_count = sizeof(rpc_notifications) / sizeof(rpc_notifications[0]);
+
+const struct rpc_method *rpc_method_find(const char *name)
+{
+	for (size_t i = 0; i < rpc_method_count; i++)
+		if (!strcmp(rpc_methods[i].name, name))
+			return &rpc_methods[i];
+	return NULL;
+}

@@ -1,0 +1,187 @@
+/* A daemon's beginning and end: directories, lock, store, registry. */
+#include "daemon/private.h"
+
+#include "config.h"
+#include "daemon/log.h"
+#include "proto/file.h"
+#include "proto/paths.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Ours alone: in a shared /tmp somebody else may have made it first. */
+static int check_directory(const char *path, char *error, size_t error_size)
+{
+	struct stat st;
+	int rc = 0;
+
+	if (lstat(path, &st) < 0)
+		rc = -errno;
+	else if (!S_ISDIR(st.st_mode))
+		rc = -ENOTDIR;
+	else if (st.st_uid != geteuid() || st.st_mode & 022)
+		rc = -EPERM;
+	if (rc)
+		snprintf(error, error_size, "runtime directory %s: %s", path,
+			 rc == -EPERM ? "belongs to another user, or others may write to it; name another with --runtime-dir"
+				      : strerror(-rc));
+	return rc;
+}
+
+static int open_runtime(struct daemon *daemon, char *error, size_t error_size)
+{
+	const char *dir = daemon->settings->runtime_dir;
+	char path[PATH_MAX];
+	/* Members of socket_group must get through to the socket; vms/ stays closed to them. */
+	unsigned mode = daemon->settings->socket_group ? 0711 : 0700;
+	int rc = file_make_dirs(dir, mode);
+
+	if (rc) {
+		snprintf(error, error_size, "runtime directory %s: %s; name another with --runtime-dir", dir, strerror(-rc));
+		return rc;
+	}
+	rc = check_directory(dir, error, error_size);
+	if (rc)
+		return rc;
+	if (paths_join(path, sizeof(path), dir, "lock"))
+		return -ENAMETOOLONG;
+	daemon->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (daemon->lock_fd < 0 || flock(daemon->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		rc = -errno;
+		snprintf(error, error_size, "%s: %s%s", path, strerror(-rc),
+			 rc == -EWOULDBLOCK ? "; another trivisord uses this runtime directory" : "");
+		return rc;
+	}
+	rc = paths_join(daemon->vms_dir, sizeof(daemon->vms_dir), dir, "vms");
+	if (!rc)
+		rc = file_make_dirs(daemon->vms_dir, 0700);
+	if (rc)
+		snprintf(error, error_size, "%s: %s", daemon->vms_dir, strerror(-rc));
+	return rc;
+}
+
+static json_object *parse_object(const char *text)
+{
+	return text ? json_tokener_parse(text) : NULL;
+}
+
+static void load_row(void *opaque, const char *uuid, const char *definition, double created, const char *decision, const char *result)
+{
+	struct daemon *daemon = opaque;
+	char error[VMDEF_ERROR_BYTES];
+	struct vmdef *def = NULL;
+	struct vm *vm;
+
+	if (vmdef_from_text(definition, strlen(definition), &def, error)) {
+		log_error("stored definition %s: %s; the VM is left out", uuid, error);
+		return;
+	}
+	vm = registry_add(daemon, def, created);
+	if (!vm) {
+		log_error("stored definition %s: out of memory", uuid);
+		return;
+	}
+	if (decision)
+		registry_set_decision(vm, parse_object(decision));
+	if (result)
+		registry_set_result(vm, parse_object(result));
+}
+
+int daemon_create(struct event_base *base, struct settings *settings, struct daemon **ret_daemon, char *error, size_t error_size)
+{
+	struct daemon *daemon = calloc(1, sizeof(*daemon));
+	int rc;
+
+	if (!daemon) {
+		snprintf(error, error_size, "out of memory");
+		return -ENOMEM;
+	}
+	daemon->base = base;
+	daemon->settings = settings;
+	daemon->lock_fd = -1;
+	daemon->started = epoch_seconds();
+	TAILQ_INIT(&daemon->vms);
+	rc = open_runtime(daemon, error, error_size);
+	if (!rc)
+		rc = store_open(settings->state_dir, base, &daemon->store, error, error_size);
+	if (!rc && store_problem(daemon->store))
+		log_error("store: %s", store_problem(daemon->store));
+	if (!rc)
+		rc = store_load(daemon->store, load_row, daemon, error, error_size);
+	if (rc) {
+		daemon_destroy(daemon);
+		return rc;
+	}
+	adopt_all(daemon);
+	*ret_daemon = daemon;
+	return 0;
+}
+
+void daemon_destroy(struct daemon *daemon)
+{
+	struct vm *vm;
+
+	if (!daemon)
+		return;
+	daemon->ending = true;
+	while ((vm = TAILQ_FIRST(&daemon->vms))) {
+		struct vm_process *process = vm->process;
+
+		vm->process = NULL;
+		supervisor_release(process);
+		registry_remove(vm);
+	}
+	store_close(daemon->store);
+	while (daemon->listeners) {
+		struct daemon_listener *listener = daemon->listeners;
+
+		daemon->listeners = listener->next;
+		free(listener);
+	}
+	if (daemon->lock_fd >= 0)
+		close(daemon->lock_fd);
+	free(daemon);
+}
+
+struct event_base *daemon_base(struct daemon *daemon)
+{
+	return daemon->base;
+}
+
+const struct settings *daemon_settings(struct daemon *daemon)
+{
+	return daemon->settings;
+}
+
+unsigned daemon_running(struct daemon *daemon)
+{
+	struct vm *vm;
+	unsigned n = 0;
+
+	TAILQ_FOREACH(vm, &daemon->vms, link)
+		n += vm->process != NULL;
+	return n;
+}
+
+json_object *daemon_version(struct daemon *daemon)
+{
+	json_object *object = json_object_new_object();
+
+	put_text(object, "name", "trivisord");
+	put_text(object, "version", PACKAGE_VERSION);
+	json_object_object_add(object, "control_protocol", json_object_new_int(CONTROL_VERSION));
+	json_object_object_add(object, "pid", json_object_new_int(getpid()));
+	json_object_object_add(object, "uid", json_object_new_int64(geteuid()));
+	json_object_object_add(object, "started", json_object_new_double(daemon->started));
+	put_text(object, "socket", daemon->settings->socket_path);
+	put_text(object, "state_dir", daemon->settings->state_dir);
+	put_text(object, "runtime_dir", daemon->settings->runtime_dir);
+	put_text(object, "store_problem", store_problem(daemon->store));
+	return object;
+}

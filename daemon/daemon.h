@@ -1,0 +1,133 @@
+/*
+ * trivisord's one set of actions, as its APIs call them. Everything runs on the event loop's thread and nothing blocks:
+ * an action that takes time calls `done` later, one that does not calls it before it returns.
+ */
+#ifndef DAEMON_DAEMON_H
+#define DAEMON_DAEMON_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+struct daemon;
+struct event_base;
+struct settings;
+struct vm;
+
+enum daemon_error_code {
+	DAEMON_INVALID,     /* an argument is wrong; the message names it */
+	DAEMON_NOT_FOUND,   /* no such VM */
+	DAEMON_EXISTS,      /* the name or UUID is taken */
+	DAEMON_WRONG_STATE, /* not possible in the VM's present state */
+	DAEMON_STORAGE,     /* the state or runtime directory could not be written */
+	DAEMON_START,       /* the VM could not be started */
+	DAEMON_VM,          /* the VM's process answered with an error or not at all */
+	DAEMON_LIMIT,       /* a configured limit is reached */
+	DAEMON_TIMEOUT,     /* the time the caller gave has passed */
+	DAEMON_UNSUPPORTED, /* not in this version */
+	DAEMON_INTERNAL,    /* out of memory, or our own bug */
+	DAEMON_ERROR_COUNT
+};
+
+struct daemon_error {
+	enum daemon_error_code code;
+	char message[1024];
+};
+
+/* Called exactly once. error is NULL on success; result (may be NULL) stays the daemon's. Both are valid during the call. */
+typedef void (*daemon_done_fn)(void *opaque, const struct daemon_error *error, json_object *result);
+
+/* ---- life of the daemon ----------------------------------------------------- */
+
+/* Makes the directories, opens the store and adopts VMs. 0, or -errno with error saying what and what to do. */
+int daemon_create(struct event_base *base, struct settings *settings, struct daemon **ret_daemon, char *error,
+		  size_t error_size);
+/* Leaves running VMs running. Accepts NULL. */
+void daemon_destroy(struct daemon *daemon);
+struct event_base *daemon_base(struct daemon *daemon);
+const struct settings *daemon_settings(struct daemon *daemon);
+/* Ends every transient VM, then calls done (a private daemon whose client is gone). */
+void daemon_end_transient(struct daemon *daemon, void (*done)(void *opaque), void *opaque);
+/* How many VMs have a process. */
+unsigned daemon_running(struct daemon *daemon);
+
+/* ---- host and policy -------------------------------------------------------- */
+
+json_object *daemon_version(struct daemon *daemon);
+json_object *daemon_host(struct daemon *daemon);
+json_object *daemon_modes(struct daemon *daemon);
+json_object *daemon_compare(struct daemon *daemon);
+/* Of a definition, without making a VM. */
+void daemon_explain(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
+void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+
+/* ---- VMs -------------------------------------------------------------------- */
+
+/* By UUID or name; NULL when there is none. Valid until the loop's next turn: do not keep it. */
+struct vm *daemon_find(struct daemon *daemon, const char *name_or_uuid);
+const char *daemon_vm_uuid(const struct vm *vm);
+
+/*
+ * Writes the definition to the store, then answers {"uuid","name"}. With the UUID of a defined VM it replaces that one's
+ * definition (used from its next start on).
+ */
+void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
+/* Only while it does not run. Its decisions and results go too. */
+void daemon_undefine(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* An array of summaries in order of creation. */
+json_object *daemon_list(struct daemon *daemon);
+/* Everything known of one VM. */
+json_object *daemon_get(struct daemon *daemon, struct vm *vm);
+
+struct daemon_start {
+	bool no_reboot; /* a guest's reboot ends the VM, whatever its definition says */
+	const char *mode; /* instead of the definition's; NULL: as defined */
+};
+
+/* Answers once the VM runs ({"uuid","name","state","mode","mode_reason","pid","console"}), or why it does not. */
+void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done, void *opaque);
+
+/* A client whose end ends the transient VMs it owns. The APIs make one for each connection. */
+struct daemon_owner;
+struct daemon_owner *daemon_owner_create(struct daemon *daemon);
+void daemon_owner_destroy(struct daemon_owner *owner);
+/* Makes a transient VM (never in the store; gone when it ends) and starts it. owner NULL: it ends with nobody. */
+void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options, struct daemon_owner *owner,
+		daemon_done_fn done, void *opaque);
+
+/* Makes owner the one whose end ends this transient VM: for a client that comes back after the daemon was restarted. */
+void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *owner, daemon_done_fn done, void *opaque);
+
+/* ACPI power button. */
+void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* Ends it now; answers when its process is gone. */
+void daemon_destroy_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+void daemon_pause(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+void daemon_resume(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* Of a running VM from its process, else the last run's. */
+void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* Path of the running VM's console socket, for the connection's lifetime; NULL when it does not run. */
+const char *daemon_console_path(struct vm *vm);
+
+/*
+ * Answers when the VM has ended, with its result; at once when it does not run (its last result). timeout_s < 0 waits for
+ * ever, else DAEMON_TIMEOUT. Returns a handle for daemon_wait_cancel, NULL when done was called already; the handle
+ * dies with the call of done. After a cancel done is not called.
+ */
+struct daemon_wait;
+struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double timeout_s, daemon_done_fn done, void *opaque);
+void daemon_wait_cancel(struct daemon_wait *wait);
+
+/* ---- events ----------------------------------------------------------------- */
+
+/* Each event is {"time","event","uuid","name",…}; the listener may keep a reference. */
+typedef void (*daemon_event_fn)(void *opaque, json_object *event);
+struct daemon_listener;
+struct daemon_listener *daemon_listen(struct daemon *daemon, daemon_event_fn fn, void *opaque);
+/* Allowed from within a listener. Accepts NULL. */
+void daemon_unlisten(struct daemon_listener *listener);
+
+/* What the store kept, newest first. kind: "events", "decisions" or "results"; vm NULL: of all. */
+void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque);
+
+#endif

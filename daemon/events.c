@@ -1,0 +1,74 @@
+/* Events: kept in the store, told to whoever listens. */
+#include "daemon/private.h"
+
+#include "daemon/log.h"
+
+#include <stdlib.h>
+
+struct daemon_listener *daemon_listen(struct daemon *daemon, daemon_event_fn fn, void *opaque)
+{
+	struct daemon_listener *listener = calloc(1, sizeof(*listener));
+
+	if (!listener)
+		return NULL;
+	listener->daemon = daemon;
+	listener->fn = fn;
+	listener->opaque = opaque;
+	listener->next = daemon->listeners;
+	daemon->listeners = listener;
+	return listener;
+}
+
+static void sweep(struct daemon *daemon)
+{
+	struct daemon_listener **at = &daemon->listeners;
+
+	if (daemon->telling)
+		return;
+	while (*at) {
+		struct daemon_listener *listener = *at;
+
+		if (listener->fn) {
+			at = &listener->next;
+			continue;
+		}
+		*at = listener->next;
+		free(listener);
+	}
+}
+
+void daemon_unlisten(struct daemon_listener *listener)
+{
+	if (!listener)
+		return;
+	listener->fn = NULL;
+	sweep(listener->daemon);
+}
+
+void event_emit(struct vm *vm, const char *event, json_object *params)
+{
+	struct daemon *daemon = vm->daemon;
+	json_object *message = json_object_new_object();
+	double now = epoch_seconds();
+
+	json_object_object_add(message, "time", json_object_new_double(now));
+	put_text(message, "event", event);
+	put_text(message, "uuid", vm->uuid);
+	put_text(message, "name", vm->name);
+	if (params) {
+		json_object_object_foreach(params, key, value)
+			if (!json_object_object_get_ex(message, key, NULL))
+				json_object_object_add(message, key, json_object_get(value));
+		json_object_put(params);
+	}
+	log_info("VM %s: %s", vm->name, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	store_add(daemon->store, STORE_EVENT, vm->uuid, vm->name, now, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN),
+		  NULL, NULL);
+	daemon->telling++;
+	for (struct daemon_listener *listener = daemon->listeners; listener; listener = listener->next)
+		if (listener->fn)
+			listener->fn(listener->opaque, message);
+	daemon->telling--;
+	sweep(daemon);
+	json_object_put(message);
+}

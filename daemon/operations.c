@@ -1,0 +1,523 @@
+/* What the APIs ask for: definitions, starts and ends, and calls to running VMs. */
+#include "daemon/private.h"
+
+#include "daemon/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CALL_TIMEOUT_S 10
+
+/* An answer that is due later, about one VM (named, because it may go meanwhile). */
+struct op {
+	struct daemon *daemon;
+	char uuid[VMDEF_UUID_BYTES];
+	struct vmdef *def;
+	daemon_done_fn done;
+	void *opaque;
+};
+
+static struct op *op_create(struct daemon *daemon, const char *uuid, daemon_done_fn done, void *opaque)
+{
+	struct op *op = calloc(1, sizeof(*op));
+
+	if (!op) {
+		answer_error(done, opaque, DAEMON_INTERNAL, "out of memory");
+		return NULL;
+	}
+	op->daemon = daemon;
+	snprintf(op->uuid, sizeof(op->uuid), "%s", uuid);
+	op->done = done;
+	op->opaque = opaque;
+	return op;
+}
+
+static void op_free(struct op *op)
+{
+	vmdef_free(op->def);
+	free(op);
+}
+
+static void answer_empty(daemon_done_fn done, void *opaque)
+{
+	json_object *result = json_object_new_object();
+
+	done(opaque, NULL, result);
+	json_object_put(result);
+}
+
+/* ---- definitions ------------------------------------------------------------------ */
+
+/* A checked definition, or NULL and the error was answered. */
+static struct vmdef *parse(json_object *json, daemon_done_fn done, void *opaque)
+{
+	char error[VMDEF_ERROR_BYTES] = "";
+	struct vmdef *def = NULL;
+	int rc = vmdef_from_json(json, &def, error);
+
+	if (!rc)
+		return def;
+	if (rc == -EINVAL)
+		answer_error(done, opaque, DAEMON_INVALID, "definition: %s", error);
+	else
+		answer_error(done, opaque, DAEMON_INTERNAL, "%s", strerror(-rc));
+	return NULL;
+}
+
+static void on_defined(void *opaque, int error, const char *message, json_object *rows)
+{
+	struct op *op = opaque;
+	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
+	json_object *result;
+
+	if (error) {
+		if (vm && vm->storing)
+			registry_remove(vm);
+		if (error == -EEXIST)
+			answer_error(op->done, op->opaque, DAEMON_EXISTS, "the name is taken by another VM");
+		else
+			answer_error(op->done, op->opaque, DAEMON_STORAGE, "%s", message);
+		op_free(op);
+		return;
+	}
+	if (!vm) { /* undefined while it was being redefined: the store did both in this order */
+		answer_error(op->done, op->opaque, DAEMON_NOT_FOUND, "the VM was undefined meanwhile");
+		op_free(op);
+		return;
+	}
+	vm->storing = false;
+	if (op->def) {
+		if (registry_set_definition(vm, op->def))
+			log_error("VM %s: out of memory; the new definition holds after a restart", vm->name);
+		op->def = NULL;
+	}
+	event_emit(vm, "defined", NULL);
+	result = json_object_new_object();
+	put_text(result, "uuid", vm->uuid);
+	put_text(result, "name", vm->name);
+	op->done(op->opaque, NULL, result);
+	json_object_put(result);
+	op_free(op);
+}
+
+/* Whether the definition may come in: false and the error was answered. *ret_vm: the VM it replaces, NULL for a new one. */
+static bool admit(struct daemon *daemon, const struct vmdef *def, struct vm **ret_vm, daemon_done_fn done, void *opaque)
+{
+	struct vm *same = registry_find_uuid(daemon, def->uuid), *named = registry_find_name(daemon, def->name);
+
+	if (named && named != same) {
+		answer_error(done, opaque, DAEMON_EXISTS, "the name \"%s\" is taken by VM %s; to redefine it give that uuid", def->name,
+			     named->uuid);
+	} else if (same && (same->transient || same->storing || same->forgetting)) {
+		answer_error(done, opaque, DAEMON_EXISTS, "the uuid %s is taken by a VM that is %s", def->uuid,
+			     same->transient ? "transient" : "being changed right now");
+	} else if (!same && daemon->vm_count >= daemon->settings->max_vms) {
+		answer_error(done, opaque, DAEMON_LIMIT, "there are %u VMs already; max_vms in the configuration sets the limit",
+			     daemon->vm_count);
+	} else {
+		*ret_vm = same;
+		return true;
+	}
+	return false;
+}
+
+void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque)
+{
+	struct vmdef *def = parse(definition, done, opaque);
+	struct vm *vm = NULL;
+	json_object *json;
+	struct op *op;
+
+	if (!def)
+		return;
+	if (!admit(daemon, def, &vm, done, opaque)) {
+		vmdef_free(def);
+		return;
+	}
+	op = op_create(daemon, def->uuid, done, opaque);
+	if (!op) {
+		vmdef_free(def);
+		return;
+	}
+	if (vm) {
+		op->def = def;
+	} else {
+		vm = registry_add(daemon, def, epoch_seconds());
+		if (!vm) {
+			answer_error(done, opaque, DAEMON_INTERNAL, "out of memory");
+			op_free(op);
+			return;
+		}
+		vm->storing = true;
+	}
+	json = vmdef_to_json(def);
+	if (json)
+		store_put_definition(daemon->store, def->uuid, def->name,
+				     json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
+				     vm->created, on_defined, op);
+	else
+		on_defined(op, -ENOMEM, "out of memory", NULL);
+	json_object_put(json);
+}
+
+static void on_undefined(void *opaque, int error, const char *message, json_object *rows)
+{
+	struct op *op = opaque;
+	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
+
+	if (vm)
+		vm->forgetting = false;
+	if (error) {
+		answer_error(op->done, op->opaque, DAEMON_STORAGE, "%s", message);
+	} else {
+		if (vm) {
+			event_emit(vm, "undefined", NULL);
+			registry_remove(vm);
+		}
+		answer_empty(op->done, op->opaque);
+	}
+	op_free(op);
+}
+
+void daemon_undefine(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	struct op *op;
+
+	if (vm->process || vm->forgetting || vm->transient) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" is %s; %s", vm->name,
+			     vm->forgetting  ? "being undefined already"
+			     : vm->transient ? "transient"
+					     : vm_state_text(vm),
+			     vm->transient ? "it goes when it ends" : "shut it down or destroy it first");
+		return;
+	}
+	op = op_create(daemon, vm->uuid, done, opaque);
+	if (!op)
+		return;
+	vm->forgetting = true;
+	store_delete_definition(daemon->store, vm->uuid, on_undefined, op);
+}
+
+/* ---- policy ------------------------------------------------------------------------- */
+
+static json_object *decide(const struct vmdef *def, const char *wish, struct policy_decision *ret_decision)
+{
+	struct policy_host host;
+	struct policy_guest guest;
+	json_object *json;
+
+	policy_probe(&host);
+	policy_guest_inspect(def, &guest);
+	policy_decide(&host, &guest, wish ? wish : vmdef_mode_name(def->mode), ret_decision);
+	json = policy_decision_json(ret_decision);
+	json_object_object_add(json, "time", json_object_new_double(epoch_seconds()));
+	return json;
+}
+
+static void answer_decision(const struct vmdef *def, daemon_done_fn done, void *opaque)
+{
+	struct policy_decision decision;
+	json_object *json = decide(def, NULL, &decision);
+
+	done(opaque, NULL, json);
+	json_object_put(json);
+}
+
+void daemon_explain(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque)
+{
+	struct vmdef *def = parse(definition, done, opaque);
+
+	if (!def)
+		return;
+	answer_decision(def, done, opaque);
+	vmdef_free(def);
+}
+
+void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	answer_decision(vm->def, done, opaque);
+}
+
+json_object *daemon_host(struct daemon *daemon)
+{
+	json_object *object = json_object_new_object();
+	struct policy_host host;
+
+	policy_probe(&host);
+	json_object_object_add(object, "facts", policy_host_facts(&host));
+	json_object_object_add(object, "modes", policy_modes_json(&host));
+	return object;
+}
+
+json_object *daemon_modes(struct daemon *daemon)
+{
+	struct policy_host host;
+
+	policy_probe(&host);
+	return policy_modes_json(&host);
+}
+
+json_object *daemon_compare(struct daemon *daemon)
+{
+	struct policy_host host;
+
+	policy_probe(&host);
+	return policy_compare_json(&host);
+}
+
+/* ---- starts ---------------------------------------------------------------------------- */
+
+/* False: it cannot start, and the error was answered. */
+static bool choose_mode(struct vm *vm, const struct daemon_start *options, struct policy_decision *ret_decision,
+			daemon_done_fn done, void *opaque)
+{
+	json_object *json = decide(vm->def, options->mode, ret_decision);
+
+	registry_set_decision(vm, json);
+	store_add(vm->daemon->store, STORE_DECISION, vm->uuid, vm->name, epoch_seconds(),
+		  json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), NULL, NULL);
+	if (ret_decision->guest.problem[0])
+		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name, ret_decision->guest.problem);
+	else if (!ret_decision->possible)
+		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name, ret_decision->reason);
+	else
+		return true;
+	return false;
+}
+
+void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done, void *opaque)
+{
+	struct policy_decision decision;
+
+	if (vm->process || vm->forgetting) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" is %s already", vm->name,
+			     vm->forgetting ? "being undefined" : vm_state_text(vm));
+		return;
+	}
+	if (choose_mode(vm, options, &decision, done, opaque))
+		supervisor_start(vm, decision.mode, decision.reason, options->no_reboot, done, opaque);
+}
+
+struct daemon_owner *daemon_owner_create(struct daemon *daemon)
+{
+	struct daemon_owner *owner = calloc(1, sizeof(*owner));
+
+	if (owner) {
+		owner->daemon = daemon;
+		LIST_INIT(&owner->vms);
+	}
+	return owner;
+}
+
+void daemon_owner_destroy(struct daemon_owner *owner)
+{
+	struct vm *vm;
+
+	if (!owner)
+		return;
+	while ((vm = LIST_FIRST(&owner->vms))) {
+		LIST_REMOVE(vm, owned);
+		vm->owner = NULL;
+		/* A daemon that stops leaves VMs running; their clients find the next one. */
+		if (!vm->process)
+			registry_remove(vm);
+		else if (!owner->daemon->ending || owner->daemon->transient_done)
+			supervisor_end(vm, NULL, NULL);
+	}
+	free(owner);
+}
+
+void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options, struct daemon_owner *owner,
+		daemon_done_fn done, void *opaque)
+{
+	struct vmdef *def = parse(definition, done, opaque);
+	struct policy_decision decision;
+	struct vm *vm = NULL;
+
+	if (!def)
+		return;
+	if (!admit(daemon, def, &vm, done, opaque)) {
+		vmdef_free(def);
+		return;
+	}
+	if (vm) {
+		answer_error(done, opaque, DAEMON_EXISTS, "the uuid %s is taken by VM \"%s\"", def->uuid, vm->name);
+		vmdef_free(def);
+		return;
+	}
+	vm = registry_add(daemon, def, epoch_seconds());
+	if (!vm) {
+		answer_error(done, opaque, DAEMON_INTERNAL, "out of memory");
+		return;
+	}
+	vm->transient = true;
+	vm->owner = owner;
+	if (owner)
+		LIST_INSERT_HEAD(&owner->vms, vm, owned);
+	if (!choose_mode(vm, options, &decision, done, opaque)) {
+		registry_remove(vm);
+		return;
+	}
+	supervisor_start(vm, decision.mode, decision.reason, options->no_reboot, done, opaque);
+	if (!vm->process)
+		registry_remove(vm);
+}
+
+/* ---- ends ------------------------------------------------------------------------------- */
+
+void daemon_destroy_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	if (vm->process)
+		supervisor_end(vm, done, opaque);
+	else
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name, vm_state_text(vm));
+}
+
+void daemon_end_transient(struct daemon *daemon, void (*done)(void *opaque), void *opaque)
+{
+	struct vm *vm;
+	bool any = false;
+
+	daemon->ending = true;
+	daemon->transient_done = done;
+	daemon->transient_opaque = opaque;
+	TAILQ_FOREACH(vm, &daemon->vms, link)
+		if (vm->transient && vm->process) {
+			any = true;
+			supervisor_end(vm, NULL, NULL);
+		}
+	if (!any) {
+		daemon->transient_done = NULL;
+		done(opaque);
+	}
+}
+
+/* ---- calls to a running VM ------------------------------------------------------------------ */
+
+/* False: it has no process that could answer, and the error was answered. */
+static bool reachable(struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	if (!vm->process)
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name, vm_state_text(vm));
+	else if (!vm->process->ready)
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" is still starting", vm->name);
+	else if (!vm->process->vmlink)
+		answer_error(done, opaque, DAEMON_VM, "VM \"%s\": its process cannot be reached at present", vm->name);
+	else
+		return true;
+	return false;
+}
+
+static void answer_code(struct op *op, int code, const char *message)
+{
+	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM, "VM %s: %s", op->uuid, message);
+}
+
+static void on_empty(void *opaque, int code, const char *message, json_object *result)
+{
+	struct op *op = opaque;
+
+	if (code)
+		answer_code(op, code, message);
+	else
+		answer_empty(op->done, op->opaque);
+	op_free(op);
+}
+
+static void on_state(void *opaque, int code, const char *message, json_object *result)
+{
+	struct op *op = opaque;
+	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
+	json_object *answer;
+
+	if (code || !vm) {
+		answer_code(op, code, code ? message : "is gone");
+	} else {
+		answer = json_object_new_object();
+		put_text(answer, "uuid", vm->uuid);
+		put_text(answer, "state", vm_state_text(vm));
+		op->done(op->opaque, NULL, answer);
+		json_object_put(answer);
+	}
+	op_free(op);
+}
+
+static void on_stats(void *opaque, int code, const char *message, json_object *result)
+{
+	struct op *op = opaque;
+
+	if (code)
+		answer_code(op, code, message);
+	else
+		op->done(op->opaque, NULL, result);
+	op_free(op);
+}
+
+static void call_vm(struct vm *vm, const char *method, vmlink_done_fn answer, daemon_done_fn done, void *opaque)
+{
+	struct op *op;
+
+	if (!reachable(vm, done, opaque))
+		return;
+	op = op_create(vm->daemon, vm->uuid, done, opaque);
+	if (op)
+		vmlink_call(vm->process->vmlink, method, NULL, CALL_TIMEOUT_S, answer, op);
+}
+
+void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_POWER_BUTTON, on_empty, done, opaque);
+}
+
+void daemon_pause(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_PAUSE, on_state, done, opaque);
+}
+
+void daemon_resume(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_RESUME, on_state, done, opaque);
+}
+
+void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	json_object *stats = NULL;
+
+	if (vm->process) {
+		call_vm(vm, CONTROL_STATS, on_stats, done, opaque);
+		return;
+	}
+	if (vm->result && json_object_object_get_ex(vm->result, "stats", &stats))
+		done(opaque, NULL, stats);
+	else
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run, and its last run left no statistics", vm->name);
+}
+
+const char *daemon_console_path(struct vm *vm)
+{
+	return vm->process && !vm->process->exited ? vm->process->console : NULL;
+}
+
+/* ---- history ----------------------------------------------------------------------------------- */
+
+static void on_rows(void *opaque, int error, const char *message, json_object *rows)
+{
+	struct op *op = opaque;
+
+	if (error)
+		answer_error(op->done, op->opaque, DAEMON_STORAGE, "%s", message);
+	else
+		op->done(op->opaque, NULL, rows);
+	op_free(op);
+}
+
+void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque)
+{
+	enum store_record record = !strcmp(kind, "decisions") ? STORE_DECISION : !strcmp(kind, "results") ? STORE_RESULT : STORE_EVENT;
+	struct op *op = op_create(daemon, vm ? vm->uuid : "", done, opaque);
+
+	if (op)
+		store_list(daemon->store, record, vm ? vm->uuid : NULL, limit, on_rows, op);
+}

@@ -1,0 +1,254 @@
+/* What a guest's image is, and which ways of entering it offers. */
+#include "policy/policy.h"
+#include "proto/vmdef.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* xen/include/public/elfnote.h, an ABI. */
+#define XEN_ELFNOTE_ENTRY 1
+#define XEN_ELFNOTE_HYPERCALL_PAGE 2
+#define XEN_ELFNOTE_PHYS32_ENTRY 18
+
+#define NOTES_MAX (64u << 10)
+#define SECTIONS_MAX 4096
+#define SEGMENTS_MAX 256
+
+static void set_problem(struct policy_guest *guest, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void set_problem(struct policy_guest *guest, const char *format, ...)
+{
+	va_list args;
+
+	if (guest->problem[0])
+		return;
+	va_start(args, format);
+	vsnprintf(guest->problem, sizeof(guest->problem), format, args);
+	va_end(args);
+}
+
+/* A regular file, opened without ever waiting (a FIFO would). -1 and guest->problem when it is not usable. */
+static int open_image(struct policy_guest *guest, const char *what, const char *path, struct stat *ret_stat)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0) {
+		set_problem(guest, "%s %s: %s", what, path, strerror(errno));
+		return -1;
+	}
+	if (fstat(fd, ret_stat) < 0 || !S_ISREG(ret_stat->st_mode)) {
+		set_problem(guest, "%s %s: is %s; name a regular file", what, path,
+			    S_ISDIR(ret_stat->st_mode) ? "a directory" : "no regular file");
+		close(fd);
+		return -1;
+	}
+	if (ret_stat->st_size == 0) {
+		set_problem(guest, "%s %s: is empty", what, path);
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static bool read_at(int fd, void *to, size_t n, uint64_t offset)
+{
+	return offset <= INT64_MAX && pread(fd, to, n, (off_t)offset) == (ssize_t)n;
+}
+
+/* ---- bzImage: Documentation/arch/x86/boot.rst ----------------------------------------- */
+
+static bool inspect_bzimage(struct policy_guest *guest, const char *path, int fd, const struct stat *st)
+{
+	uint8_t header[0x268];
+	uint32_t setup_sects, syssize;
+	uint16_t version_at;
+
+	if (!read_at(fd, header, sizeof(header), 0) || memcmp(header + 0x202, "HdrS", 4))
+		return false;
+	guest->image = POLICY_IMAGE_BZIMAGE;
+	guest->boot_protocol = (unsigned)header[0x206] | (unsigned)header[0x207] << 8;
+	guest->bits = guest->boot_protocol >= 0x020c && header[0x236] & 1 ? 64 : 32; /* xloadflags: XLF_KERNEL_64 */
+	guest->xen_pv = POLICY_UNKNOWN;
+	setup_sects = header[0x1f1] ? header[0x1f1] : 4;
+	memcpy(&syssize, header + 0x1f4, 4);
+	if ((uint64_t)st->st_size < (uint64_t)(setup_sects + 1) * 512 + (uint64_t)syssize * 16)
+		set_problem(guest, "kernel %s: is truncated: %lld bytes, but its header announces %llu; copy it again", path,
+			    (long long)st->st_size, (unsigned long long)(setup_sects + 1) * 512 + (uint64_t)syssize * 16);
+	memcpy(&version_at, header + 0x20e, 2);
+	if (version_at) {
+		char text[sizeof(guest->kernel_version)] = "";
+
+		if (pread(fd, text, sizeof(text) - 1, version_at + 0x200) > 0)
+			snprintf(guest->kernel_version, sizeof(guest->kernel_version), "%.*s",
+				 (int)strcspn(text, " \n"), text);
+	}
+	return true;
+}
+
+/* ---- ELF ---------------------------------------------------------------------------------- */
+
+/* Notes of owner "Xen" in one PT_NOTE segment or SHT_NOTE section. */
+static void scan_notes(struct policy_guest *guest, int fd, uint64_t offset, uint64_t size)
+{
+	uint8_t *notes;
+	uint64_t at = 0;
+
+	if (size < sizeof(Elf64_Nhdr) || size > NOTES_MAX)
+		return;
+	notes = malloc(size);
+	if (!notes || !read_at(fd, notes, size, offset)) {
+		free(notes);
+		return;
+	}
+	while (at + sizeof(Elf64_Nhdr) <= size) {
+		Elf64_Nhdr note;
+		uint64_t name = at + sizeof(note), next;
+
+		memcpy(&note, notes + at, sizeof(note));
+		next = name + (((uint64_t)note.n_namesz + 3) & ~3ull) + (((uint64_t)note.n_descsz + 3) & ~3ull);
+		if (next > size)
+			break;
+		if (note.n_namesz == 4 && !memcmp(notes + name, "Xen", 4)) {
+			guest->pvh |= note.n_type == XEN_ELFNOTE_PHYS32_ENTRY;
+			if (note.n_type == XEN_ELFNOTE_ENTRY || note.n_type == XEN_ELFNOTE_HYPERCALL_PAGE)
+				guest->xen_pv = POLICY_YES;
+		}
+		at = next;
+	}
+	free(notes);
+}
+
+/* Older Xen guests say what they are in a section's name. */
+static void scan_sections64(struct policy_guest *guest, int fd, const Elf64_Ehdr *ehdr)
+{
+	Elf64_Shdr names, section;
+	char name[16];
+
+	if (!ehdr->e_shoff || ehdr->e_shentsize != sizeof(section) || ehdr->e_shnum > SECTIONS_MAX ||
+	    !read_at(fd, &names, sizeof(names), ehdr->e_shoff + (uint64_t)ehdr->e_shstrndx * sizeof(section)))
+		return;
+	for (unsigned i = 0; i < ehdr->e_shnum; i++) {
+		if (!read_at(fd, &section, sizeof(section), ehdr->e_shoff + (uint64_t)i * sizeof(section)))
+			return;
+		memset(name, 0, sizeof(name));
+		if (names.sh_offset <= INT64_MAX - UINT32_MAX &&
+		    pread(fd, name, sizeof(name) - 1, (off_t)(names.sh_offset + section.sh_name)) > 0 &&
+		    !strcmp(name, "__xen_guest"))
+			guest->xen_pv = POLICY_YES;
+	}
+}
+
+static bool inspect_elf(struct policy_guest *guest, const char *path, int fd)
+{
+	union {
+		unsigned char ident[EI_NIDENT];
+		Elf32_Ehdr e32;
+		Elf64_Ehdr e64;
+	} header;
+
+	memset(&header, 0, sizeof(header));
+	if (!read_at(fd, header.ident, sizeof(header.ident), 0) || memcmp(header.ident, ELFMAG, SELFMAG))
+		return false;
+	guest->image = POLICY_IMAGE_ELF;
+	guest->xen_pv = POLICY_NO;
+	guest->bits = header.ident[EI_CLASS] == ELFCLASS64 ? 64 : 32;
+	if (guest->bits == 64 && read_at(fd, &header.e64, sizeof(header.e64), 0)) {
+		for (unsigned i = 0; i < header.e64.e_phnum && i < SEGMENTS_MAX; i++) {
+			Elf64_Phdr p;
+
+			if (!read_at(fd, &p, sizeof(p), header.e64.e_phoff + (uint64_t)i * sizeof(p)))
+				break;
+			if (p.p_type == PT_NOTE)
+				scan_notes(guest, fd, p.p_offset, p.p_filesz);
+		}
+		scan_sections64(guest, fd, &header.e64);
+	} else if (guest->bits == 32 && read_at(fd, &header.e32, sizeof(header.e32), 0)) {
+		for (unsigned i = 0; i < header.e32.e_phnum && i < SEGMENTS_MAX; i++) {
+			Elf32_Phdr p;
+
+			if (!read_at(fd, &p, sizeof(p), header.e32.e_phoff + (uint64_t)i * sizeof(p)))
+				break;
+			if (p.p_type == PT_NOTE)
+				scan_notes(guest, fd, p.p_offset, p.p_filesz);
+		}
+	} else {
+		set_problem(guest, "kernel %s: is a truncated ELF file", path);
+	}
+	if (!guest->pvh && guest->xen_pv != POLICY_YES)
+		set_problem(guest, "kernel %s: an ELF file without a PVH entry note; use a bzImage, or a kernel built with CONFIG_PVH", path);
+	return true;
+}
+
+/* ---- the definition -------------------------------------------------------------------------- */
+
+static void inspect_kernel(struct policy_guest *guest, const char *path)
+{
+	struct stat st;
+	int fd = open_image(guest, "kernel", path, &st);
+
+	if (fd < 0)
+		return;
+	guest->image = POLICY_IMAGE_UNKNOWN;
+	if (!inspect_bzimage(guest, path, fd, &st) && !inspect_elf(guest, path, fd))
+		set_problem(guest, "kernel %s: neither a bzImage nor an ELF file", path);
+	close(fd);
+}
+
+static void check_file(struct policy_guest *guest, const char *what, const char *path)
+{
+	struct stat st;
+	int fd = open_image(guest, what, path, &st);
+
+	if (fd >= 0)
+		close(fd);
+}
+
+void policy_guest_inspect(const struct vmdef *def, struct policy_guest *ret_guest)
+{
+	memset(ret_guest, 0, sizeof(*ret_guest));
+	ret_guest->xen_pv = POLICY_NO;
+	if (def->boot.kernel) {
+		inspect_kernel(ret_guest, def->boot.kernel);
+		if (def->boot.initrd)
+			check_file(ret_guest, "initrd", def->boot.initrd);
+	} else if (def->boot.firmware) {
+		ret_guest->image = POLICY_IMAGE_FIRMWARE;
+		ret_guest->bits = 16;
+	}
+	if (def->boot.firmware)
+		check_file(ret_guest, "firmware", def->boot.firmware);
+}
+
+json_object *policy_guest_json(const struct policy_guest *guest)
+{
+	static const char *const images[] = {
+		[POLICY_IMAGE_NONE] = "none",         [POLICY_IMAGE_BZIMAGE] = "bzImage", [POLICY_IMAGE_ELF] = "ELF",
+		[POLICY_IMAGE_FIRMWARE] = "firmware", [POLICY_IMAGE_UNKNOWN] = "unknown",
+	};
+	json_object *object = json_object_new_object();
+
+	json_object_object_add(object, "image", json_object_new_string(images[guest->image]));
+	if (guest->bits)
+		json_object_object_add(object, "entered_in_bits", json_object_new_int64(guest->bits));
+	if (guest->image == POLICY_IMAGE_BZIMAGE) {
+		char version[16];
+
+		snprintf(version, sizeof(version), "%u.%02u", guest->boot_protocol >> 8, guest->boot_protocol & 255);
+		json_object_object_add(object, "boot_protocol", json_object_new_string(version));
+		json_object_object_add(object, "kernel_version", json_object_new_string(guest->kernel_version));
+	}
+	if (guest->image == POLICY_IMAGE_ELF)
+		json_object_object_add(object, "pvh_entry", json_object_new_boolean(guest->pvh));
+	json_object_object_add(object, "xen_pv_entry",
+			       guest->xen_pv == POLICY_UNKNOWN ? NULL : json_object_new_boolean(guest->xen_pv == POLICY_YES));
+	if (guest->problem[0])
+		json_object_object_add(object, "problem", json_object_new_string(guest->problem));
+	return object;
+}
