@@ -40,6 +40,9 @@ static int put_rom(struct machine *machine, const char *path)
 	if (rc < 0)
 		goto out;
 	rc = machine_rom_add(machine, rom.data, rom.size);
+	/* After a reset the image is still there: a firmware does not change while its machine lives. */
+	if (rc == -EBUSY)
+		rc = 0;
 	if (rc < 0)
 		rc = boot_fail(rc, "firmware %s cannot be mapped: %s", path, strerror(-rc));
 out:

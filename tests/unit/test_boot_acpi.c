@@ -169,10 +169,6 @@ static void test_iasl(void **state)
 	FILE *f;
 	size_t n;
 
-	if (system("command -v iasl >/dev/null 2>&1") != 0) {
-		print_message("no iasl on this host\n");
-		skip();
-	}
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(acpi_build_platform(&tables, &platform), 0);
 	acpi_place(&tables, BASE);
@@ -268,10 +264,16 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_placed),
 		cmocka_unit_test(test_loader_script),
-		cmocka_unit_test(test_iasl),
 		cmocka_unit_test(test_package_length),
 		cmocka_unit_test(test_smbios),
+		cmocka_unit_test(test_iasl),
 	};
+	size_t n = ARRAY_SIZE(tests);
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	/* cmocka 1.1.5 prints a skipped test as "not ok … # SKIP", which is a failure in TAP: leave it away. */
+	if (system("command -v iasl >/dev/null 2>&1") != 0) {
+		printf("# test_iasl is left away: no iasl on this host\n");
+		n--;
+	}
+	return _cmocka_run_group_tests("tests", tests, n, NULL, NULL);
 }

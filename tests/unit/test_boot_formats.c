@@ -626,6 +626,55 @@ static void test_firmware(void **state)
 	free(rom.data);
 }
 
+/* A guest that reboots is loaded again, over what it left behind. */
+static void test_again(void **state)
+{
+	struct machine *machine = new_machine(64);
+	struct bytes image = good_bzimage(), rom = bytes_new(128 * 1024);
+	const char *message = "", *kernel = write_file("vmlinuz", image.data, image.n);
+	const char *firmware = write_file("rom", rom.data, rom.n);
+	static struct cpu_state bsp;
+
+	for (unsigned i = 0; i < 3; i++) {
+		memset(mapped(machine, 0, 0x9f000), 0xa5, 0x9f000);
+		memset(mapped(machine, KERNEL_GPA, SEG0_BYTES), 0xa5, SEG0_BYTES);
+		if (machine_boot(machine, &(struct machine_boot){.kernel = kernel, .cmdline = "nokaslr"}, &bsp, &message) != 0)
+			fail_msg("boot failed: %s", message);
+		check_kernel(machine, 0x1650000, true);
+		check_long_mode(machine, &bsp);
+		machine_reset(machine);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		if (machine_boot(machine, &(struct machine_boot){.firmware = firmware, .kernel = kernel}, &bsp, &message) != 0)
+			fail_msg("boot failed: %s", message);
+		machine_reset(machine);
+	}
+	free(image.data);
+	free(rom.data);
+	machine_destroy(machine);
+}
+
+/* RAM on both sides of the hole below 4 GiB. */
+static void test_much_memory(void **state)
+{
+	struct machine *machine = new_machine(3072);
+	struct bytes image = good_bzimage();
+	const char *message = "", *kernel = write_file("vmlinuz", image.data, image.n);
+	static struct cpu_state bsp;
+	struct boot_params zp;
+	bool high = false;
+
+	if (machine_boot(machine, &(struct machine_boot){.kernel = kernel}, &bsp, &message) != 0)
+		fail_msg("boot failed: %s", message);
+	zp = zero_page(machine, &bsp);
+	check_e820(&zp, 3072);
+	for (unsigned i = 0; i < zp.e820_entries; i++)
+		high = high || (zp.e820_table[i].addr == 1ull << 32 && zp.e820_table[i].size == 1ull << 30);
+	assert_true(high);
+	free(image.data);
+	machine_destroy(machine);
+}
+
 /* ---- a kernel from outside ------------------------------------------------------------------------ */
 
 static void test_real_kernel(void **state)
@@ -636,10 +685,6 @@ static void test_real_kernel(void **state)
 	struct boot_params zp;
 	const uint8_t *text;
 
-	if (!path || !*path) {
-		print_message("TRIVISOR_TEST_KERNEL names no kernel\n");
-		skip();
-	}
 	machine = new_machine(256);
 	if (machine_boot(machine, &(struct machine_boot){.kernel = path, .cmdline = "nokaslr"}, &bsp, &message) != 0)
 		fail_msg("boot failed: %s", message);
@@ -682,8 +727,17 @@ int main(void)
 		cmocka_unit_test(test_pvh),
 		cmocka_unit_test(test_bad_pvh),
 		cmocka_unit_test(test_firmware),
+		cmocka_unit_test(test_again),
+		cmocka_unit_test(test_much_memory),
 		cmocka_unit_test(test_real_kernel),
 	};
+	const char *kernel = getenv("TRIVISOR_TEST_KERNEL");
+	size_t n = ARRAY_SIZE(tests);
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	/* cmocka 1.1.5 prints a skipped test as "not ok … # SKIP", which is a failure in TAP: leave it away. */
+	if (!kernel || !*kernel) {
+		printf("# test_real_kernel is left away: TRIVISOR_TEST_KERNEL names no kernel\n");
+		n--;
+	}
+	return _cmocka_run_group_tests("tests", tests, n, setup, teardown);
 }
