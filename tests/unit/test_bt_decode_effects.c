@@ -10,6 +10,7 @@
 #include "machine/cpu_state.h"
 #include "modes/bt/decode_table.h"
 #include "tests/unit/bt_host.h"
+#include "tests/unit/bt_opspace.h"
 
 static struct host host;
 static const char *host_missing;
@@ -18,10 +19,7 @@ static uint64_t seed = 0x5eed0001;
 
 static uint64_t random64(void)
 {
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
+	return opspace_random64(&seed);
 }
 
 /* All rows, or a share of them that keeps `make check` short. */
@@ -234,7 +232,7 @@ static void check_memory(struct probe *p)
 	run(p, &r);
 	if ((r.out == HOST_RAN) == !!(insn->flags & BT_I_ALIGNED) && strncmp(insn->name, "sha", 3)) /* AMD: unaligned is fine */
 		report(insn, "alignment: outcome", r.out);
-	place_operand(p, insn->base, HOST_CONST + 0x1000);
+	place_operand(p, insn->base, HOST_CONST + (at - HOST_DATA));
 	p->address = at;
 	run(p, &r);
 	if ((r.out == HOST_RAN) == !!(insn->access & BT_ACCESS_WRITE))

@@ -10,6 +10,7 @@
 #include "machine/cpu_state.h"
 #include "modes/bt/decode_table.h"
 #include "tests/unit/bt_host.h"
+#include "tests/unit/bt_opspace.h"
 
 static struct host host;
 static const char *host_missing;
@@ -89,22 +90,7 @@ static bool listed(const struct exception *list, size_t n, const char *name)
 	return false;
 }
 
-/* ---- the opcode space ------------------------------------------------------------------------------ */
-
-static const struct {
-	uint8_t n, bytes[3];
-	bool only64;
-} prefix_sets[] = {
-	{ 0, { 0 }, false }, { 1, { 0x66 }, false }, { 1, { 0xf2 }, false }, { 1, { 0xf3 }, false }, { 1, { 0x67 }, false },
-	{ 1, { 0xf0 }, false }, { 1, { 0x48 }, true }, { 2, { 0x66, 0xf2 }, false }, { 2, { 0xf3, 0x66 }, false },
-	{ 2, { 0x66, 0x48 }, true }, { 2, { 0xf3, 0x4f }, true }, { 2, { 0xf0, 0x67 }, false }, { 2, { 0xf2, 0xf3 }, false },
-	{ 2, { 0x48, 0x66 }, true },
-};
-
-/* ModRM (without reg), SIB: registers, [reg], disp8, disp32, SIB, SIB without base, absolute or rip-relative. */
-static const uint8_t modrm_forms[][2] = {
-	{ 0xc0, 0 }, { 0xc3, 0 }, { 0x00, 0 }, { 0x43, 0 }, { 0x86, 0 }, { 0x04, 0x24 }, { 0x04, 0x8d }, { 0x05, 0 }, { 0x06, 0 },
-};
+/* ---- the sweep ---------------------------------------------------------------------------------------- */
 
 struct sweep {
 	unsigned long tried, ran, ud, skipped, wrong;
@@ -153,8 +139,9 @@ static bool vendor_branch(const uint8_t *code, const struct bt_insn *insn, enum 
 	return insn->cls == BT_CLASS_JCC || insn->cls == BT_CLASS_JMP || insn->cls == BT_CLASS_CALL;
 }
 
-static void check_one(struct sweep *s, const uint8_t *code, enum bt_bits bits)
+static void check_one(void *arg, const uint8_t *code, enum bt_bits bits)
 {
+	struct sweep *s = arg;
 	struct bt_insn insn;
 	enum bt_decode_result result = bt_decode(code, 15, bits, &insn);
 	enum host_outcome out;
@@ -192,57 +179,6 @@ static void check_one(struct sweep *s, const uint8_t *code, enum bt_bits bits)
 		report(s, "host finds it shorter", code, &insn, bits);
 }
 
-/* A displacement of zero behind the instruction would look like a fetch: rip-relative operands lie in front of it. */
-static void set_operands(uint8_t *at, unsigned form, unsigned reg)
-{
-	at[0] = modrm_forms[form][0] | reg << 3;
-	at[1] = modrm_forms[form][1];
-	if (modrm_forms[form][0] == 0x05)
-		memcpy(at + 1, (uint8_t[]){ 0x00, 0xf8, 0xff, 0xff }, 4);
-	else
-		memset(at + 2, 0, 3);
-}
-
-static void sweep_legacy(struct sweep *s, enum bt_bits bits, unsigned prefix)
-{
-	for (unsigned op = 0; op < 4 * 256; op++) {
-		uint8_t code[32] = { 0 };
-		unsigned n = prefix_sets[prefix].n, map = op >> 8;
-		unsigned opcode = op & 0xff;
-
-		memcpy(code, prefix_sets[prefix].bytes, n);
-		if (map)
-			code[n++] = 0x0f;
-		if (map > 1)
-			code[n++] = map == BT_MAP_0F38 ? 0x38 : 0x3a;
-		if (map == 0 && (opcode == 0x0f || (bits == BT_BITS_64 && opcode >> 4 == 4)))
-			continue;
-		if (map == 1 && (opcode == 0x38 || opcode == 0x3a))
-			continue;
-		code[n++] = opcode;
-		for (unsigned form = 0; form < ARRAY_SIZE(modrm_forms); form++)
-			for (unsigned reg = 0; reg < 8; reg++) {
-				set_operands(code + n, form, reg);
-				check_one(s, code, bits);
-			}
-	}
-}
-
-static void sweep_vex(struct sweep *s, enum bt_bits bits)
-{
-	static const uint8_t thirds[] = { 0x78, 0x70, 0xf8, 0x60 }; /* W0 vvvv none, W0 vvvv 1, W1 none, W0 vvvv 3 */
-
-	for (unsigned op = 0x100; op < 4 * 256; op++)
-		for (unsigned lpp = 0; lpp < 8; lpp++)
-			for (unsigned t = 0; t < ARRAY_SIZE(thirds); t++)
-				for (unsigned form = 0; form < ARRAY_SIZE(modrm_forms); form++)
-					for (unsigned reg = 0; reg < 8; reg++) {
-						uint8_t code[32] = { 0xc4, 0xe0 | op >> 8, thirds[t] | lpp, op };
-						set_operands(code + 4, form, reg);
-						check_one(s, code, bits);
-					}
-}
-
 static void finish(const struct sweep *s)
 {
 	print_message("# %lu tried: %lu valid, %lu #UD, %lu kept away; %lu wrong\n", s->tried, s->ran, s->ud, s->skipped,
@@ -258,10 +194,7 @@ static void sweep_mode(enum bt_bits bits)
 	NEED_HOST();
 	if (bits == BT_BITS_16 && !host.has_bits[0])
 		skip();
-	for (unsigned p = 0; p < ARRAY_SIZE(prefix_sets); p++)
-		if (!prefix_sets[p].only64 || bits == BT_BITS_64)
-			sweep_legacy(&s, bits, p);
-	sweep_vex(&s, bits);
+	opspace_each(bits, check_one, &s);
 	finish(&s);
 }
 
