@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 /* ---- the file system: Landlock, where the kernel has it ---- */
@@ -244,19 +245,41 @@ static int fill_filter(scmp_filter_ctx ctx)
 	return rc;
 }
 
-/* The call was not carried out; say which one it was, since nothing else will. Async-signal-safe. */
-static void on_sigsys(int signal_number, siginfo_t *info, void *context)
+static size_t put_hex(char *text, uint64_t value)
 {
-	char text[96] = "sandbox: a system call that is not on the list: ";
-	size_t n = strlen(text);
-	unsigned nr = (unsigned)info->si_syscall;
-	char digits[12];
-	size_t d = 0;
+	char digits[16];
+	size_t d = 0, n = 0;
 	do
-		digits[d++] = (char)('0' + nr % 10);
-	while (nr /= 10);
+		digits[d++] = "0123456789abcdef"[value & 15];
+	while (value >>= 4);
 	while (d)
 		text[n++] = digits[--d];
+	return n;
+}
+
+/* The call was not carried out; say which one it was and from where, since nothing else will. Async-signal-safe. */
+static void on_sigsys(int signal_number, siginfo_t *info, void *context)
+{
+	const ucontext_t *uc = context;
+	const struct {
+		const char *label;
+		uint64_t value;
+	} parts[] = {
+		{"sandbox: a system call that is not on the list: 0x", (uint64_t)(unsigned)info->si_syscall},
+		{" first arguments 0x", (uint64_t)uc->uc_mcontext.gregs[REG_RDI]},
+		{" 0x", (uint64_t)uc->uc_mcontext.gregs[REG_RSI]},
+		{" 0x", (uint64_t)uc->uc_mcontext.gregs[REG_RDX]},
+		{" from 0x", (uint64_t)uc->uc_mcontext.gregs[REG_RIP]},
+		{", vm_sandbox_enter is at 0x", (uint64_t)(uintptr_t)vm_sandbox_enter},
+	};
+	char text[256];
+	size_t n = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		size_t label = strlen(parts[i].label);
+		memcpy(text + n, parts[i].label, label);
+		n += label;
+		n += put_hex(text + n, parts[i].value);
+	}
 	text[n++] = '\n';
 	if (write(STDERR_FILENO, text, n) < 0)
 		_exit(VM_EXIT_CRASHED);
