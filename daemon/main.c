@@ -26,6 +26,7 @@ struct program {
 	struct rpc_server *server;
 	struct event *signals[3];
 	struct event *lifeline;
+	bool ended_private; /* the lifeline ended: what we made goes too */
 	int argc;
 	char **argv;
 };
@@ -43,7 +44,7 @@ static void usage(FILE *to)
 	      "  --config FILE        read this configuration file\n"
 	      "  --vm-program FILE    start this trivisor-vm\n"
 	      "  --log-level LEVEL    error, warning, notice, info (default) or debug\n"
-	      "  --lifeline FD        end transient VMs and exit when FD reads end of file\n"
+	      "  --lifeline FD        when FD reads end of file: end transient VMs, remove both directories, exit\n"
 	      "  --print-api          print the JSON-RPC reference (Markdown) and exit\n"
 	      "  --print-openrpc      print the JSON-RPC API as an OpenRPC document and exit\n"
 	      "  --version, --help\n",
@@ -270,7 +271,10 @@ out:
 
 static void transient_gone(void *opaque)
 {
-	stop(opaque);
+	struct program *program = opaque;
+
+	program->ended_private = true;
+	stop(program);
 }
 
 static void on_lifeline(evutil_socket_t fd, short what, void *opaque)
@@ -339,10 +343,29 @@ static int set_up(struct program *program)
 	return rc;
 }
 
+/* A private daemon leaves nothing behind. Known names only, never a whole tree. */
+static void remove_private(const struct settings *s)
+{
+	static const char *const names[] = {"lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal", "trivisord.log"};
+	const char *const dirs[] = {s->runtime_dir, s->state_dir};
+	char path[PATH_MAX];
+
+	for (size_t d = 0; d < 2; d++) {
+		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+			if (snprintf(path, sizeof(path), "%s/%s", dirs[d], names[i]) < (int)sizeof(path))
+				unlink(path);
+		if (snprintf(path, sizeof(path), "%s/vms", dirs[d]) < (int)sizeof(path))
+			rmdir(path);
+		rmdir(dirs[d]);
+	}
+}
+
 static void tear_down(struct program *program)
 {
 	rpc_server_destroy(program->server);
 	daemon_destroy(program->daemon);
+	if (program->ended_private)
+		remove_private(&program->settings);
 	for (size_t i = 0; i < 3; i++)
 		if (program->signals[i])
 			event_free(program->signals[i]);

@@ -1,0 +1,49 @@
+/* trictl's commands. */
+#ifndef API_CLI_CLI_H
+#define API_CLI_CLI_H
+
+#include "api/cli/client.h"
+
+#include <stdio.h>
+
+struct cli {
+	const char *socket; /* given, or NULL: the default */
+	bool json;
+	struct client client;
+};
+
+/* Each gets its own name as argv[0]. An exit status. */
+int command_run(struct cli *cli, int argc, char **argv);
+
+/* Connects, or says why not. 0 or an exit status. */
+int cli_connect(struct cli *cli);
+/* The socket to use, into path. 0 or -errno. */
+int cli_socket(const struct cli *cli, char *path, size_t size);
+/*
+ * The next option of a command: as getopt_long(3), but --socket, --json and --help are dealt with here. 'h' was help
+ * (print usage and leave), '?' an error that was reported.
+ */
+struct option;
+int cli_option(struct cli *cli, int argc, char **argv, const struct option *options);
+
+/* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
+char *cli_absolute(const char *path);
+/* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */
+unsigned cli_memory_mib(const char *text);
+
+/* ---- render.c: JSON to text for people ---- */
+
+void render_json(json_object *value);
+struct column {
+	const char *title;
+	const char *key;
+};
+/* An array of objects as a table; nothing but the titles when it is empty. */
+void render_table(json_object *rows, const struct column *columns, size_t count);
+/* An object's members as "key: value" lines, nested ones indented. */
+void render_object(json_object *object, unsigned indent);
+void render_compare(json_object *rows);
+void render_decision(json_object *decision);
+void render_event(json_object *event);
+
+#endif

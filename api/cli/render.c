@@ -1,0 +1,213 @@
+/* Tables and lists for people. */
+#include "api/cli/cli.h"
+
+#include <ctype.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+void render_json(json_object *value)
+{
+	printf("%s\n", json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+/* A value in one line; "-" for none. What a guest or a file named may hold control characters: they are shown as '?'. */
+static const char *plain(json_object *value, char *buffer, size_t size)
+{
+	if (!value)
+		return "-";
+	if (json_object_is_type(value, json_type_boolean))
+		return json_object_get_boolean(value) ? "yes" : "no";
+	if (json_object_is_type(value, json_type_double))
+		snprintf(buffer, size, "%.3f", json_object_get_double(value));
+	else
+		snprintf(buffer, size, "%s", json_object_get_string(value));
+	for (char *c = buffer; *c; c++)
+		if (iscntrl((unsigned char)*c))
+			*c = '?';
+	return buffer;
+}
+
+static json_object *member(json_object *object, const char *key)
+{
+	json_object *value = NULL;
+
+	json_object_object_get_ex(object, key, &value);
+	return value;
+}
+
+void render_table(json_object *rows, const struct column *columns, size_t count)
+{
+	size_t widths[16], n = json_object_array_length(rows);
+	char buffer[512];
+
+	for (size_t c = 0; c < count; c++) {
+		widths[c] = strlen(columns[c].title);
+		for (size_t r = 0; r < n; r++) {
+			size_t w = strlen(plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer, sizeof(buffer)));
+
+			widths[c] = w > widths[c] ? w : widths[c];
+		}
+	}
+	for (size_t c = 0; c < count; c++)
+		printf("%-*s%s", c + 1 < count ? (int)widths[c] : 0, columns[c].title, c + 1 < count ? "  " : "\n");
+	for (size_t r = 0; r < n; r++)
+		for (size_t c = 0; c < count; c++)
+			printf("%-*s%s", c + 1 < count ? (int)widths[c] : 0,
+			       plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer, sizeof(buffer)),
+			       c + 1 < count ? "  " : "\n");
+}
+
+static void render_value(const char *key, json_object *value, unsigned indent);
+
+void render_object(json_object *object, unsigned indent)
+{
+	json_object_object_foreach(object, key, value)
+		render_value(key, value, indent);
+}
+
+static bool is_time(const char *key)
+{
+	return !strcmp(key, "time") || !strcmp(key, "created") || !strcmp(key, "started") || !strcmp(key, "ended");
+}
+
+static void print_time(double seconds)
+{
+	time_t whole = (time_t)seconds;
+	char text[40];
+	struct tm tm;
+
+	localtime_r(&whole, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	printf("%s.%03d", text, (int)((seconds - (double)whole) * 1000));
+}
+
+static void render_value(const char *key, json_object *value, unsigned indent)
+{
+	char buffer[2048];
+
+	if (json_object_is_type(value, json_type_object) && json_object_object_length(value)) {
+		printf("%*s%s:\n", (int)indent, "", key);
+		render_object(value, indent + 2);
+		return;
+	}
+	if (json_object_is_type(value, json_type_array) && json_object_array_length(value)) {
+		printf("%*s%s:\n", (int)indent, "", key);
+		for (size_t i = 0; i < json_object_array_length(value); i++) {
+			json_object *item = json_object_array_get_idx(value, i);
+
+			if (json_object_is_type(item, json_type_object)) {
+				if (i)
+					printf("%*s--\n", (int)indent + 2, "");
+				render_object(item, indent + 2);
+			} else {
+				printf("%*s%s\n", (int)indent + 2, "", plain(item, buffer, sizeof(buffer)));
+			}
+		}
+		return;
+	}
+	if (is_time(key) && value) {
+		printf("%*s%s: ", (int)indent, "", key);
+		print_time(json_object_get_double(value));
+		putchar('\n');
+		return;
+	}
+	if (json_object_is_type(value, json_type_object) || json_object_is_type(value, json_type_array))
+		value = NULL;
+	printf("%*s%s: %s\n", (int)indent, "", key, plain(value, buffer, sizeof(buffer)));
+}
+
+/* Text wrapped to the width left of an indentation; the first line goes on where the cursor is. */
+static void wrap(const char *text, unsigned indent, unsigned width)
+{
+	size_t column = indent;
+
+	while (*text) {
+		size_t word = strcspn(text, " ");
+
+		if (column + word > width && column > indent) {
+			printf("\n%*s", (int)indent, "");
+			column = indent;
+		}
+		printf("%.*s", (int)word, text);
+		column += word;
+		text += word;
+		if (*text == ' ') {
+			text++;
+			if (*text && column < width)
+				putchar(' ');
+			column++;
+		}
+	}
+	putchar('\n');
+}
+
+static void labelled(const char *label, json_object *value, unsigned indent)
+{
+	char buffer[2048];
+
+	if (!value)
+		return;
+	printf("%*s%-10s", (int)indent, "", label);
+	wrap(plain(value, buffer, sizeof(buffer)), indent + 10, 100);
+}
+
+void render_compare(json_object *rows)
+{
+	static const char *const modes[] = {"bt", "hvm", "pv"};
+
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		json_object *row = json_object_array_get_idx(rows, i);
+
+		printf("%s%s\n", i ? "\n" : "", json_object_get_string(member(row, "aspect")));
+		for (size_t m = 0; m < 3; m++) {
+			json_object *cell = member(row, modes[m]);
+
+			labelled(modes[m], member(cell, "text"), 2);
+			labelled("  here:", member(cell, "host"), 2);
+		}
+	}
+}
+
+void render_decision(json_object *decision)
+{
+	json_object *candidates = member(decision, "candidates"), *changes = member(decision, "would_change");
+	char buffer[1024], line[1200];
+
+	printf("mode: %s\n", plain(member(decision, "mode"), buffer, sizeof(buffer)));
+	printf("why: ");
+	wrap(plain(member(decision, "reason"), buffer, sizeof(buffer)), 5, 100);
+	printf("candidates:\n");
+	for (size_t i = 0; i < json_object_array_length(candidates); i++) {
+		json_object *row = json_object_array_get_idx(candidates, i);
+		char verdict[64], reason[700];
+
+		snprintf(line, sizeof(line), "%s: %s", plain(member(row, "verdict"), verdict, sizeof(verdict)),
+			 plain(member(row, "reason"), reason, sizeof(reason)));
+		printf("  %-5s", json_object_get_string(member(row, "mode")));
+		wrap(line, 7, 100);
+		if (member(row, "remedy")) {
+			printf("       remedy: ");
+			wrap(plain(member(row, "remedy"), buffer, sizeof(buffer)), 15, 100);
+		}
+	}
+	for (size_t i = 0; i < json_object_array_length(changes); i++) {
+		printf("%s", i ? "  " : "what would change the answer:\n  ");
+		wrap(plain(json_object_array_get_idx(changes, i), buffer, sizeof(buffer)), 4, 100);
+	}
+	if (member(decision, "guest"))
+		render_value("guest", member(decision, "guest"), 0);
+}
+
+void render_event(json_object *event)
+{
+	char name[256], kind[64], buffer[512];
+
+	print_time(json_object_get_double(member(event, "time")));
+	printf("  %s  %s", plain(member(event, "name"), name, sizeof(name)), plain(member(event, "event"), kind, sizeof(kind)));
+	json_object_object_foreach(event, key, value)
+		if (strcmp(key, "time") && strcmp(key, "name") && strcmp(key, "event") && strcmp(key, "uuid") && strcmp(key, "subscription"))
+			printf("  %s=%s", key, plain(value, buffer, sizeof(buffer)));
+	putchar('\n');
+	fflush(stdout);
+}

@@ -1,0 +1,588 @@
+/* trictl run: a transient VM with its console on this terminal, from start to result. */
+#include "api/cli/cli.h"
+#include "api/cli/terminal.h"
+
+#include "proto/control.h"
+#include "proto/file.h"
+#include "proto/sock.h"
+#include "proto/vmdef.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CONSOLE_RETRY_MS 2
+#define DRAIN_MS 2500      /* for the last output of a VM that has ended */
+#define COME_BACK_MS 20000 /* for a daemon that is being restarted */
+#define DESTROY_MS 10000
+
+struct run {
+	struct cli *cli;
+	json_object *definition;
+	char uuid[VMDEF_UUID_BYTES];
+	const char *stats_path;
+	double timeout_s; /* 0: none */
+	bool no_reboot, verbose;
+
+	struct private_daemon private_daemon;
+	struct terminal terminal;
+	char socket[PATH_MAX];
+	char console[PATH_MAX]; /* "" until the daemon names it */
+	int signals;
+	int64_t run_id, wait_id;
+	bool started;
+	int64_t deadline_ms;    /* of --timeout; 0: none */
+	int64_t give_up_ms;     /* after we asked for the end; 0: we did not */
+	int64_t lost_ms;        /* since when the daemon is away; 0: it is there */
+	int forced_status;      /* why we ended it: EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_DESTROYED; 0: we did not */
+	json_object *result;    /* how it ended */
+	char failure[1200];     /* why it did not start */
+	bool done;
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* ---- the definition ------------------------------------------------------------------- */
+
+static void put(json_object *to, const char *key, const char *text)
+{
+	json_object_object_add(to, key, json_object_new_string(text));
+}
+
+static int put_path(json_object *to, const char *key, const char *path)
+{
+	char *absolute = cli_absolute(path);
+
+	if (!absolute) {
+		complain("out of memory");
+		return -ENOMEM;
+	}
+	put(to, key, absolute);
+	free(absolute);
+	return 0;
+}
+
+static int add_disk(json_object *definition, char *text)
+{
+	static const char suffix[] = ",readonly";
+	json_object *disks = NULL, *disk = json_object_new_object();
+	size_t n = strlen(text), s = sizeof(suffix) - 1;
+	bool readonly = n > s && !strcmp(text + n - s, suffix);
+
+	if (readonly)
+		text[n - s] = '\0';
+	if (!json_object_object_get_ex(definition, "disks", &disks)) {
+		disks = json_object_new_array();
+		json_object_object_add(definition, "disks", disks);
+	}
+	json_object_array_add(disks, disk);
+	if (readonly)
+		json_object_object_add(disk, "readonly", json_object_new_boolean(1));
+	return put_path(disk, "path", text);
+}
+
+static int parse_unsigned(const char *option, const char *text, unsigned *ret)
+{
+	char *end = NULL;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (text[0] < '0' || text[0] > '9' || *end || value > 1000000) {
+		complain("%s: \"%s\" is no number", option, text);
+		return -EINVAL;
+	}
+	*ret = (unsigned)value;
+	return 0;
+}
+
+static int take_option(struct run *run, int option, char *value, json_object *boot)
+{
+	json_object *definition = run->definition;
+	unsigned number;
+	char *end;
+
+	switch (option) {
+	case 'n': put(definition, "name", value); return 0;
+	case 'm': put(definition, "mode", value); return 0;
+	case 'w': put(definition, "workload", value); return 0;
+	case 'M':
+		number = cli_memory_mib(value);
+		if (!number)
+			complain("--memory: \"%s\" is no amount of memory such as 512M or 2G", value);
+		json_object_object_add(definition, "memory_mib", json_object_new_int64(number));
+		return number ? 0 : -EINVAL;
+	case 'v':
+		if (parse_unsigned("--vcpus", value, &number))
+			return -EINVAL;
+		json_object_object_add(definition, "vcpus", json_object_new_int64(number));
+		return 0;
+	case 'k': return put_path(boot, "kernel", value);
+	case 'i': return put_path(boot, "initrd", value);
+	case 'f': return put_path(boot, "firmware", value);
+	case 'a': put(boot, "cmdline", value); return 0;
+	case 'd': return add_disk(definition, value);
+	case 't':
+		run->timeout_s = strtod(value, &end);
+		if (*end || end == value || !isfinite(run->timeout_s) || run->timeout_s <= 0 || run->timeout_s > 1e9) {
+			complain("--timeout: \"%s\" is no number of seconds", value);
+			return -EINVAL;
+		}
+		return 0;
+	case 's': run->stats_path = value; return 0;
+	case 'R': run->no_reboot = true; return 0;
+	case 'X': json_object_object_add(definition, "debug_exit", json_object_new_boolean(1)); return 0;
+	case 'C': json_object_object_add(definition, "debug_console", json_object_new_boolean(1)); return 0;
+	case 'V': run->verbose = true; return 0;
+	default: return -EINVAL;
+	}
+}
+
+/* 0: go on. Otherwise *ret_status is what to leave with. */
+static int parse(struct run *run, int argc, char **argv, int *ret_status)
+{
+	static const struct option options[] = {
+		{"name", required_argument, NULL, 'n'},      {"mode", required_argument, NULL, 'm'},
+		{"memory", required_argument, NULL, 'M'},    {"vcpus", required_argument, NULL, 'v'},
+		{"kernel", required_argument, NULL, 'k'},    {"initrd", required_argument, NULL, 'i'},
+		{"append", required_argument, NULL, 'a'},    {"firmware", required_argument, NULL, 'f'},
+		{"disk", required_argument, NULL, 'd'},      {"workload", required_argument, NULL, 'w'},
+		{"timeout", required_argument, NULL, 't'},   {"stats", required_argument, NULL, 's'},
+		{"no-reboot", no_argument, NULL, 'R'},       {"debug-exit", no_argument, NULL, 'X'},
+		{"debug-console", no_argument, NULL, 'C'},   {"verbose", no_argument, NULL, 'V'},
+		{0},
+	};
+	json_object *boot = json_object_new_object();
+	char name[32];
+	int option;
+
+	run->definition = json_object_new_object();
+	json_object_object_add(run->definition, "boot", boot);
+	*ret_status = EXIT_USAGE;
+	while ((option = cli_option(run->cli, argc, argv, options)) >= 0) {
+		if (option == 'h' || option == '?') {
+			*ret_status = option == 'h' ? 0 : EXIT_USAGE;
+			return -1;
+		}
+		if (take_option(run, option, optarg, boot))
+			return -1;
+	}
+	if (optind != argc) {
+		complain("unexpected argument \"%s\"", argv[optind]);
+		return -1;
+	}
+	if (!json_object_object_get_ex(boot, "kernel", NULL) && !json_object_object_get_ex(boot, "firmware", NULL)) {
+		complain("name what to boot: --kernel FILE, or --firmware FILE");
+		return -1;
+	}
+	if (vmdef_uuid_generate(run->uuid)) {
+		complain("no random numbers for a UUID: %s", strerror(errno));
+		return -1;
+	}
+	put(run->definition, "uuid", run->uuid);
+	if (!json_object_object_get_ex(run->definition, "name", NULL)) {
+		snprintf(name, sizeof(name), "run-%.8s", run->uuid);
+		put(run->definition, "name", name);
+	}
+	return 0;
+}
+
+/* ---- asking the daemon -------------------------------------------------------------------- */
+
+static json_object *vm_params(const struct run *run)
+{
+	json_object *params = json_object_new_object();
+
+	put(params, "vm", run->uuid);
+	return params;
+}
+
+static int connect_daemon(struct run *run)
+{
+	int rc = cli_socket(run->cli, run->socket, sizeof(run->socket));
+
+	if (!rc)
+		rc = client_connect(&run->cli->client, run->socket);
+	if (rc != -ENOENT && rc != -ECONNREFUSED) {
+		if (rc)
+			complain("%s: %s", run->socket, strerror(-rc));
+		return rc;
+	}
+	rc = private_daemon_start(&run->private_daemon);
+	if (rc)
+		return rc;
+	if (run->verbose)
+		complain("no daemon at %s; a private one runs in %s", run->socket, run->private_daemon.dir);
+	snprintf(run->socket, sizeof(run->socket), "%s", run->private_daemon.socket);
+	rc = client_connect(&run->cli->client, run->socket);
+	if (rc)
+		complain("%s: %s", run->socket, strerror(-rc));
+	return rc;
+}
+
+/* Subscribes, starts, and waits for the end, all at once: the answers come when they come. */
+static int start(struct run *run)
+{
+	struct client *client = &run->cli->client;
+	json_object *params = json_object_new_object(), *kinds = json_object_new_array();
+
+	json_object_array_add(kinds, json_object_new_string("state"));
+	json_object_array_add(kinds, json_object_new_string("user_space"));
+	json_object_array_add(kinds, json_object_new_string("reset"));
+	json_object_array_add(kinds, json_object_new_string("panic"));
+	json_object_object_add(params, "events", kinds);
+	if (client_send(client, "events.subscribe", params) < 0)
+		return -EPIPE;
+	params = json_object_new_object();
+	json_object_object_add(params, "definition", json_object_get(run->definition));
+	json_object_object_add(params, "no_reboot", json_object_new_boolean(run->no_reboot));
+	run->run_id = client_send(client, "vm.run", params);
+	if (run->timeout_s > 0)
+		run->deadline_ms = now_ms() + (int64_t)(run->timeout_s * 1000);
+	return run->run_id < 0 ? -EPIPE : 0;
+}
+
+/* Ends the VM for a reason of ours. Asked a second time, it does not wait any longer. */
+static void end(struct run *run, int status)
+{
+	if (run->forced_status) {
+		run->give_up_ms = now_ms();
+		return;
+	}
+	run->forced_status = status;
+	run->give_up_ms = now_ms() + DESTROY_MS;
+	if (run->cli->client.connected)
+		client_send(&run->cli->client, "vm.destroy", vm_params(run));
+}
+
+/* The daemon is gone for good: tell the VM's process itself, whose socket lies beside its console. */
+static void end_without_daemon(const struct run *run)
+{
+	char path[PATH_MAX];
+	char *slash;
+	struct line_client line;
+	int fd;
+
+	if (!run->console[0])
+		return;
+	snprintf(path, sizeof(path), "%s", run->console);
+	slash = strrchr(path, '/');
+	if (!slash || (size_t)(slash - path) + sizeof(CONTROL_FILE_SOCKET) + 1 > sizeof(path))
+		return;
+	strcpy(slash + 1, CONTROL_FILE_SOCKET);
+	fd = sock_connect(path);
+	if (fd < 0)
+		return;
+	line_client_init(&line, fd);
+	char *answer = NULL;
+	static const char request[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"" CONTROL_DESTROY "\"}";
+	if (line_client_send(&line, request, sizeof(request) - 1) == 0 && line_client_receive(&line, 2000, &answer, &(size_t){0}) == 0)
+		free(answer);
+	line_client_finish(&line);
+}
+
+/* ---- what comes from the daemon ----------------------------------------------------------------- */
+
+static void take_event(struct run *run, json_object *params)
+{
+	json_object *uuid = NULL, *console = NULL, *event = NULL, *seconds = NULL;
+
+	if (!json_object_object_get_ex(params, "uuid", &uuid) || strcmp(json_object_get_string(uuid), run->uuid))
+		return;
+	if (json_object_object_get_ex(params, "console", &console))
+		snprintf(run->console, sizeof(run->console), "%s", json_object_get_string(console));
+	if (run->verbose && json_object_object_get_ex(params, "event", &event)) {
+		json_object_object_get_ex(params, "boot_seconds", &seconds);
+		if (seconds)
+			complain("user space after %.3f s%s", json_object_get_double(seconds), run->terminal.raw ? "\r" : "");
+	}
+}
+
+static void take_start(struct run *run, json_object *result, json_object *error)
+{
+	if (error) {
+		snprintf(run->failure, sizeof(run->failure), "%s", client_error_text(error));
+		run->done = true;
+		return;
+	}
+	run->started = true;
+	snprintf(run->console, sizeof(run->console), "%s", json_object_get_string(json_object_object_get(result, "console")));
+	if (run->verbose)
+		complain("VM %s runs in %s%s", json_object_get_string(json_object_object_get(result, "name")),
+			 json_object_get_string(json_object_object_get(result, "mode_reason")), run->terminal.raw ? "\r" : "");
+	run->wait_id = client_send(&run->cli->client, "vm.wait", vm_params(run));
+}
+
+static void take_message(struct run *run, json_object *message)
+{
+	json_object *result = NULL, *error = NULL, *params = NULL;
+
+	if (json_object_object_get_ex(message, "method", NULL)) {
+		if (json_object_object_get_ex(message, "params", &params))
+			take_event(run, params);
+	} else if (!run->started && client_is_answer(message, run->run_id, &result, &error)) {
+		take_start(run, result, error);
+	} else if (run->wait_id > 0 && client_is_answer(message, run->wait_id, &result, &error)) {
+		if (error)
+			snprintf(run->failure, sizeof(run->failure), "%s", client_error_text(error));
+		run->result = json_object_get(result);
+		run->done = true;
+	}
+}
+
+/* The daemon was stopped or killed. A VM outlives that: wait for the next daemon and take the VM over again. */
+static void daemon_lost(struct run *run)
+{
+	client_close(&run->cli->client);
+	if (!run->started || run->private_daemon.pid > 0 || run->forced_status) {
+		snprintf(run->failure, sizeof(run->failure), "the daemon is gone");
+		end_without_daemon(run);
+		run->done = true;
+		return;
+	}
+	run->lost_ms = now_ms();
+}
+
+static void come_back(struct run *run)
+{
+	struct client *client = &run->cli->client;
+
+	if (client_connect(client, run->socket) == 0) {
+		json_object *result = NULL;
+
+		run->lost_ms = 0;
+		if (client_call(client, "vm.claim", vm_params(run), &result) == 0) {
+			json_object_put(result);
+			run->wait_id = client_send(client, "vm.wait", vm_params(run));
+			return;
+		}
+	} else if (now_ms() - run->lost_ms < COME_BACK_MS) {
+		return;
+	}
+	snprintf(run->failure, sizeof(run->failure), "the daemon is gone, and the VM with it");
+	end_without_daemon(run);
+	run->done = true;
+}
+
+static void take_messages(struct run *run)
+{
+	json_object *message = NULL;
+	int rc;
+
+	while (!run->done && run->cli->client.connected) {
+		rc = client_next(&run->cli->client, 0, &message);
+		if (rc == -ETIMEDOUT)
+			return;
+		if (rc) {
+			daemon_lost(run);
+			return;
+		}
+		take_message(run, message);
+		json_object_put(message);
+	}
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------------- */
+
+static void take_signal(struct run *run)
+{
+	struct signalfd_siginfo info;
+
+	if (read(run->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		end(run, EXIT_INTERRUPTED);
+}
+
+static int poll_timeout(const struct run *run, bool connecting)
+{
+	int64_t next = INT64_MAX, now = now_ms();
+
+	if (connecting)
+		next = now + CONSOLE_RETRY_MS;
+	if (run->lost_ms && next > now + 100)
+		next = now + 100;
+	if (run->deadline_ms && run->deadline_ms < next)
+		next = run->deadline_ms;
+	if (run->give_up_ms && run->give_up_ms < next)
+		next = run->give_up_ms;
+	if (next == INT64_MAX)
+		return -1;
+	return next <= now ? 0 : next - now > 1000000 ? 1000000 : (int)(next - now);
+}
+
+static void check_times(struct run *run)
+{
+	int64_t now = now_ms();
+
+	if (run->deadline_ms && now >= run->deadline_ms) {
+		run->deadline_ms = 0;
+		end(run, EXIT_TIMEOUT);
+	}
+	if (run->give_up_ms && now >= run->give_up_ms && !run->done) {
+		end_without_daemon(run);
+		run->done = true;
+	}
+	if (run->lost_ms && !run->done)
+		come_back(run);
+}
+
+static void loop(struct run *run)
+{
+	struct terminal *t = &run->terminal;
+	bool attached = false;
+
+	while (!run->done) {
+		bool connecting = run->console[0] && !attached;
+		bool typing = t->input_open && t->typed_bytes < sizeof(t->typed);
+		struct pollfd fds[4] = {
+			{.fd = run->cli->client.connected ? run->cli->client.line.fd : -1, .events = POLLIN},
+			{.fd = run->signals, .events = POLLIN},
+			{.fd = t->console, .events = (short)(POLLIN | (t->typed_bytes ? POLLOUT : 0))},
+			{.fd = typing ? STDIN_FILENO : -1, .events = POLLIN},
+		};
+
+		if (poll(fds, 4, poll_timeout(run, connecting)) < 0 && errno != EINTR)
+			break;
+		if (fds[1].revents)
+			take_signal(run);
+		if (fds[3].revents)
+			terminal_take_input(t);
+		if (t->left && !run->forced_status)
+			end(run, EXIT_DESTROYED);
+		terminal_send_input(t);
+		if (t->console >= 0 && fds[2].revents & (POLLIN | POLLHUP | POLLERR))
+			terminal_take_output(t);
+		if (connecting && (t->console = sock_connect(run->console)) >= 0)
+			attached = true;
+		take_messages(run);
+		check_times(run);
+	}
+}
+
+/* The process sends what its readers have not had yet before it goes. */
+static void drain(struct run *run)
+{
+	int64_t until = now_ms() + DRAIN_MS;
+
+	while (run->terminal.console >= 0) {
+		int64_t left = until - now_ms();
+		struct pollfd fd = {.fd = run->terminal.console, .events = POLLIN};
+
+		if (left <= 0 || poll(&fd, 1, (int)left) <= 0)
+			break;
+		terminal_take_output(&run->terminal);
+	}
+}
+
+/* ---- the result ------------------------------------------------------------------------------------------- */
+
+static int write_stats(const struct run *run, const char *state, const char *reason)
+{
+	json_object *stats = NULL, *out = json_object_new_object();
+	const char *text;
+	size_t bytes;
+	int rc;
+
+	put(out, "uuid", run->uuid);
+	json_object_object_add(out, "name", json_object_get(json_object_object_get(run->definition, "name")));
+	put(out, "state", state);
+	put(out, "reason", reason);
+	if (run->result && json_object_object_get_ex(run->result, "exit_code", &stats))
+		json_object_object_add(out, "exit_code", json_object_get(stats));
+	if (run->result && json_object_object_get_ex(run->result, "stats", &stats)) {
+		json_object_object_foreach(stats, key, value)
+			json_object_object_add(out, key, json_object_get(value));
+	}
+	text = json_object_to_json_string_length(out, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
+	rc = file_write_atomic(run->stats_path, text, bytes, 0644);
+	if (rc)
+		complain("--stats %s: %s", run->stats_path, strerror(-rc));
+	json_object_put(out);
+	return rc;
+}
+
+/* The exit status that says how the VM ended by itself. */
+static int status_of(json_object *result)
+{
+	const char *state = json_object_get_string(json_object_object_get(result, "state"));
+	json_object *code = NULL;
+
+	if (!strcmp(state, vm_state_name(VM_SHUTDOWN)))
+		/* 0, or what a test kernel wrote to the debug-exit port. */
+		return json_object_object_get_ex(result, "exit_code", &code) ? json_object_get_int(code) & 0xff : 0;
+	if (!strcmp(state, vm_state_name(VM_FAILED)))
+		return EXIT_NOT_STARTED;
+	return !strcmp(state, vm_state_name(VM_DESTROYED)) ? EXIT_DESTROYED : EXIT_CRASHED;
+}
+
+static int conclude(struct run *run)
+{
+	const char *state = "failed", *reason = run->failure[0] ? run->failure : "no result";
+	int status = run->started ? EXIT_ERROR : EXIT_NOT_STARTED;
+	json_object *value = NULL;
+
+	if (run->result) {
+		state = json_object_get_string(json_object_object_get(run->result, "state"));
+		if (json_object_object_get_ex(run->result, "reason", &value))
+			reason = json_object_get_string(value);
+		status = status_of(run->result);
+	}
+	if (run->forced_status)
+		status = run->forced_status;
+	if (status == EXIT_TIMEOUT)
+		complain("the VM has not ended within %g s; destroyed", run->timeout_s);
+	else if (status == EXIT_NOT_STARTED || status == EXIT_ERROR)
+		complain("%s", reason);
+	else if (run->verbose || (status && strcmp(state, "shutdown")))
+		complain("VM %s: %s: %s", json_object_get_string(json_object_object_get(run->definition, "name")), state, reason);
+	if (run->stats_path && write_stats(run, state, reason) && !status)
+		status = EXIT_ERROR;
+	return status;
+}
+
+int command_run(struct cli *cli, int argc, char **argv)
+{
+	struct run run = {.cli = cli, .private_daemon = {.lifeline = -1}, .terminal = {.console = -1}};
+	sigset_t set;
+	int status;
+
+	if (parse(&run, argc, argv, &status)) {
+		json_object_put(run.definition);
+		return status;
+	}
+	/* From here on the end of this program is the end of a VM: signals are read, not died of. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	run.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	status = EXIT_NOT_STARTED;
+	if (run.signals >= 0 && connect_daemon(&run) == 0) {
+		terminal_start(&run.terminal);
+		if (start(&run))
+			snprintf(run.failure, sizeof(run.failure), "the daemon is gone");
+		else
+			loop(&run);
+		drain(&run);
+		terminal_finish(&run.terminal);
+		status = conclude(&run);
+	}
+	client_close(&cli->client);
+	private_daemon_stop(&run.private_daemon);
+	if (run.signals >= 0)
+		close(run.signals);
+	json_object_put(run.result);
+	json_object_put(run.definition);
+	return status;
+}

@@ -1,0 +1,42 @@
+/* A VM's console on this terminal. */
+#ifndef API_CLI_TERMINAL_H
+#define API_CLI_TERMINAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Ctrl-], as telnet and virsh have it. */
+#define TERMINAL_ESCAPE 0x1d
+
+/*
+ * Standard input goes raw if it is a terminal and we are in its foreground; terminal_restore puts it back (also from
+ * a signal's handler, and at exit). False: it is none, and nothing was changed.
+ */
+bool terminal_raw(void);
+void terminal_restore(void);
+
+struct terminal {
+	int console; /* connected console socket, -1 while there is none */
+	bool raw;
+	bool input_open;  /* standard input has more */
+	bool output_open; /* standard output takes more */
+	bool left;        /* the user typed Ctrl-] */
+	char typed[4096]; /* waits for the console to take it */
+	size_t typed_bytes;
+};
+
+/* Goes raw when possible. */
+void terminal_start(struct terminal *terminal);
+/* Reads standard input: true when something happened worth a look at `left`. Call when it is readable. */
+void terminal_take_input(struct terminal *terminal);
+/* Sends what was typed, as far as the console takes it. */
+void terminal_send_input(struct terminal *terminal);
+/* Copies console output to standard output. False at the console's end (it is closed then). */
+bool terminal_take_output(struct terminal *terminal);
+/* Closes the console and restores the terminal. */
+void terminal_finish(struct terminal *terminal);
+
+/* Attaches to a console socket until its end or Ctrl-]. An exit status. */
+int terminal_attach(const char *path);
+
+#endif
