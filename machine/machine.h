@@ -92,7 +92,11 @@ void machine_pio_write(struct machine *machine, unsigned vcpu, uint16_t port, ui
 void machine_mmio_read(struct machine *machine, unsigned vcpu, gpa_t gpa, void *buf, unsigned size);
 void machine_mmio_write(struct machine *machine, unsigned vcpu, gpa_t gpa, const void *buf, unsigned size);
 
-/* ---- interrupts, seen from a vCPU thread ---------------------------------- */
+/*
+ * ---- interrupts, seen from a vCPU thread ----------------------------------
+ * Nothing from here to the end of the next section touches a vector or x87 register, so an engine may call it with the
+ * guest's in the host's (test_machine_interrupts checks it).
+ */
 
 /* A maskable interrupt is deliverable now (LAPIC above TPR/PPR, or ExtINT from the 8259). [lock-free], cheap */
 bool machine_intr_pending(struct machine *machine, unsigned vcpu);

@@ -1,6 +1,9 @@
 /* IOAPIC: redirection of 24 pins to local APICs. */
 #include "machine/private.h"
 
+/* An EOI or an acknowledge comes here while a guest's vector state may be in the host's registers. */
+#pragma GCC target("general-regs-only")
+
 #define ENTRY_REMOTE_IRR 0x4000ull
 #define ENTRY_LEVEL 0x8000ull
 #define ENTRY_MASKED 0x10000ull

@@ -1,6 +1,9 @@
 /* The 8259A pair: initialization, priorities, rotation, special mask, poll; slave on input 2; ELCR at 0x4d0. */
 #include "machine/private.h"
 
+/* An EOI or an acknowledge comes here while a guest's vector state may be in the host's registers. */
+#pragma GCC target("general-regs-only")
+
 #define CASCADE 2u
 #define SPURIOUS 7u
 /* Inputs that cannot be level-triggered: timer, keyboard, cascade; RTC, coprocessor (ICH9 13.9). */

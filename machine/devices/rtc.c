@@ -82,16 +82,19 @@ static void refresh(struct rtc *rtc)
 	rtc->cmos[REG_CENTURY] = encode(rtc, (tm.tm_year + 1900) / 100 % 100);
 }
 
-/* Sets the clock from the time registers, as the guest left them. */
+/* Sets the clock from the time registers, as the guest left them; what is no date and time changes nothing. */
 static void adopt(struct rtc *rtc)
 {
-	struct tm tm = { .tm_sec = decode(rtc, rtc->cmos[REG_SECONDS]), .tm_min = decode(rtc, rtc->cmos[REG_MINUTES]),
-			 .tm_hour = decode_hour(rtc, rtc->cmos[REG_HOURS]), .tm_mday = decode(rtc, rtc->cmos[REG_DAY]),
-			 .tm_mon = decode(rtc, rtc->cmos[REG_MONTH]) - 1,
-			 .tm_year = decode(rtc, rtc->cmos[REG_YEAR]) + decode(rtc, rtc->cmos[REG_CENTURY]) * 100 - 1900 };
-	time_t t = timegm(&tm);
-	if (t != (time_t)-1)
-		rtc->offset_ns = (int64_t)t * SECOND_NS - host_real_ns();
+	const uint8_t *r = rtc->cmos;
+	int century = decode(rtc, r[REG_CENTURY]), year = decode(rtc, r[REG_YEAR]);
+	struct tm tm = { .tm_sec = decode(rtc, r[REG_SECONDS]), .tm_min = decode(rtc, r[REG_MINUTES]),
+			 .tm_hour = decode_hour(rtc, r[REG_HOURS]), .tm_mday = decode(rtc, r[REG_DAY]),
+			 .tm_mon = decode(rtc, r[REG_MONTH]) - 1, .tm_year = century * 100 + year - 1900 };
+	/* Nanoseconds since 1970 fit until 2262. */
+	if (tm.tm_sec > 59 || tm.tm_min > 59 || tm.tm_hour > 23 || tm.tm_mday < 1 || tm.tm_mday > 31 || tm.tm_mon < 0 ||
+	    tm.tm_mon > 11 || year > 99 || century < 19 || century > 21)
+		return;
+	rtc->offset_ns = (int64_t)timegm(&tm) * SECOND_NS - host_real_ns();
 }
 
 /* ---- interrupts ---------------------------------------------------------------- */

@@ -372,6 +372,87 @@ static void test_nmi_button(void **state)
 	assert_int_equal(machine_vcpu_events(f->machine, 1), 0); /* its LINT1 is masked */
 }
 
+/* ---- the promise of machine.h about vector registers -------------------------------------------- */
+
+static uint8_t xmm_before[16][16], xmm_after[16][16];
+
+/* Calls fn(a, b, c, d) between loading all vector registers and storing them again. */
+static uint64_t call_with_xmm(void *fn, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+	uint64_t ret;
+	register uint64_t fourth __asm__("rcx") = d;
+	__asm__ volatile(
+		"mov %%rsp, %%r14\n\tsub $256, %%rsp\n\tand $-64, %%rsp\n\t" /* past the red zone */
+		"lea %[before], %%r12\n\tlea %[after], %%r13\n\t"
+		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\tmovdqu \\n*16(%%r12), %%xmm\\n\n\t.endr\n\t"
+		"call *%%rax\n\t"
+		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\tmovdqu %%xmm\\n, \\n*16(%%r13)\n\t.endr\n\t"
+		"mov %%r14, %%rsp"
+		: "=a"(ret), "+D"(a), "+S"(b), "+d"(c), "+r"(fourth), [after] "=m"(xmm_after)
+		: "a"(fn), [before] "m"(xmm_before)
+		: "r8", "r9", "r10", "r11", "r12", "r13", "r14", "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",
+		  "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+	return ret;
+}
+
+static void test_vector_registers_untouched(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t m = (uint64_t)(uintptr_t)f->machine, value = 0, far = UINT64_MAX / 2;
+	const struct machine_hooks none = { 0 }; /* the fixture's own callbacks promise nothing */
+	for (unsigned i = 0; i < sizeof(xmm_before); i++)
+		((uint8_t *)xmm_before)[i] = (uint8_t)(i * 37 + 11);
+	lapic_on(f, 0);
+	ioapic_route(f, 9, 0x8000 | 0x59);
+	pic_program(f, 0xffff);
+	machine_set_hooks(f->machine, &none);
+	for (unsigned v = 0; v < 2; v++) {
+		assert_true(machine_apic_msr_write(f->machine, v, 0x1b, 0xfee00c00 | (v ? 0 : 0x100)));
+		assert_true(machine_apic_msr_write(f->machine, v, 0x80f, 0x1ff));
+		assert_true(machine_apic_msr_write(f->machine, v, 0x832, 0x40070));
+	}
+	lines_isa(f, 9, true); /* taken below, with its EOI broadcast */
+	const struct {
+		void *fn;
+		uint64_t b, c, d;
+	} calls[] = {
+		{ machine_apic_msr_write, 0, 0x6e0, machine_tsc_khz(f->machine) * 3600000 },
+		{ machine_apic_msr_write, 0, 0x6e0, 1 },
+		{ machine_apic_msr_write, 0, 0x6e0, far },
+		{ machine_apic_msr_write, 0, 0x830, 1ull << 32 | 0x46 },
+		{ machine_apic_msr_write, 0, 0x830, 0xc0047 },
+		{ machine_apic_msr_write, 0, 0x83f, 0x48 },
+		{ machine_apic_msr_read, 0, 0x839, (uintptr_t)&value },
+		{ machine_intr_pending, 0, 0, 0 },
+		{ machine_intr_ack, 0, 0, 0 },
+		{ machine_apic_msr_write, 0, 0x80b, 0 },
+		{ machine_intr_ack, 0, 0, 0 },
+		{ machine_apic_msr_write, 0, 0x80b, 0 },
+		{ machine_intr_ack, 0, 0, 0 },
+		{ machine_apic_msr_write, 0, 0x80b, 0 },
+		{ machine_intr_ack, 0, 0, 0 },
+		{ machine_apic_msr_write, 0, 0x80b, 0 },
+		{ machine_tpr_set, 0, 7, 0 },
+		{ machine_tpr_get, 0, 0, 0 },
+		{ machine_vcpu_has_work, 0, 0, 0 },
+		{ machine_vcpu_wake, 0, 0, 0 },
+		{ machine_vcpu_wait, 0, 0, 0 },
+		{ machine_vcpu_take_events, 0, 0, 0 },
+		{ machine_clock_ns, 0, 0, 0 },
+		{ machine_tsc_offset, 0, 0, 0 },
+	};
+	for (unsigned i = 0; i < ARRAY_SIZE(calls); i++) {
+		memset(xmm_after, 0, sizeof(xmm_after));
+		call_with_xmm(calls[i].fn, m, calls[i].b, calls[i].c, calls[i].d);
+		if (memcmp(xmm_before, xmm_after, sizeof(xmm_before)))
+			print_error("call %u\n", i);
+		assert_memory_equal(xmm_before, xmm_after, sizeof(xmm_before));
+	}
+	/* The level-triggered one was among what was served. */
+	assert_true(f->machine->lapic[0].eois >= 4);
+	assert_true(f->machine->ioapic.delivered[9] >= 2);
+}
+
 static void test_reset_clears(void **state)
 {
 	struct fixture *f = *state;
@@ -392,7 +473,8 @@ int main(void)
 		T(test_pic_vectors_and_eoi), T(test_pic_slave_and_masks), T(test_pic_level_and_spurious),
 		T(test_pic_auto_eoi_rotate_poll), T(test_ioapic_registers), T(test_ioapic_edge), T(test_ioapic_level),
 		T(test_shared_pirq), T(test_lapic_priorities), T(test_lapic_ipis), T(test_lapic_lowest_priority),
-		T(test_x2apic), T(test_msi), T(test_nmi_button), T(test_reset_clears),
+		T(test_x2apic), T(test_msi), T(test_nmi_button),
+		T(test_vector_registers_untouched), T(test_reset_clears),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
