@@ -230,8 +230,11 @@ static int fill_filter(scmp_filter_ctx ctx)
 		if (rc)
 			return rc;
 	}
-	/* Names of threads. Other prctl calls could loosen things. */
+	/* Names of threads, and how exactly they sleep. Other prctl calls could loosen things. */
 	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+				      SCMP_A0(SCMP_CMP_EQ, PR_SET_TIMERSLACK));
 	/* glibc tries clone3 first; where a container hides that (ENOSYS) it is clone, with CLONE_THREAD (0x10000). */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
