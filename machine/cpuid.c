@@ -296,7 +296,9 @@ static void add_amd_speculation(struct builder *b, const uint32_t f[4])
 		r[EAX] |= f[EAX] & (X21_EAX_SRSO_NO | X21_EAX_SRSO_USER_KERNEL_NO);
 		r[ECX] = f[ECX] & X21_ECX_TSA_NO;
 	} else {
-		r[EAX] |= X21_EAX_LFENCE_RDTSC | X21_EAX_AUTO_IBRS | X21_EAX_SRSO_NO | X21_EAX_SRSO_USER_KERNEL_NO;
+		/* A null selector clears the base, as bt loads them. */
+		r[EAX] |= X21_EAX_LFENCE_RDTSC | X21_EAX_NULL_SEL_CLR_BASE | X21_EAX_AUTO_IBRS | X21_EAX_SRSO_NO |
+			  X21_EAX_SRSO_USER_KERNEL_NO;
 		r[ECX] = X21_ECX_TSA_NO;
 	}
 	add(b, 0x80000021, -1, r);

@@ -3,7 +3,6 @@
 
 #include "modes/bt/helper.h"
 
-#define EFER_AUTOIBRS (1u << 21)
 #define SPEC_CTRL_BITS 7u /* IBRS, STIBP, SSBD */
 #define MTRR_CAP 0x508u   /* write combining, fixed ranges, 8 variable ones */
 #define HWCR_TSC_FREQ_SEL (1u << 24)
@@ -126,14 +125,10 @@ static bool write_deadline(struct bt_vcpu *v, const struct msr *m, uint32_t numb
 
 static bool write_efer(struct bt_vcpu *v, const struct msr *m, uint32_t number, uint64_t value)
 {
-	uint64_t allowed = EFER_SCE | EFER_LME | EFER_NXE, old = v->cs.efer;
-	uint32_t r[4];
+	uint64_t old = v->cs.efer;
 
-	cpuid_query(v->sys.cpuid, v->index, 0, 0, 0x80000021, 0, r);
-	if (r[0] & 1u << 8)
-		allowed |= EFER_AUTOIBRS;
 	value &= ~(uint64_t)EFER_LMA;
-	if (value & ~allowed)
+	if (value & ~v->sys.efer_allowed)
 		return false;
 	if (((old ^ value) & EFER_LME) && (v->cs.cr0 & CR0_PG))
 		return false;

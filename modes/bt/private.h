@@ -157,6 +157,8 @@ struct bt_vcpu {
 		uint64_t ram_bytes;
 		uint64_t phys_mask; /* address bits a page-table entry may hold: below MAXPHYADDR, page-aligned */
 		uint64_t tsc_delta; /* what the guest's writes of its TSC added to the machine's offset */
+		uint64_t cr4_allowed, efer_allowed; /* bits the model lets a guest set */
+		uint32_t xsave_features; /* CPUID 0xd.1 EAX */
 		uint32_t unknown_msrs; /* accesses that ended in #GP, and the last such MSR */
 		uint32_t unknown_msr_last;
 		bool amd, paravirt; /* the CPUID model's vendor (else Intel); it has KVM's leaves */

@@ -15,6 +15,7 @@
 #define DR7_WRITABLE 0xffff2bffu
 #define DR7_GD 0x2000u
 #define TSS_IO_BASE 0x66u
+#define EFER_AUTOIBRS (1u << 21)
 #define KVM_ENOSYS 1000
 #define KVM_EPERM 1
 
@@ -28,6 +29,35 @@ bt_op_fn *const bt_op_table[] = {
 #include "modes/bt/handlers.def"
 #undef BT_HANDLER
 };
+
+static uint64_t cr4_allowed(const struct cpuid_model *model)
+{
+	uint64_t allowed = CR4_ALWAYS;
+	uint32_t r[4];
+
+	cpuid_query(model, 0, 0, 0, 7, 0, r);
+	if (r[1] & 1u << 0)
+		allowed |= CR4_FSGSBASE;
+	if (r[1] & 1u << 7)
+		allowed |= CR4_SMEP;
+	if (r[2] & 1u << 2)
+		allowed |= CR4_UMIP;
+	cpuid_query(model, 0, 0, 0, 1, 0, r);
+	if (r[2] & 1u << 26)
+		allowed |= CR4_OSXSAVE;
+	return allowed;
+}
+
+static uint64_t efer_allowed(const struct cpuid_model *model)
+{
+	uint64_t allowed = EFER_SCE | EFER_LME | EFER_NXE;
+	uint32_t r[4];
+
+	cpuid_query(model, 0, 0, 0, 0x80000021, 0, r);
+	if (r[0] & 1u << 8)
+		allowed |= EFER_AUTOIBRS;
+	return allowed;
+}
 
 void bt_system_init(struct bt_vcpu *v)
 {
@@ -45,6 +75,10 @@ void bt_system_init(struct bt_vcpu *v)
 	v->sys.amd = r[2] == 0x444d4163 || r[2] == 0x656e6975; /* AuthenticAMD, HygonGenuine */
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0x40000000, 0, r);
 	v->sys.paravirt = r[0] != 0;
+	cpuid_query(v->sys.cpuid, 0, 0, 0, 0xd, 1, r);
+	v->sys.xsave_features = r[0];
+	v->sys.cr4_allowed = cr4_allowed(v->sys.cpuid);
+	v->sys.efer_allowed = efer_allowed(v->sys.cpuid);
 }
 
 _Noreturn static void undefined(struct bt_vcpu *v)
@@ -215,29 +249,11 @@ static void cr3_write(struct bt_vcpu *v, uint64_t value)
 	bt_tlb_flush(v, false);
 }
 
-static uint64_t cr4_allowed(const struct bt_vcpu *v)
-{
-	uint64_t allowed = CR4_ALWAYS;
-	uint32_t r[4];
-
-	cpuid_query(v->sys.cpuid, v->index, 0, 0, 7, 0, r);
-	if (r[1] & 1u << 0)
-		allowed |= CR4_FSGSBASE;
-	if (r[1] & 1u << 7)
-		allowed |= CR4_SMEP;
-	if (r[2] & 1u << 2)
-		allowed |= CR4_UMIP;
-	cpuid_query(v->sys.cpuid, v->index, 0, 0, 1, 0, r);
-	if (r[2] & 1u << 26)
-		allowed |= CR4_OSXSAVE;
-	return allowed;
-}
-
 static void cr4_write(struct bt_vcpu *v, uint64_t value)
 {
 	uint64_t changed = v->cs.cr4 ^ value;
 
-	if (value & ~cr4_allowed(v))
+	if (value & ~v->sys.cr4_allowed)
 		bt_raise_error(v, VEC_GP, 0);
 	if (bt_long_mode(v) && !(value & CR4_PAE))
 		bt_raise_error(v, VEC_GP, 0);
@@ -501,15 +517,14 @@ void bt_op_wrmsr(struct bt_vcpu *v, const struct bt_insn *insn)
 void bt_op_xgetbv(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	uint64_t value = v->cs.xcr0;
-	uint32_t lo, hi, r[4];
+	uint32_t lo, hi;
 
 	if (!(v->cs.cr4 & CR4_OSXSAVE))
 		undefined(v);
-	cpuid_query(v->sys.cpuid, v->index, 0, 0, 0xd, 1, r);
 	switch ((uint32_t)v->cs.gpr[GPR_RCX]) {
 	case 0: break;
 	case 1: /* what is in use: the live registers know */
-		if (!(r[0] & 4))
+		if (!(v->sys.xsave_features & 4))
 			bt_raise_error(v, VEC_GP, 0);
 		bt_fpu_enter(v);
 		__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));

@@ -199,14 +199,6 @@ static void xsave(struct bt_vcpu *v, const struct bt_insn *insn, bool compact)
 	image_store(v, gva, image.bytes, bytes);
 }
 
-static uint32_t xsave_features(const struct bt_vcpu *v)
-{
-	uint32_t r[4];
-
-	cpuid_query(v->sys.cpuid, v->index, 0, 0, 0xd, 1, r);
-	return r[0];
-}
-
 void bt_op_xsave(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	xsave(v, insn, false);
@@ -215,14 +207,14 @@ void bt_op_xsave(struct bt_vcpu *v, const struct bt_insn *insn)
 /* May skip what is unchanged or in its initial state; skipping nothing is as right, and the host's own could not know. */
 void bt_op_xsaveopt(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	if (!(xsave_features(v) & 1))
+	if (!(v->sys.xsave_features & 1))
 		bt_raise(v, VEC_UD);
 	xsave(v, insn, false);
 }
 
 void bt_op_xsavec(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	if (!(xsave_features(v) & 2))
+	if (!(v->sys.xsave_features & 2))
 		bt_raise(v, VEC_UD);
 	xsave(v, insn, true);
 }
@@ -253,7 +245,7 @@ static bool xrstor_header_ok(struct bt_vcpu *v, const uint8_t *header)
 	uint64_t bv = get64(header), comp = get64(header + 8);
 
 	if (comp & XCOMP_COMPACT) {
-		if (!(xsave_features(v) & 2))
+		if (!(v->sys.xsave_features & 2))
 			return false;
 		comp &= ~XCOMP_COMPACT;
 		return !(comp & ~v->cs.xcr0) && !(bv & ~comp) && all_zero(header + 16, 48);
