@@ -31,3 +31,20 @@ tests_unit_test_machine_devices_SOURCES = tests/unit/test_machine_devices.c $(MA
 tests_unit_test_machine_devices_LDADD = libmachine.a $(CMOCKA_LIBS) $(LZ4_LIBS)
 tests_unit_test_machine_pci_SOURCES = tests/unit/test_machine_pci.c $(MACHINE_FIXTURE)
 tests_unit_test_machine_pci_LDADD = libmachine.a $(CMOCKA_LIBS) $(LZ4_LIBS)
+
+# The decoder: against the host's processor, and against Capstone. BT_DECODE_FULL=1 asks the host about all of the opcode space.
+BT_DECODE_TESTS = tests/unit/test_bt_decode_host tests/unit/test_bt_decode_effects tests/unit/test_bt_decode_capstone
+check_PROGRAMS += $(BT_DECODE_TESTS)
+TESTS += $(BT_DECODE_TESTS)
+BT_HOST_SOURCES = tests/unit/bt_host.c tests/unit/bt_host.h tests/unit/bt_opspace.c tests/unit/bt_opspace.h
+tests_unit_test_bt_decode_host_SOURCES = tests/unit/test_bt_decode_host.c $(BT_HOST_SOURCES)
+tests_unit_test_bt_decode_host_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_bt_decode_host_LDADD = libbtdecode.a $(CMOCKA_LIBS)
+tests_unit_test_bt_decode_effects_SOURCES = tests/unit/test_bt_decode_effects.c $(BT_HOST_SOURCES)
+tests_unit_test_bt_decode_effects_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_bt_decode_effects_LDADD = libbtdecode.a $(CMOCKA_LIBS)
+tests_unit_test_bt_decode_capstone_SOURCES = tests/unit/test_bt_decode_capstone.c tests/unit/bt_capstone_exceptions.def \
+	tests/unit/bt_opspace.c tests/unit/bt_opspace.h
+tests_unit_test_bt_decode_capstone_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(CAPSTONE_CFLAGS)
+tests_unit_test_bt_decode_capstone_LDADD = libbtdecode.a $(CMOCKA_LIBS) $(CAPSTONE_LIBS)
+include tests/fuzz/decode.mk

@@ -298,7 +298,6 @@ static inline unsigned operand_size(const struct cursor *c, enum bt_size_rule ru
 	case Z_N: return c->bits == BT_BITS_64 ? 8 : 4;
 	case Z_W: return 2;
 	case Z_D: return 4;
-	case Z_Q: return 8;
 	case Z_COUNT: break;
 	}
 	return v;

@@ -54,7 +54,6 @@ enum bt_size_rule {
 	Z_N,   /* 8 in 64-bit mode, else 4 */
 	Z_W,   /* 2 */
 	Z_D,   /* 4 */
-	Z_Q,   /* 8 */
 	Z_COUNT
 };
 

@@ -38,6 +38,12 @@ static void each_modrm(uint8_t *code, unsigned at, enum bt_bits bits, opspace_fn
 		}
 }
 
+/* Opcodes whose register forms are instructions of their own, each ModRM.rm another: x87, 0f 01, 0f ae, 0f c7. */
+static bool all_registers(unsigned map, unsigned opcode)
+{
+	return map == BT_MAP_1 ? (opcode & 0xf8) == 0xd8 : map == BT_MAP_0F && (opcode == 0x01 || opcode == 0xae || opcode == 0xc7);
+}
+
 /* Escapes and REX prefixes are not opcodes. */
 static bool is_opcode(unsigned map, unsigned opcode, enum bt_bits bits)
 {
@@ -61,6 +67,10 @@ static void each_legacy(enum bt_bits bits, unsigned prefix, opspace_fn *fn, void
 			code[n++] = map == BT_MAP_0F38 ? 0x38 : 0x3a;
 		code[n++] = opcode;
 		each_modrm(code, n, bits, fn, arg);
+		for (unsigned modrm = 0xc0; all_registers(map, opcode) && modrm <= 0xff; modrm++) {
+			code[n] = modrm;
+			fn(arg, code, bits);
+		}
 	}
 }
 
@@ -96,7 +106,8 @@ uint64_t opspace_random64(uint64_t *seed)
 void opspace_random(uint64_t *seed, uint8_t code[16])
 {
 	static const uint8_t prefixes[] = { 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x41, 0x48, 0x4c };
-	static const uint8_t escapes[][3] = { { 0x0f }, { 0x0f, 0x38 }, { 0x0f, 0x3a }, { 0xc5 }, { 0xc4, 0xe2 }, { 0xc4, 0xc3 } };
+	static const uint8_t escapes[][3] = { { 0x0f }, { 0x0f, 0x38 }, { 0x0f, 0x3a }, { 0xc5 }, { 0xc4, 0xe2 }, { 0xc4, 0xc3 },
+					      { 0x8f, 0xe9 }, { 0x62, 0xf1 } };
 	uint64_t r = opspace_random64(seed), lo = opspace_random64(seed), hi = opspace_random64(seed);
 	unsigned n = 0;
 
@@ -105,9 +116,9 @@ void opspace_random(uint64_t *seed, uint8_t code[16])
 	for (; (r & 3) == 0 && n < 4; r >>= 2, n++)
 		code[n] = prefixes[(r >> 8) % ARRAY_SIZE(prefixes)];
 	r >>= 16;
-	if ((r & 7) < ARRAY_SIZE(escapes)) {
-		memcpy(code + n, escapes[r & 7], 3);
-		n += (r & 7) == 0 || (r & 7) == 3 ? 1 : 2;
+	if ((r & 15) < ARRAY_SIZE(escapes)) {
+		memcpy(code + n, escapes[r & 15], 3);
+		n += (r & 15) == 0 || (r & 15) == 3 ? 1 : 2;
 		code[n] = hi >> 40;
 	}
 }

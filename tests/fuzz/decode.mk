@@ -1,0 +1,15 @@
+# `make fuzz` builds libFuzzer targets with clang; run them as they are, e.g. ./tests/fuzz/fuzz_decode -max_len=32.
+CLANG = clang
+FUZZ_CFLAGS = -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined
+FUZZ_TARGETS = tests/fuzz/fuzz_decode
+
+tests/fuzz/fuzz_decode: $(top_srcdir)/tests/fuzz/fuzz_decode.c $(BT_DECODE_SOURCES)
+	@command -v $(CLANG) >/dev/null || { echo "fuzz: no clang here; install it or set CLANG=" >&2; exit 1; }
+	@$(MKDIR_P) tests/fuzz
+	$(AM_V_CCLD)$(CLANG) $(FUZZ_CFLAGS) -I$(top_srcdir) -D_GNU_SOURCE -o $@ $(top_srcdir)/tests/fuzz/fuzz_decode.c \
+		$(top_srcdir)/modes/bt/decode.c $(top_srcdir)/modes/bt/decode_table.c
+
+fuzz: $(FUZZ_TARGETS)
+.PHONY: fuzz
+CLEANFILES += tests/fuzz/fuzz_decode
+EXTRA_DIST += tests/fuzz/fuzz_decode.c
