@@ -378,8 +378,8 @@ static bool write_wall_clock(struct bt_vcpu *v, const struct msr *m, uint32_t nu
 		return true;
 	bt_fpu_leave(v);
 	clock_gettime(CLOCK_REALTIME, &now);
-	bt_fpu_enter(v);
 	ns = (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec - machine_clock_ns(v->machine);
+	bt_fpu_enter(v);
 	version = (__atomic_load_n(&w->version, __ATOMIC_RELAXED) | 1) + 2;
 	__atomic_store_n(&w->version, version, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);

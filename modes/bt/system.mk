@@ -15,3 +15,5 @@ tests_unit_test_bt_system_fault_SOURCES = tests/unit/test_bt_system_fault.c test
 tests_unit_test_bt_system_fault_LDADD = $(BT_SYSTEM_TEST_LIBS)
 tests_unit_test_bt_system_string_SOURCES = tests/unit/test_bt_system_string.c tests/unit/bt_system_env.c tests/unit/bt_system_env.h
 tests_unit_test_bt_system_string_LDADD = $(BT_SYSTEM_TEST_LIBS)
+dist_check_SCRIPTS += tests/unit/test_bt_registers.sh
+TESTS += tests/unit/test_bt_registers.sh
