@@ -139,6 +139,10 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 		return -ENOMEM;
 	vm->bt.machine = machine;
 	vm->bt.vcpus = machine_vcpus(machine);
+	if (vm->bt.vcpus > 1) { /* the code cache is not yet safe against a second vCPU */
+		munmap(vm, sizeof(*vm));
+		return -ENOTSUP;
+	}
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		vm->bt.has_bmi2 = b >> 8 & 1;
 	rc = bt_cache_init(&vm->bt);

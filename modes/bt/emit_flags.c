@@ -8,13 +8,15 @@ void bt_flags_to_mem(struct trans *t)
 {
 	struct emit *e = &t->e;
 
+	unsigned keep = t->grouped ? H_T0 : H_T1;
+
 	if (t->fl == FL_MEM)
 		return;
-	e_mov_rr(e, H_T1, H_RAX);
+	e_mov_rr(e, keep, H_RAX);
 	e8(e, 0x9f); /* lahf */
 	e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0); /* seto al */
 	e_store16(e, V_MEM(flags_ax), H_RAX);
-	e_mov_rr(e, H_RAX, H_T1);
+	e_mov_rr(e, H_RAX, keep);
 	t->fl = FL_MEM;
 }
 

@@ -90,14 +90,13 @@ void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
 		add_segment(t, seg);
 }
 
-void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack)
+/* Up to the jump that a miss takes; T1 is the entry's offset then, and its host pointer behind the jump. */
+static uint8_t *emit_lookup(struct trans *t, unsigned bytes, int32_t tag)
 {
 	struct emit *e = &t->e;
-	unsigned mmu = t->op_mmu;
-	int32_t tag = access & BT_ACCESS_WRITE ? TLB_OFF(mmu, write) : TLB_OFF(mmu, read);
-	struct slow *s = &t->slow[t->slow_count++];
+	uint8_t *jump;
 
-	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32);
+	BUG_ON(sizeof(struct bt_tlb_entry) != 32);
 	if (t->vm->has_bmi2) { /* rorx r14d, r15d, 7 */
 		e8(e, 0xc4), e8(e, 0x43), e8(e, 0x7b), e8(e, 0xf0), e8(e, 0xf7), e8(e, 7);
 	} else {
@@ -109,12 +108,31 @@ void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack)
 	e_op_mem(e, 1, 0x03, H_T0, MEM_BID(H_VCPU, H_T1, tag)); /* add r15, [tag] */
 	e8(e, 0x49), e8(e, 0x81), e8(e, 0xff);                  /* cmp r15, 4096 - bytes */
 	e32(e, (uint32_t)(GUEST_PAGE_SIZE - bytes));
-	s->jump = e_jcc_fwd(e, COND_A);
-	e_load(e, H_T1, MEM_BID(H_VCPU, H_T1, TLB_OFF(mmu, host)));
-	s->tail = s->end = e->p;
+	jump = e_jcc_fwd(e, COND_A);
+	e_load(e, H_T1, MEM_BID(H_VCPU, H_T1, TLB_OFF(t->op_mmu, host)));
+	return jump;
+}
+
+static int32_t tag_of(const struct trans *t, unsigned access)
+{
+	return access & BT_ACCESS_WRITE ? TLB_OFF(t->op_mmu, write) : TLB_OFF(t->op_mmu, read);
+}
+
+void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack)
+{
+	struct slow *s = &t->slow[t->slow_count++];
+
+	BUG_ON(t->slow_count > TB_MAX_SLOW);
+	s->tag_off = tag_of(t, access);
+	s->jump = emit_lookup(t, bytes, s->tag_off);
+	s->tail = s->end = t->e.p;
 	s->bytes = (uint8_t)bytes;
-	s->access = (uint8_t)(access | mmu << 4 | (stack ? 0x40 : 0));
-	s->tag_off = tag;
+	s->access = (uint8_t)(access | t->op_mmu << 4 | (stack ? 0x40 : 0));
+}
+
+uint8_t *bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access)
+{
+	return emit_lookup(t, bytes, tag_of(t, access));
 }
 
 void bt_emit_access_end(struct trans *t) { t->slow[t->slow_count - 1].end = t->e.p; }

@@ -218,6 +218,19 @@ static void memory_operand(struct native *n, struct operands *o, bool needs_flag
 	const struct bt_insn *in = n->in;
 	bool bitoff = in->flags & BT_I_BITOFF, reg_spilled, lea;
 
+	if (t->grouped) {
+		o->mem = true;
+		o->m = bt_group_operand(t, in->disp);
+		n->scratch[n->scratches++] = H_T0;
+		if (needs_flags)
+			bt_flags_to_host(t);
+		if (n->high_byte) {
+			unsigned h = borrow(n);
+			e_lea(&t->e, h, o->m);
+			o->m = MEM_BD((uint8_t)h, 0);
+		}
+		return;
+	}
 	bt_flags_clobber(t, t->live_in[t->i]);
 	bt_emit_gva(t, in, 0);
 	if (bitoff)
@@ -261,7 +274,8 @@ void bt_emit_native(struct trans *t, const struct bt_insn *in)
 	if (in->flags & BT_I_MEM) {
 		memory_operand(&n, &o, needs_flags);
 	} else {
-		n.scratch[n.scratches++] = H_T1;
+		if (!t->grouped)
+			n.scratch[n.scratches++] = H_T1;
 		n.scratch[n.scratches++] = H_T0;
 		if (needs_flags)
 			bt_flags_to_host(t);
@@ -284,7 +298,7 @@ void bt_emit_native(struct trans *t, const struct bt_insn *in)
 		emit_bytes(t, in, &o);
 	write_back(&n);
 	give_back(&n);
-	if (o.mem)
+	if (o.mem && !t->grouped)
 		bt_emit_access_end(t);
 	if (in->flags_written)
 		t->fl = FL_HOST;

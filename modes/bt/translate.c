@@ -279,11 +279,50 @@ static void emit_load_operand(struct trans *t, const struct bt_insn *in, unsigne
 	e_store(&t->e, V_MEM(tmp[0]), H_T0);
 }
 
+/* Inside a group: the slot is checked already, 8 bytes at `offset` from rsp. */
+static void emit_grouped_push(struct trans *t, const struct bt_insn *in)
+{
+	struct emit *e = &t->e;
+	struct emit_mem slot = bt_group_operand(t, -8);
+
+	if (in->flags & (BT_I_OPREG | BT_I_MODRM)) {
+		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm, h = host_of(g);
+		if (spilled(g)) {
+			h = H_T0;
+			e_load(e, h, V_GPR(g));
+		}
+		e_store(e, slot, h);
+	} else {
+		e_store_imm(e, slot, (int32_t)in->imm);
+	}
+	emit_move_rsp(t, -8);
+	t->group_delta -= 8;
+}
+
+static void emit_grouped_pop(struct trans *t, const struct bt_insn *in)
+{
+	struct emit *e = &t->e;
+	struct emit_mem slot = bt_group_operand(t, 0);
+
+	if (spilled(in->opreg)) {
+		e_load(e, H_T0, slot);
+		e_store(e, V_GPR(in->opreg), H_T0);
+	} else {
+		e_load(e, host_of(in->opreg), slot);
+	}
+	emit_move_rsp(t, 8);
+	t->group_delta += 8;
+}
+
 static void emit_push(struct trans *t, const struct bt_insn *in)
 {
 	struct emit *e = &t->e;
 	unsigned bytes = stack_bytes(t, in);
 
+	if (t->grouped) {
+		emit_grouped_push(t, in);
+		return;
+	}
 	bt_flags_clobber(t, t->live_in[t->i]);
 	if (in->flags & BT_I_OPREG || (in->flags & BT_I_MODRM && !(in->flags & BT_I_MEM))) {
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
@@ -341,6 +380,10 @@ static void emit_pop(struct trans *t, const struct bt_insn *in)
 	struct emit *e = &t->e;
 	unsigned bytes = stack_bytes(t, in);
 
+	if (t->grouped) {
+		emit_grouped_pop(t, in);
+		return;
+	}
 	bt_flags_clobber(t, t->live_in[t->i]);
 	if (!(in->flags & BT_I_MEM)) {
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
@@ -409,6 +452,18 @@ static void emit_push_return(struct trans *t, unsigned bytes)
 {
 	struct emit *e = &t->e;
 
+	if (t->grouped) {
+		struct emit_mem slot = bt_group_operand(t, -8);
+		if (fits_i32((int64_t)t->next)) {
+			e_store_imm(e, slot, (int32_t)t->next);
+		} else {
+			e_mov_imm(e, H_T0, t->next);
+			e_store(e, slot, H_T0);
+		}
+		emit_move_rsp(t, -8);
+		t->grouped = false; /* T1 is free again for the exit */
+		return;
+	}
 	if (bytes == 8 && fits_i32((int64_t)t->next)) {
 		emit_stack_address(t, -8);
 		bt_emit_check(t, 8, BT_ACCESS_WRITE, true);
@@ -469,7 +524,11 @@ static void emit_ret(struct trans *t, const struct bt_insn *in)
 	unsigned bytes = stack_bytes(t, in);
 
 	bt_flags_to_mem(t);
-	emit_pop_value(t, bytes);
+	if (t->grouped)
+		e_load(&t->e, H_T0, bt_group_operand(t, 0));
+	else
+		emit_pop_value(t, bytes);
+	t->grouped = false;
 	emit_move_rsp(t, (int)bytes + (int)(uint16_t)in->imm);
 	bt_emit_indirect(t, false);
 }
@@ -553,6 +612,13 @@ static void emit_cli(struct trans *t)
 	e8(&t->e, 0xfd);
 }
 
+bool bt_forbidden(const struct trans *t, const struct bt_insn *in)
+{
+	return in->cls == BT_CLASS_INVALID || (in->flags & BT_I_PRIV && t->key & KEY_CPL) ||
+	       (in->flags & BT_I_AVX && t->key & KEY_AVX_OFF) || (in->flags & BT_I_SSE && t->key & (KEY_SSE_OFF | KEY_TS)) ||
+	       (in->flags & BT_I_AVX && t->key & KEY_TS) || (in->flags & BT_I_FPU && t->key & KEY_FPU_NM);
+}
+
 /* What the mode forbids: emits the fault, true. */
 static bool emit_forbidden(struct trans *t, const struct bt_insn *in)
 {
@@ -622,21 +688,32 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 
 static unsigned count_exits(const struct trans *t)
 {
-	unsigned n = 1;
+	unsigned n = 2; /* the end, and its copy out of line */
 
 	for (unsigned i = 0; i < t->n; i++)
 		n += t->insn[i].cls == BT_CLASS_JCC ? 1 : t->insn[i].cls == BT_CLASS_LOOP ? 1 : 0;
 	return n;
 }
 
+void bt_emit_one(struct trans *t, unsigned i)
+{
+	t->i = i;
+	t->at = t->rip + t->off[i];
+	t->next = cut_rip(t, t->rip + t->off[i + 1], 4);
+	bt_map_add(t, t->off[i], 0);
+	emit_insn(t, &t->insn[i]);
+}
+
 static void emit_block(struct trans *t)
 {
-	for (t->i = 0; t->i < t->n; t->i++) {
-		const struct bt_insn *in = &t->insn[t->i];
-		t->at = t->rip + t->off[t->i];
-		t->next = cut_rip(t, t->rip + t->off[t->i + 1], 4);
-		bt_map_add(t, t->off[t->i], 0);
-		emit_insn(t, in);
+	for (unsigned i = 0; i < t->n;) {
+		struct group g;
+		unsigned len = bt_group_scan(t, i, &g);
+		if (len)
+			bt_group_emit(t, &g);
+		else
+			bt_emit_one(t, i);
+		i += len ? len : 1;
 	}
 	const struct bt_insn *last = &t->insn[t->n - 1];
 	if (!ends_block(last))
@@ -661,7 +738,8 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	t->rip = v->cs.rip;
 	tb->cs_base = t->bits == 64 ? 0 : v->cs.seg[SEG_CS].base;
 	t->gva = t->bits == 64 ? t->rip : (uint32_t)(tb->cs_base + t->rip);
-	t->n = t->slow_count = t->todo_count = t->map_count = 0;
+	t->n = t->slow_count = t->todo_count = t->map_count = t->group_count = 0;
+	t->grouped = false;
 	tb->rip = t->rip;
 	tb->key = t->key;
 	tb->page_id = page_id;
@@ -678,6 +756,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	tb->exits = bt_meta_alloc(vm, tb->exit_count * sizeof(*tb->exits));
 	bt_emit_entry(t);
 	emit_block(t);
+	bt_group_emit_slow(t);
 	bt_emit_exit_stubs(t);
 	bt_emit_slow_paths(t);
 	bt_emit_direct_entry(t);

@@ -7,8 +7,8 @@
 
 #define TB_MAX_INSNS 40
 #define TB_MAX_SIDE_EXITS 6
-#define TB_MAX_EXITS (TB_MAX_SIDE_EXITS + 3)
-#define TB_MAX_SLOW (3 * TB_MAX_INSNS)
+#define TB_MAX_EXITS (TB_MAX_SIDE_EXITS + 4)
+#define TB_MAX_SLOW (4 * TB_MAX_INSNS)
 
 #define V_OFF(field) ((int32_t)offsetof(struct bt_vcpu, field))
 #define V_MEM(field) MEM_BD(H_VCPU, V_OFF(field))
@@ -24,6 +24,19 @@ struct slow {
 	uint8_t bytes, access;
 	int32_t tag_off;
 };
+
+/* A run of instructions that share one check (emit_group.c). */
+struct group {
+	uint8_t first, len;  /* instructions */
+	uint8_t base;        /* general register */
+	uint8_t access;
+	uint8_t fl_start, fl_end;
+	uint16_t bytes;      /* of the range checked */
+	int32_t lo;          /* its start, from the base register */
+	uint8_t *jump;       /* rel32 of the check's jump to the copy out of line */
+	uint8_t *join;       /* where that goes back to */
+};
+#define TB_MAX_GROUPS 16
 
 /* Code to be emitted behind the block: reached by a jump at `jump`. */
 struct exit_todo {
@@ -51,9 +64,13 @@ struct trans {
 	uint16_t off[TB_MAX_INSNS + 1]; /* guest byte offsets */
 	struct slow slow[TB_MAX_SLOW];
 	unsigned slow_count;
+	struct group group[TB_MAX_GROUPS];
+	unsigned group_count;
+	bool grouped;         /* the fast copy of a group is being emitted: T1 is taken */
+	int64_t group_lo, group_delta;
 	struct exit_todo todo[TB_MAX_EXITS];
 	unsigned todo_count;
-	struct bt_insn_map map[TB_MAX_INSNS + TB_MAX_EXITS + 2];
+	struct bt_insn_map map[2 * TB_MAX_INSNS + TB_MAX_EXITS + 2];
 	unsigned map_count;
 	struct bt_insn insn[TB_MAX_INSNS];
 };
@@ -76,6 +93,20 @@ void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack)
 /* The access is over: the tail that bounces copy ends here. */
 void bt_emit_access_end(struct trans *t);
 void bt_emit_slow_paths(struct trans *t);
+/* Checks [T0, T0 + bytes); afterwards T1 + T0 is the host address. Returns the rel32 of the jump taken on a miss. */
+uint8_t *bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access);
+
+/* one instruction of the block (translate.c) */
+void bt_emit_one(struct trans *t, unsigned i);
+bool bt_forbidden(const struct trans *t, const struct bt_insn *in);
+
+/* groups (emit_group.c) */
+/* The length of a run that starts at instruction i and is worth one check; 0 if none does. */
+unsigned bt_group_scan(struct trans *t, unsigned i, struct group *ret);
+void bt_group_emit(struct trans *t, const struct group *g);
+void bt_group_emit_slow(struct trans *t);
+/* The host operand for `offset` from the base register's present value. */
+struct emit_mem bt_group_operand(const struct trans *t, int64_t offset);
 
 /* instructions as themselves (emit_native.c) */
 void bt_emit_native(struct trans *t, const struct bt_insn *in);
