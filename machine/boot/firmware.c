@@ -1,4 +1,5 @@
 /* A firmware image under 4 GiB, and in fw_cfg what it wants to know. */
+#include <asm/bootparam.h>
 #include <errno.h>
 #include <string.h>
 
@@ -11,6 +12,9 @@
 
 #define ROM_MIN_BYTES 0x10000u
 #define SERCON_PORT 0x3f8
+/* With a kernel, SeaBIOS tries our option ROM first; else (an empty list) its own order. */
+#define LINUXBOOT_FILE "genroms/linuxboot.bin"
+#define BOOT_FIRST "/rom@" LINUXBOOT_FILE "\n"
 
 static int add_failed(int rc, const char *name) { return boot_fail(rc, "fw_cfg has no room for %s", name); }
 
@@ -129,7 +133,7 @@ static int put_smbios(struct machine *machine)
 	return rc;
 }
 
-static int put_settings(struct machine *machine)
+static int put_settings(struct machine *machine, bool with_kernel)
 {
 	const uint16_t sercon = SERCON_PORT, menu_wait = 0;
 	const uint16_t cpus = (uint16_t)machine_vcpus(machine), no = 0;
@@ -150,40 +154,91 @@ static int put_settings(struct machine *machine)
 	if (rc == 0)
 		rc = add_file(machine, "etc/system-states", states, sizeof(states));
 	if (rc == 0)
-		rc = add_file(machine, "bootorder", "", 1);
+		rc = add_file(machine, "bootorder", with_kernel ? BOOT_FIRST : "", with_kernel ? sizeof(BOOT_FIRST) : 1);
 	return rc;
 }
 
 /* ---- a kernel for the firmware to start ------------------------------------- */
 
-static int put_blob(struct machine *machine, uint16_t size_key, uint16_t data_key, const void *data, size_t n,
-		    const char *what)
-{
-	int rc = fw_cfg_add_u32(machine, size_key, (uint32_t)n);
+/* Where the option ROM puts things. The top of low RAM is the firmware's, for its tables. */
+#define SETUP_GPA 0x10000u
+#define SETUP_HEAP_END 0xde00u /* offset in the set-up code's segment, below its stack */
+#define CMDLINE_GPA 0x20000u
+#define KERNEL_GPA 0x100000u
+#define FIRMWARE_TOP_BYTES 0x100000u
 
+extern const uint8_t linuxboot_rom[], linuxboot_rom_end[];
+
+static int put_blob(struct machine *machine, uint16_t addr_key, uint32_t addr, uint16_t size_key, uint16_t data_key,
+		    const void *data, size_t n, const char *what)
+{
+	int rc = fw_cfg_add_u32(machine, addr_key, addr);
+
+	if (rc == 0)
+		rc = fw_cfg_add_u32(machine, size_key, (uint32_t)n);
 	if (rc == 0)
 		rc = fw_cfg_add_item(machine, data_key, data, (uint32_t)n);
 	return rc < 0 ? add_failed(rc, what) : 0;
 }
 
-static int put_initrd(struct machine *machine, const char *path)
+static int put_initrd(struct machine *machine, const char *path, struct setup_header *header)
 {
 	struct boot_file initrd;
+	struct boot_ram ram;
+	uint64_t limit;
 	int rc;
 
 	rc = boot_file_open(&initrd, "initrd", path);
 	if (rc < 0)
 		return rc;
+	boot_ram_layout(machine, &ram);
+	limit = ram.low_end > FIRMWARE_TOP_BYTES ? ram.low_end - FIRMWARE_TOP_BYTES : 0;
+	if (limit > header->initrd_addr_max)
+		limit = header->initrd_addr_max;
+	if (initrd.size + KERNEL_GPA > limit) {
+		rc = boot_fail(-ENOSPC, "initrd %s (%zu KiB) does not fit the VM's memory: give it more", path, initrd.size >> 10);
+		goto out;
+	}
 	rc = boot_file_read(&initrd);
-	if (rc == 0)
-		rc = put_blob(machine, FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA, initrd.data, initrd.size, "the initrd");
+	if (rc < 0)
+		goto out;
+	header->ramdisk_image = (uint32_t)((limit - initrd.size) & GUEST_PAGE_MASK);
+	header->ramdisk_size = (uint32_t)initrd.size;
+	rc = put_blob(machine, FW_CFG_INITRD_ADDR, header->ramdisk_image, FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA, initrd.data,
+		      initrd.size, "the initrd");
+out:
 	boot_file_close(&initrd);
 	return rc;
+}
+
+static uint8_t sum(const uint8_t *bytes, size_t n)
+{
+	uint8_t s = 0;
+
+	for (size_t i = 0; i < n; i++)
+		s = (uint8_t)(s + bytes[i]);
+	return s;
+}
+
+/* The ROM, with the checksums that a BIOS wants: of its PnP header, and of all. */
+static int put_option_rom(struct machine *machine)
+{
+	uint8_t rom[4096];
+	size_t n = (size_t)(linuxboot_rom_end - linuxboot_rom);
+	uint16_t pnp;
+
+	BUG_ON(n > sizeof(rom));
+	memcpy(rom, linuxboot_rom, n);
+	memcpy(&pnp, rom + 0x1a, sizeof(pnp));
+	rom[pnp + 9] = (uint8_t)-sum(rom + pnp, rom[pnp + 5] * 16u);
+	rom[n - 1] = (uint8_t)-sum(rom, n - 1);
+	return add_file(machine, LINUXBOOT_FILE, rom, n);
 }
 
 static int put_kernel(struct machine *machine, const struct machine_boot *boot)
 {
 	const char *cmdline = boot->cmdline ? boot->cmdline : "";
+	struct setup_header *header;
 	struct boot_file kernel;
 	size_t setup = 0;
 	int rc;
@@ -204,15 +259,35 @@ static int put_kernel(struct machine *machine, const struct machine_boot *boot)
 		rc = boot_fail(-EINVAL, "kernel %s is truncated: copy it again", kernel.path);
 		goto out;
 	}
-	rc = put_blob(machine, FW_CFG_SETUP_SIZE, FW_CFG_SETUP_DATA, kernel.data, setup, "the kernel's setup code");
+	/* Within the file: the set-up code is at least two sectors. */
+	header = (struct setup_header *)(void *)(kernel.data + 0x1f1);
+	if (strlen(cmdline) > (header->version >= 0x206 ? header->cmdline_size : 255u)) {
+		rc = boot_fail(-E2BIG, "the kernel's command line has %zu bytes, more than this kernel takes: shorten it",
+			       strlen(cmdline));
+		goto out;
+	}
+	header->type_of_loader = 0xff;
+	header->loadflags |= CAN_USE_HEAP;
+	header->heap_end_ptr = SETUP_HEAP_END - 0x200;
+	header->cmd_line_ptr = CMDLINE_GPA;
+	if (boot->initrd) {
+		rc = put_initrd(machine, boot->initrd, header);
+	} else {
+		header->ramdisk_image = 0;
+		header->ramdisk_size = 0;
+		rc = put_blob(machine, FW_CFG_INITRD_ADDR, 0, FW_CFG_INITRD_SIZE, FW_CFG_INITRD_DATA, "", 0, "the initrd");
+	}
 	if (rc == 0)
-		rc = put_blob(machine, FW_CFG_KERNEL_SIZE, FW_CFG_KERNEL_DATA, kernel.data + setup, kernel.size - setup,
-			      "the kernel");
+		rc = put_blob(machine, FW_CFG_SETUP_ADDR, SETUP_GPA, FW_CFG_SETUP_SIZE, FW_CFG_SETUP_DATA, kernel.data, setup,
+			      "the kernel's set-up code");
 	if (rc == 0)
-		rc = put_blob(machine, FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA, cmdline, strlen(cmdline) + 1,
-			      "the command line");
-	if (rc == 0 && boot->initrd)
-		rc = put_initrd(machine, boot->initrd);
+		rc = put_blob(machine, FW_CFG_KERNEL_ADDR, KERNEL_GPA, FW_CFG_KERNEL_SIZE, FW_CFG_KERNEL_DATA,
+			      kernel.data + setup, kernel.size - setup, "the kernel");
+	if (rc == 0)
+		rc = put_blob(machine, FW_CFG_CMDLINE_ADDR, CMDLINE_GPA, FW_CFG_CMDLINE_SIZE, FW_CFG_CMDLINE_DATA, cmdline,
+			      strlen(cmdline) + 1, "the command line");
+	if (rc == 0)
+		rc = put_option_rom(machine);
 out:
 	boot_file_close(&kernel);
 	return rc;
@@ -232,7 +307,7 @@ int firmware_boot(struct machine *machine, const struct machine_boot *boot, stru
 	if (rc == 0)
 		rc = put_smbios(machine);
 	if (rc == 0)
-		rc = put_settings(machine);
+		rc = put_settings(machine, boot->kernel != NULL);
 	if (rc == 0 && boot->kernel)
 		rc = put_kernel(machine, boot);
 	if (rc < 0)

@@ -10,6 +10,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/boot/entry.c \
 	machine/boot/file.c \
 	machine/boot/firmware.c \
+	machine/boot/linuxboot.S \
 	machine/boot/payload.c \
 	machine/boot/private.h \
 	machine/boot/pvh.c \

@@ -626,6 +626,91 @@ static void test_firmware(void **state)
 	free(rom.data);
 }
 
+static uint32_t fw_item(struct machine *machine, uint16_t key, uint8_t *buf, uint32_t n)
+{
+	machine_pio_write(machine, 0, 0x510, key, 2);
+	for (uint32_t i = 0; i < n; i++)
+		buf[i] = (uint8_t)machine_pio_read(machine, 0, 0x511, 1);
+	return n;
+}
+
+static uint32_t fw_u32(struct machine *machine, uint16_t key)
+{
+	uint32_t v;
+
+	fw_item(machine, key, (uint8_t *)&v, 4);
+	return v;
+}
+
+/* A file's contents by name, through the directory (big-endian, as the specification has it). */
+static uint32_t fw_file(struct machine *machine, const char *name, uint8_t *buf, uint32_t max)
+{
+	static uint8_t directory[4 + 64 * 64];
+	uint32_t count;
+
+	fw_item(machine, 0x19, directory, sizeof(directory));
+	memcpy(&count, directory, 4);
+	for (uint32_t i = 0; i < __builtin_bswap32(count); i++) {
+		const uint8_t *entry = directory + 4 + 64 * i;
+		uint32_t n;
+
+		memcpy(&n, entry, 4);
+		n = __builtin_bswap32(n);
+		if (strcmp((const char *)entry + 8, name) == 0)
+			return fw_item(machine, (uint16_t)(entry[4] << 8 | entry[5]), buf, n < max ? n : max);
+	}
+	fail_msg("fw_cfg has no %s", name);
+	return 0;
+}
+
+/* Firmware and kernel: what an option ROM or OVMF reads, and the ROM itself. */
+static void test_firmware_kernel(void **state)
+{
+	struct machine *machine = new_machine(64);
+	struct bytes image = good_bzimage(), rom = bytes_new(128 * 1024);
+	static struct cpu_state bsp;
+	static uint8_t setup[SETUP_BYTES], buf[65536];
+	const struct setup_header *h = (void *)(setup + 0x1f1);
+	const struct machine_boot boot = {.firmware = write_file("rom", rom.data, rom.n),
+					  .kernel = write_file("vmlinuz", image.data, image.n),
+					  .initrd = write_file("initrd", "initrd!", 7),
+					  .cmdline = "quiet"};
+	const char *message = "";
+	uint8_t total = 0;
+	uint32_t n;
+
+	if (machine_boot(machine, &boot, &bsp, &message) != 0)
+		fail_msg("boot failed: %s", message);
+	assert_int_equal(bsp.rip, 0xfff0);
+	assert_int_equal(fw_u32(machine, 0x17), SETUP_BYTES);
+	assert_int_equal(fw_u32(machine, 0x08), image.n - SETUP_BYTES);
+	fw_item(machine, 0x18, setup, sizeof(setup));
+	assert_int_equal(h->cmd_line_ptr, fw_u32(machine, 0x13));
+	assert_int_equal(h->ramdisk_image, fw_u32(machine, 0x0a));
+	assert_int_equal(h->ramdisk_size, 7);
+	assert_true(h->loadflags & CAN_USE_HEAP);
+	/* The set-up code's heap ends below the command line, which is where its segment ends. */
+	assert_true(fw_u32(machine, 0x16) + h->heap_end_ptr + 0x200 <= fw_u32(machine, 0x13));
+	assert_int_equal(fw_item(machine, 0x15, buf, 6), 6);
+	assert_string_equal((char *)buf, "quiet");
+	n = fw_file(machine, "genroms/linuxboot.bin", buf, sizeof(buf));
+	assert_int_equal(n % 512, 0);
+	assert_int_equal(buf[0] | buf[1] << 8, 0xaa55);
+	assert_int_equal(buf[2] * 512u, n);
+	for (uint32_t i = 0; i < n; i++)
+		total = (uint8_t)(total + buf[i]);
+	assert_int_equal(total, 0);
+	fw_file(machine, "bootorder", buf, sizeof(buf));
+	assert_string_equal((char *)buf, "/rom@genroms/linuxboot.bin\n");
+	assert_true(fw_file(machine, "etc/table-loader", buf, sizeof(buf)) % 128 == 0);
+	assert_int_equal(fw_file(machine, "etc/e820", buf, sizeof(buf)), 20);
+	fw_file(machine, "etc/sercon-port", buf, sizeof(buf));
+	assert_int_equal(buf[0] | buf[1] << 8, 0x3f8);
+	free(image.data);
+	free(rom.data);
+	machine_destroy(machine);
+}
+
 /* A guest that reboots is loaded again, over what it left behind. */
 static void test_again(void **state)
 {
@@ -727,6 +812,7 @@ int main(void)
 		cmocka_unit_test(test_pvh),
 		cmocka_unit_test(test_bad_pvh),
 		cmocka_unit_test(test_firmware),
+		cmocka_unit_test(test_firmware_kernel),
 		cmocka_unit_test(test_again),
 		cmocka_unit_test(test_much_memory),
 		cmocka_unit_test(test_real_kernel),
