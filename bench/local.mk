@@ -1,2 +1,10 @@
 # Files of bench/.
 include bench/spike/local.mk
+
+EXTRA_DIST += bench/run bench/peers.py bench/guest/guest.h bench/guest/main.c bench/guest/integer.c bench/guest/realistic.c \
+	bench/guest/floating.c bench/guest/vector.c bench/guest/memory.c bench/guest/system.c
+
+# Takes some minutes and wants a machine to itself. BENCHFLAGS: see bench/run --help.
+.PHONY: bench
+bench: trivisor-vm$(EXEEXT)
+	$(top_srcdir)/bench/run --build $(abs_top_builddir) --json bench.json $(BENCHFLAGS)

@@ -1,0 +1,207 @@
+/* The benchmark's guest program: it is /init of the guest, or a plain program that is measured natively. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/klog.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+/*
+ * What it prints, one write for a line. Every number of nanoseconds is CLOCK_MONOTONIC's; bench/run notes its own when the
+ * line's first byte arrives.
+ *
+ *	@bench init NOW                                    the first thing the first process does
+ *	@bench start NAME NOW
+ *	@bench end NAME NOW OPERATIONS ELAPSED RESULT      ELAPSED excludes the printing
+ *	@bench crash NAME STATUS                           a wait status
+ *	@bench done
+ *
+ * The plan has a line "NAME OPERATIONS" for each workload. With OPERATIONS 0 the number that takes about TARGET ms ("target
+ * TARGET") is found by trial, then run like any other, so that the result can be given to another machine as its plan.
+ */
+#define PLAN "/etc/bench.plan"
+
+const char *guest_self;
+
+static const struct workload *const lists[] = {
+	integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
+};
+
+_Noreturn void guest_die(const char *what)
+{
+	dprintf(1, "@bench error %s: %s\n", what, strerror(errno));
+	_exit(9);
+}
+
+void *guest_alloc(uint64_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		guest_die("mmap");
+	memset(memory, 1, bytes);
+	return memory;
+}
+
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static const struct workload *find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		for (const struct workload *w = lists[i]; w->name; w++) {
+			if (!strcmp(w->name, name))
+				return w;
+		}
+	}
+	return NULL;
+}
+
+static uint64_t calibrate(const struct workload *w, uint64_t target_ns)
+{
+	uint64_t operations = 1;
+
+	for (;;) {
+		uint64_t start = now();
+		uint64_t elapsed;
+
+		w->run(operations);
+		elapsed = now() - start;
+		if (elapsed >= target_ns / 4) {
+			double exact = (double)operations * (double)target_ns / (double)elapsed;
+			return exact < 1 ? 1 : (uint64_t)exact;
+		}
+		operations *= elapsed < target_ns / 40 ? 8 : 2;
+	}
+}
+
+static void measure(const struct workload *w, uint64_t operations, uint64_t target_ns)
+{
+	uint64_t start, elapsed, result;
+
+	if (w->prepare)
+		w->prepare();
+	if (!operations)
+		operations = calibrate(w, target_ns);
+	dprintf(1, "@bench start %s %" PRIu64 "\n", w->name, now());
+	/* The line's interrupts belong to nobody's time. */
+	tcdrain(1);
+	start = now();
+	result = w->run(operations);
+	elapsed = now() - start;
+	dprintf(1, "@bench end %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", w->name, now(), operations,
+		elapsed, result);
+	tcdrain(1);
+}
+
+/* Each in a process of its own: what one leaves behind (heap, signals, a crash) is not the next one's. */
+static void run_apart(const struct workload *w, uint64_t operations, uint64_t target_ns)
+{
+	int status = 0;
+	pid_t child = fork();
+
+	if (child < 0)
+		guest_die("fork");
+	if (!child) {
+		measure(w, operations, target_ns);
+		_exit(0);
+	}
+	while (waitpid(child, &status, 0) != child)
+		;
+	if (status)
+		dprintf(1, "@bench crash %s %d\n", w->name, status);
+}
+
+static void run_plan(const char *path)
+{
+	FILE *plan = fopen(path, "re");
+	char name[64];
+	uint64_t number, target_ns = 400000000;
+
+	if (!plan)
+		guest_die(path);
+	while (fscanf(plan, "%63s %" SCNu64, name, &number) == 2) {
+		const struct workload *w = find(name);
+
+		if (!strcmp(name, "target"))
+			target_ns = number * 1000000;
+		else if (w)
+			run_apart(w, number, target_ns);
+		else
+			dprintf(1, "@bench error no workload %s\n", name);
+	}
+	fclose(plan);
+	dprintf(1, "@bench done\n");
+}
+
+static void as_init(void)
+{
+	uint64_t up = now();
+	char line[64];
+	int length = snprintf(line, sizeof(line), "@bench init %" PRIu64 "\n", up);
+
+	if (write(1, line, (size_t)length) != length)
+		guest_die("console");
+	tcdrain(1);
+	/* The kernel's messages must not land amid a line of ours: only errors from here on. */
+	klogctl(8, NULL, 4);
+	if (mount("proc", "/proc", "proc", 0, NULL) || mount("tmpfs", "/tmp", "tmpfs", 0, NULL))
+		guest_die("mount");
+	run_plan(PLAN);
+	tcdrain(1);
+	sync();
+	reboot(RB_POWER_OFF);
+	guest_die("power off");
+}
+
+static void list(void)
+{
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		for (const struct workload *w = lists[i]; w->name; w++)
+			printf("%s %s %" PRIu64 " %s\n", w->name, w->group, w->units, w->unit);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	cpu_set_t one;
+
+	/* The exec workload runs this program with nothing to do. */
+	if (argc == 2 && !strcmp(argv[1], "--nothing"))
+		return 0;
+	if (getpid() == 1) {
+		guest_self = "/init";
+		as_init();
+	}
+	guest_self = "/proc/self/exe";
+	if (argc == 2 && !strcmp(argv[1], "--list")) {
+		list();
+		return 0;
+	}
+	if (argc != 2) {
+		fprintf(stderr, "Usage: guest PLAN | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
+		return 2;
+	}
+	/* As in the guest, which has one processor. */
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
+	run_plan(argv[1]);
+	return 0;
+}

@@ -1,0 +1,323 @@
+"""Starts the things that bench/run compares, one at a time, and reads their consoles with the host's clock at hand."""
+
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MARKER = re.compile(r"@bench (\w+)(?: (.*))?$")
+
+
+class Failure(Exception):
+    """A peer that did not run to its end; the text says which and why."""
+
+
+class Unavailable(Exception):
+    """A mode that this build or this host has not got."""
+
+
+def build_guest(folder):
+    """Compiles the workloads once, statically; returns the program's path."""
+    compiler = os.environ.get("CC", "gcc")
+    common = [compiler, "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    source = os.path.join(TOP, "bench", "guest")
+    objects = []
+    for name in sorted(os.listdir(source)):
+        if name.endswith(".c"):
+            objects.append(os.path.join(folder, name.replace(".c", ".o")))
+            extra = ["-mavx2", "-mfma"] if name == "vector.c" else []
+            subprocess.run(common + extra + ["-c", os.path.join(source, name), "-o", objects[-1]], check=True)
+    program = os.path.join(folder, "guest")
+    subprocess.run([compiler, "-static", *objects, "-lm", "-o", program], check=True)
+    return program
+
+
+def workloads(program):
+    """The program's own list: {name: (group, units of one operation, unit)}."""
+    lines = subprocess.run([program, "--list"], check=True, capture_output=True, text=True).stdout.splitlines()
+    found = {}
+    for line in lines:
+        name, group, units, unit = line.split(None, 3)
+        found[name] = (group, int(units), unit)
+    return found
+
+
+def write_plan(path, plan, target_ms):
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"target {target_ms}\n")
+        f.writelines(f"{name} {operations}\n" for name, operations in plan.items())
+
+
+def waited(pid):
+    """Nanoseconds for which a process's busiest thread was runnable and another had the processor; None if unknown."""
+    busiest = (0, None)
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as f:
+                ran, delay, _ = (int(word) for word in f.read().split())
+            busiest = max(busiest, (ran, delay), key=lambda pair: pair[0])
+    except (OSError, ValueError):
+        pass
+    return busiest[1]
+
+
+class Run:
+    """What one run said: boot_ns (host), uptime_ns (guest), rows {name: dict of its figures}, stats (trivisor's own)."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.boot_ns = self.boot_waited_ns = self.uptime_ns = None
+        self.rows = {}
+        self.stats = None
+        self.done = False
+        self.errors = []
+        self.tail = []
+        self._open = None
+
+    def line(self, text, when, pid, started, watcher):
+        """One console line whose first byte came at `when`."""
+        self.tail = (self.tail + [text])[-30:]
+        found = MARKER.search(text)
+        if not found:
+            return
+        kind, words = found.group(1), (found.group(2) or "").split()
+        if kind == "init":
+            self.boot_ns, self.uptime_ns = when - started, int(words[0])
+            self.boot_waited_ns = waited(pid)
+        elif kind == "start":
+            self._open = (words[0], int(words[1]), when, waited(pid))
+            if watcher:
+                watcher.started(words[0], pid)
+        elif kind == "end":
+            self._end(words, when, pid)
+            if watcher:
+                watcher.ended(words[0])
+        elif kind in ("crash", "error"):
+            self.errors.append(found.group(0))
+        elif kind == "done":
+            self.done = True
+
+    def _end(self, words, when, pid):
+        name, guest_end, operations, elapsed = words[0], int(words[1]), int(words[2]), int(words[3])
+        if not self._open or self._open[0] != name:
+            self.errors.append(f"an end of {name} without its start")
+            return
+        _, guest_start, host_start, waited_start = self._open
+        waited_end = waited(pid)
+        known = waited_start is not None and waited_end is not None
+        self.rows[name] = {
+            "operations": operations,
+            "elapsed_ns": elapsed,
+            "guest_ns": guest_end - guest_start,
+            "host_ns": when - host_start,
+            "waited_ns": waited_end - waited_start if known else None,
+            "result": words[4],
+        }
+        self._open = None
+
+
+def read_console(run, fd, process, started, deadline, watcher=None):
+    """Feeds every line to the run until the console ends."""
+    buffer, first = b"", None
+    selector = selectors.DefaultSelector()
+    selector.register(fd, selectors.EVENT_READ)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not selector.select(left):
+            raise Failure(f"{run.peer}: no end within the time limit; its last lines:\n" + "\n".join(run.tail))
+        try:
+            chunk = os.read(fd.fileno(), 65536)
+        except ConnectionResetError:
+            chunk = b""
+        when = time.monotonic_ns()
+        if not chunk:
+            return
+        if not buffer:
+            first = when
+        buffer += chunk
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            run.line(line.decode("latin-1").rstrip("\r"), first, process.pid, started, watcher)
+            first = when
+
+
+def stop(process):
+    """For a peer that did not end by itself."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Peer:
+    """One column of the table."""
+
+    name = None
+    boots = True
+
+    def __init__(self, options):
+        self.options = options
+
+    def run(self, plan, target_ms, watcher=None):
+        """Boots, runs the plan ({name: operations, 0 to calibrate}), returns a complete Run or raises."""
+        with tempfile.TemporaryDirectory(prefix="trivisor-bench.") as folder:
+            path = os.path.join(folder, "plan")
+            write_plan(path, plan, target_ms)
+            initrd = None
+            if self.boots:
+                initrd = os.path.join(folder, "initrd.cpio")
+                subprocess.run([os.path.join(TOP, "tools", "make-initramfs"), "--no-modules", "--init", self.options.guest,
+                                "--file", f"{path}:etc/bench.plan", initrd], check=True)
+            run = Run(self.name)
+            self.launch(run, folder, path, initrd, watcher)
+            missing = [name for name in plan if name not in run.rows]
+            if not run.done or missing:
+                run.errors.append(f"no figures for {', '.join(missing)}" if missing else "it ended before its plan did")
+            if run.errors:
+                raise Failure(f"{self.name}: {'; '.join(run.errors)}; its last lines:\n" + "\n".join(run.tail))
+            return run
+
+    def deadline(self):
+        return time.monotonic() + self.options.timeout
+
+    def console(self, run, command, watcher):
+        """For a peer whose console is its standard output."""
+        started = time.monotonic_ns()
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            try:
+                read_console(run, process.stdout, process, started, self.deadline(), watcher)
+                process.wait(30)
+            finally:
+                stop(process)
+
+
+class Native(Peer):
+    name = "native"
+    boots = False
+
+    def launch(self, run, folder, plan, initrd, watcher):
+        self.console(run, [self.options.guest, plan], watcher)
+
+
+class Qemu(Peer):
+    name = "tcg"
+
+    def launch(self, run, folder, plan, initrd, watcher):
+        options = self.options
+        # No network card: its option ROM would be waited for at each boot.
+        command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", "1", "-nographic",
+                   "-no-reboot", "-nic", "none", "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
+        self.console(run, command, watcher)
+
+
+class Trivisor(Peer):
+    def __init__(self, options, mode):
+        super().__init__(options)
+        self.name = mode
+
+    def launch(self, run, folder, plan, initrd, watcher):
+        if self.options.via == "trictl":
+            self.through_trictl(run, folder, initrd, watcher)
+        else:
+            self.alone(run, folder, initrd, watcher)
+
+    def through_trictl(self, run, folder, initrd, watcher):
+        options = self.options
+        stats = os.path.join(folder, "stats.json")
+        command = [os.path.join(options.build, "trictl"), "--socket", os.path.join(folder, "api.sock"), "run", "--mode",
+                   self.name, "--memory", f"{options.memory}M", "--vcpus", "1", "--kernel", options.kernel, "--initrd", initrd,
+                   "--append", options.append, "--no-reboot", "--timeout", str(options.timeout), "--stats", stats]
+        self.console(run, command, watcher)
+        run.stats = read_json(stats)
+
+    def alone(self, run, folder, initrd, watcher):
+        """trivisor-vm by itself, as QEMU is: no daemon, no policy."""
+        options = self.options
+        definition = {"name": "bench", "memory_mib": options.memory, "vcpus": 1, "on_reboot": "shutdown",
+                      "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append}}
+        with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
+            json.dump(definition, f)
+        console = os.path.join(folder, "console.sock")
+        command = [os.path.join(options.build, "trivisor-vm"), "--dir", folder, "--mode", self.name]
+        started = time.monotonic_ns()
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                while not os.path.exists(console) and process.poll() is None:
+                    time.sleep(0.001)
+                if process.poll() is None:
+                    with socket.socket(socket.AF_UNIX) as connection:
+                        try:
+                            connection.connect(console)
+                        except OSError:
+                            time.sleep(0.01)
+                            connection.connect(console)
+                        read_console(run, connection, process, started, self.deadline(), watcher)
+                process.wait(30)
+            finally:
+                stop(process)
+                text = process.stderr.read().decode(errors="replace").strip()
+        result = read_json(os.path.join(folder, "result.json"))
+        run.stats = result.get("stats")
+        if process.returncode == 3:
+            raise Unavailable(result.get("reason") or text or "trivisor-vm cannot start it")
+        if process.returncode:
+            run.errors.append(f"trivisor-vm ended with status {process.returncode}: {result.get('reason', text)}")
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except (OSError, ValueError):
+        return {}
+
+
+class Sampler:
+    """Has perf sample a peer's process during one row; summarize() says where the time went."""
+
+    def __init__(self, row, output):
+        self.row = row
+        self.output = output
+        self.process = None
+
+    def started(self, name, pid):
+        if name == self.row:
+            command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "1999", "-p", str(pid), "-o", self.output]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ended(self, name):
+        if name == self.row and self.process:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+    def summarize(self):
+        """[(share, object, symbol)], the largest first; what is in no file is translated code."""
+        command = ["perf", "report", "-i", self.output, "--stdio", "--no-children", "-F", "overhead,dso,sym", "-t", "|"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        shares = {}
+        for line in text.splitlines():
+            fields = [field.strip() for field in line.split("|")]
+            if len(fields) != 3 or not fields[0].endswith("%"):
+                continue
+            share, dso, symbol = float(fields[0][:-1]), fields[1], re.sub(r"^\[.\] ", "", fields[2])
+            if "memfd" in dso or dso.startswith(("[JIT]", "//anon", "[unknown]")):
+                dso, symbol = "translated code", ""
+            shares[dso, symbol] = shares.get((dso, symbol), 0) + share
+        return sorted(((share, *where) for where, share in shares.items()), reverse=True)
+
+
+def require_tool(name, package):
+    path = shutil.which(name)
+    if not path:
+        raise Failure(f"{name} is missing: apt-get install {package}")
+    return path
