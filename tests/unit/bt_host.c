@@ -175,6 +175,7 @@ enum host_outcome host_step(struct host *h)
 	if (h->signal == SIGTRAP || h->regs.rip != start)
 		return HOST_RAN; /* after mov ss the trap comes an instruction late, as a fault at the boundary */
 	h->fault_address = (uintptr_t)info.si_addr;
+	h->general_protection = info.si_code == SI_KERNEL;
 	if (h->signal == SIGILL)
 		return HOST_UD;
 	if (h->signal == SIGSEGV && info.si_code != SI_KERNEL && h->fault_address == boundary)

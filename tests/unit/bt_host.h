@@ -38,6 +38,7 @@ struct host {
 	uint8_t xstate[4096];         /* what host_reset_vectors sets */
 	size_t xstate_bytes;
 	uint64_t fault_address;       /* of HOST_FETCH, HOST_FAULT */
+	bool general_protection;      /* of HOST_FAULT: #GP or #SS rather than #PF */
 	int signal;                   /* of HOST_UD, HOST_FAULT */
 };
 

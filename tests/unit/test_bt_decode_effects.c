@@ -256,6 +256,8 @@ static const char *excluded(const struct bt_insn *insn)
 		return "LOCK changes nothing that is looked at here";
 	if (insn->gpr_written & ~insn->gpr_read & 1u << GPR_RSP)
 		return "rsp as a plain destination tells no more than another register";
+	if ((insn->flags & BT_I_BITOFF) && insn->modrm_reg == insn->base)
+		return "the bit offset would be the address";
 	if (insn->handler == BT_OP_push_sreg)
 		return "selectors are the tracer's";
 	return NULL;

@@ -213,12 +213,131 @@ static void test_validity_and_length_16(void **state)
 	sweep_mode(BT_BITS_16);
 }
 
+/* ---- addresses: lea tells what the processor computes ------------------------------------------------ */
+
+static unsigned long long *gpr(struct user_regs_struct *r, unsigned n)
+{
+	unsigned long long *const at[16] = { &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
+					     &r->r8,  &r->r9,  &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15 };
+	return at[n];
+}
+
+static uint64_t effective_address(const struct bt_insn *insn, struct user_regs_struct *regs)
+{
+	uint64_t ea = (uint64_t)insn->disp;
+
+	if (insn->flags & BT_I_RIP_REL)
+		ea += regs->rip + insn->len;
+	if (insn->base != 0xff)
+		ea += *gpr(regs, insn->base);
+	if (insn->index != 0xff)
+		ea += *gpr(regs, insn->index) << insn->scale;
+	return insn->addrsize == 8 ? ea : insn->addrsize == 4 ? (uint32_t)ea : (uint16_t)ea;
+}
+
+static uint64_t seed = 0x5eed0003;
+
+static void check_lea(struct sweep *s, const uint8_t *code, enum bt_bits bits)
+{
+	struct bt_insn insn;
+	uint64_t want, got;
+
+	if (bt_decode(code, 15, bits, &insn) != BT_DECODE_OK || insn.cls != BT_CLASS_LEA) {
+		report(s, "lea is no lea", code, &insn, bits);
+		return;
+	}
+	s->ran++;
+	host_place(&host, code, insn.len, bits);
+	for (unsigned i = 0; i < 16; i++)
+		*gpr(&host.regs, i) = bits == BT_BITS_64 ? opspace_random64(&seed) : (uint32_t)opspace_random64(&seed);
+	want = effective_address(&insn, &host.regs);
+	if (insn.opsize < 8)
+		want &= insn.opsize == 4 ? 0xffffffff : 0xffff;
+	if (host_step(&host) != HOST_RAN)
+		report(s, "lea does not run", code, &insn, bits);
+	got = *gpr(&host.regs, insn.modrm_reg) & (insn.opsize == 2 ? 0xffff : UINT64_MAX);
+	if (got != want)
+		report(s, "another address", code, &insn, bits);
+}
+
+/* Every ModRM with a memory operand, every SIB, address sizes, and in 64-bit mode REX bits. */
+static void each_address(struct sweep *s, enum bt_bits bits, void (*fn)(struct sweep *s, const uint8_t *code, enum bt_bits bits),
+			 const uint8_t *opcode, unsigned opcode_bytes, unsigned stride)
+{
+	unsigned counter = 0;
+
+	for (unsigned rex = 0x40; rex < (bits == BT_BITS_64 ? 0x50 : 0x41); rex++)
+		for (unsigned addr = 0; addr < 2; addr++)
+			for (unsigned modrm = 0; modrm < 0xc0; modrm++)
+				for (unsigned sib = 0; sib < ((modrm & 7) == 4 ? 256 : 1); sib++) {
+					uint8_t code[32] = { 0 };
+					unsigned n = 0;
+
+					if ((sib && ++counter % stride) || (modrm >> 3 & 7) == GPR_RSP)
+						continue;
+					if (addr)
+						code[n++] = 0x67;
+					if (bits == BT_BITS_64)
+						code[n++] = rex;
+					memcpy(code + n, opcode, opcode_bytes);
+					n += opcode_bytes;
+					code[n++] = modrm;
+					code[n++] = sib;
+					memcpy(code + n, (uint8_t[]){ 0x85, 0xf7, 0xff, 0xff, 0xff }, 5);
+					fn(s, code, bits);
+				}
+}
+
+static void test_addresses(void **state)
+{
+	struct sweep s = { 0 };
+	unsigned stride = getenv("BT_DECODE_FULL") ? 1 : 37;
+
+	NEED_HOST();
+	for (enum bt_bits bits = host.has_bits[0] ? BT_BITS_16 : BT_BITS_32; bits <= BT_BITS_64; bits *= 2)
+		each_address(&s, bits, check_lea, (uint8_t[]){ 0x8d }, 1, stride);
+	s.tried = s.ran;
+	finish(&s);
+}
+
+/* With a null selector in DS whatever goes through DS is #GP, and what goes through SS at worst a page fault. */
+static void check_segment(struct sweep *s, const uint8_t *code, enum bt_bits bits)
+{
+	struct bt_insn insn;
+	bool through_ds;
+
+	if (bt_decode(code, 15, bits, &insn) != BT_DECODE_OK) {
+		report(s, "mov is no mov", code, &insn, bits);
+		return;
+	}
+	s->ran++;
+	host_place(&host, code, insn.len, bits);
+	host.regs.ds = 0;
+	through_ds = host_step(&host) == HOST_FAULT && host.general_protection;
+	if (through_ds != (insn.seg == SEG_DS))
+		report(s, "another segment", code, &insn, bits);
+}
+
+static void test_default_segments(void **state)
+{
+	struct sweep s = { 0 };
+	unsigned stride = getenv("BT_DECODE_FULL") ? 1 : 7;
+
+	NEED_HOST();
+	for (enum bt_bits bits = host.has_bits[0] ? BT_BITS_16 : BT_BITS_32; bits <= BT_BITS_32; bits *= 2)
+		each_address(&s, bits, check_segment, (uint8_t[]){ 0x8b }, 1, stride);
+	s.tried = s.ran;
+	finish(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_validity_and_length_64),
 		cmocka_unit_test(test_validity_and_length_32),
 		cmocka_unit_test(test_validity_and_length_16),
+		cmocka_unit_test(test_addresses),
+		cmocka_unit_test(test_default_segments),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
