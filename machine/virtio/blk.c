@@ -22,6 +22,8 @@
 
 _Static_assert(VIRTQ_SEGMENTS <= IOV_MAX, "one preadv for a request");
 
+#define BLK_STATS 6
+
 struct virtio_blk {
 	struct virtio_device dev;
 	struct virtio_blk_config config;
@@ -29,6 +31,7 @@ struct virtio_blk {
 	bool readonly;
 	uint64_t sectors;
 	char id[VIRTIO_BLK_ID_BYTES];
+	char stat_name[BLK_STATS][40];
 	/* Written by the worker, read by anyone. */
 	_Atomic uint64_t reads, writes, read_bytes, written_bytes, flushes, errors;
 };
@@ -207,21 +210,30 @@ static void destroy(struct virtio_device *dev)
 	free(blk);
 }
 
+static const char *const stat_names[] = {"reads", "writes", "read_bytes", "written_bytes", "flushes", "errors"};
+_Static_assert(ARRAY_SIZE(stat_names) == BLK_STATS, "a name for each");
+
 static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
-	const struct machine_stat rows[] = {
-		{"virtio_blk_reads", blk->reads},
-		{"virtio_blk_writes", blk->writes},
-		{"virtio_blk_read_bytes", blk->read_bytes},
-		{"virtio_blk_written_bytes", blk->written_bytes},
-		{"virtio_blk_flushes", blk->flushes},
-		{"virtio_blk_errors", blk->errors},
-	};
-	size_t n = ARRAY_SIZE(rows) < max ? ARRAY_SIZE(rows) : max;
+	const uint64_t value[BLK_STATS] = {blk->reads,	       blk->writes,  blk->read_bytes,
+					   blk->written_bytes, blk->flushes, blk->errors};
+	size_t n = BLK_STATS < max ? BLK_STATS : max;
 
-	memcpy(ret_rows, rows, n * sizeof(rows[0]));
+	for (size_t i = 0; i < n; i++)
+		ret_rows[i] = (struct machine_stat){blk->stat_name[i], value[i]};
 	return n;
+}
+
+/* Rows carry the disk's number, in the order in which disks were added. */
+static void name_stats(struct virtio_blk *blk, const struct machine *machine)
+{
+	unsigned number = 0;
+
+	for (const struct machine_device *node = machine->devices; node; node = node->next)
+		number += strcmp(node->name, "virtio-blk") == 0;
+	for (unsigned i = 0; i < BLK_STATS; i++)
+		snprintf(blk->stat_name[i], sizeof(blk->stat_name[i]), "virtio_blk%u_%s", number, stat_names[i]);
 }
 
 static const struct virtio_ops blk_ops = {
@@ -341,6 +353,7 @@ int machine_add_disk(struct machine *machine, const struct machine_disk *disk, c
 		goto fail;
 	fill_config(blk);
 	fill_id(blk, disk->path);
+	name_stats(blk, machine);
 	blk->dev.ops = &blk_ops;
 	rc = virtio_device_init(&blk->dev, machine);
 	if (rc < 0) {

@@ -568,6 +568,31 @@ static void test_bad_disks(void **state)
 	unlink(path);
 }
 
+/* The rows of two disks are told apart. */
+static void test_stats(void **state)
+{
+	struct machine *machine = new_machine();
+	struct driver d = open_disk(machine, true);
+	const struct machine_disk second = {.path = disk_path, .readonly = true};
+	struct machine_stat rows[128];
+	const char *message = "";
+	unsigned first_reads = 0, second_reads = 0;
+	size_t n;
+
+	assert_int_equal(machine_add_disk(machine, &second, &message), 0);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	n = machine_stats(machine, rows, ARRAY_SIZE(rows));
+	for (size_t i = 0; i < n; i++) {
+		if (strcmp(rows[i].name, "virtio_blk0_reads") == 0)
+			first_reads += 1 + (unsigned)rows[i].value;
+		if (strcmp(rows[i].name, "virtio_blk1_reads") == 0)
+			second_reads += 1 + (unsigned)rows[i].value;
+	}
+	assert_int_equal(first_reads, 2);
+	assert_int_equal(second_reads, 1);
+	machine_destroy(machine);
+}
+
 static void test_rng(void **state)
 {
 	struct machine *machine = new_machine();
@@ -609,6 +634,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_hostile, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_reset_races, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_bad_disks, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_stats, make_disk, remove_disk),
 		cmocka_unit_test(test_rng),
 	};
 
