@@ -1,5 +1,6 @@
 /* bt as a mode: creation, kicks, state, statistics. */
 #include "modes/bt/run.h"
+#include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
 #include <cpuid.h>
@@ -24,7 +25,8 @@ struct mode_vm {
 	struct bt_vm bt;
 	volatile int changes_lock;
 	volatile uint32_t change_count;
-	struct {
+	uint32_t change_base; /* counts entries taken out */
+	struct ram_change {
 		gpa_t gpa;
 		uint64_t bytes;
 	} changes[RAM_CHANGES_MAX];
@@ -59,24 +61,25 @@ static void probe(struct mode_probe *ret)
 	close(fd);
 }
 
-static void kick(struct bt_vcpu *v)
+static void changes_lock(struct mode_vm *vm)
 {
-	v->kicked = 1;
-	v->poll = (uint64_t *)(uintptr_t)16; /* never mapped */
+	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
+		__builtin_ia32_pause();
 }
+
+static void changes_unlock(struct mode_vm *vm) { __atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE); }
 
 static void hook_kick(void *opaque, unsigned vcpu)
 {
 	struct mode_vm *vm = opaque;
 
 	if (vcpu < vm->bt.vcpus && vm->bt.vcpu[vcpu])
-		kick(vm->bt.vcpu[vcpu]);
+		bt_kick(vm->bt.vcpu[vcpu]);
 }
 
 static void note_change(struct mode_vm *vm, gpa_t gpa, uint64_t n)
 {
-	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
-		__builtin_ia32_pause();
+	changes_lock(vm);
 	if (n && vm->change_count < RAM_CHANGES_MAX) {
 		vm->changes[vm->change_count].gpa = gpa;
 		vm->changes[vm->change_count].bytes = n;
@@ -84,7 +87,7 @@ static void note_change(struct mode_vm *vm, gpa_t gpa, uint64_t n)
 	} else {
 		vm->change_all = true;
 	}
-	__atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE);
+	changes_unlock(vm);
 	for (unsigned i = 0; i < vm->bt.vcpus; i++)
 		hook_kick(vm, i);
 }
@@ -102,22 +105,54 @@ static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 
 static void hook_map_changed(void *opaque) { note_change(opaque, 0, 0); }
 
+static void flush_everything(struct bt_vcpu *v)
+{
+	bt_lock(v);
+	if (bt_flush_begin(v)) {
+		bt_cache_flush(v->vm);
+		bt_flush_end(v);
+		bt_unlock(v);
+	}
+}
+
+/*
+ * The entries stay in the queue until they have been dealt with, so that no other vCPU goes on in between; two may deal
+ * with the same ones. The queue's lock is never held while waiting for the cache's.
+ */
 void bt_take_ram_changes(struct bt_vcpu *v)
 {
 	struct mode_vm *vm = outer(v->vm);
+	struct ram_change todo[RAM_CHANGES_MAX];
+	uint32_t n, base;
+	bool all;
 
 	if (!vm->change_count && !vm->change_all)
 		return;
-	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
-		__builtin_ia32_pause();
-	if (vm->change_all) {
-		vm->change_all = false;
-		bt_cache_flush(&vm->bt);
+	changes_lock(vm);
+	n = vm->change_count;
+	base = vm->change_base;
+	all = vm->change_all;
+	memcpy(todo, vm->changes, n * sizeof(todo[0]));
+	changes_unlock(vm);
+
+	if (all) {
+		flush_everything(v);
+	} else {
+		bt_lock(v);
+		for (uint32_t i = 0; i < n; i++)
+			bt_code_written(&vm->bt, todo[i].gpa, todo[i].bytes);
+		bt_unlock(v);
 	}
-	for (uint32_t i = 0; i < vm->change_count; i++)
-		bt_code_written(&vm->bt, vm->changes[i].gpa, vm->changes[i].bytes);
-	vm->change_count = 0;
-	__atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE);
+
+	changes_lock(vm);
+	if (vm->change_base == base) {
+		vm->change_count -= n;
+		memmove(vm->changes, vm->changes + n, vm->change_count * sizeof(todo[0]));
+		vm->change_base += n + (all ? 1 : 0);
+		if (all)
+			vm->change_all = false;
+	}
+	changes_unlock(vm);
 }
 
 static void vm_destroy(struct mode_vm *vm)
@@ -139,10 +174,6 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 		return -ENOMEM;
 	vm->bt.machine = machine;
 	vm->bt.vcpus = machine_vcpus(machine);
-	if (vm->bt.vcpus > 1) { /* the code cache is not yet safe against a second vCPU */
-		munmap(vm, sizeof(*vm));
-		return -ENOTSUP;
-	}
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		vm->bt.has_bmi2 = b >> 8 & 1;
 	rc = bt_cache_init(&vm->bt);
@@ -228,13 +259,13 @@ static int vcpu_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 	return 0;
 }
 
-static void vcpu_kick(struct mode_vcpu *vcpu) { kick(vcpu->v); }
+static void vcpu_kick(struct mode_vcpu *vcpu) { bt_kick(vcpu->v); }
 
 static void vcpu_stop(struct mode_vcpu *vcpu)
 {
 	vcpu->v->stop = 1;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	kick(vcpu->v);
+	bt_kick(vcpu->v);
 }
 
 static int get_state(struct mode_vcpu *vcpu, struct cpu_state *ret_state)

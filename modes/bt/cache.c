@@ -1,5 +1,5 @@
 /* The code cache: space, lookup, links and invalidation. */
-#include "modes/bt/cache.h"
+#include "modes/bt/sync.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -180,7 +180,12 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t gva)
 	r = machine_ram_find(v->machine, w.gpa);
 	if (!r)
 		bt_fail(v, "the guest jumped to an address that is neither RAM nor ROM");
+	bool locked = v->holds_lock;
+	if (!locked)
+		bt_lock(v);
 	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), user);
+	if (!locked)
+		bt_unlock(v);
 	if (!w.global && !user)
 		v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = (uint16_t)slot;
 	v->itlb[slot] = id;
@@ -225,9 +230,56 @@ static struct bt_tb *find(struct bt_vm *vm, uint32_t page_id, uint64_t rip, uint
 
 static uint64_t code_base(const struct bt_vcpu *v) { return v->tb_key & KEY_BITS64 ? 0 : v->cs.seg[SEG_CS].base; }
 
-struct bt_tb *bt_tb_get(struct bt_vcpu *v)
+/* The TB in the hash, its second page checked as well. Lock held. */
+static struct bt_tb *find_whole(struct bt_vcpu *v, uint32_t id, gva_t gva, uint64_t rip, uint64_t base)
+{
+	struct bt_tb *tb = find(v->vm, id, rip, base, v->tb_key);
+
+	while (tb && tb->page_id2) {
+		/* Its last instruction reaches into the next page: that mapping counts too. */
+		if (bt_code_page(v, (gva & GUEST_PAGE_MASK) + GUEST_PAGE_SIZE) == tb->page_id2)
+			break;
+		for (tb = tb->hash_next; tb; tb = tb->hash_next)
+			if (tb->page_id == id && tb->rip == rip && tb->key == v->tb_key && tb->cs_base == base)
+				break;
+	}
+	return tb;
+}
+
+/* NULL: the cache was flushed on the way, try again. */
+static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, uint64_t base)
 {
 	struct bt_vm *vm = v->vm;
+	uint64_t flushes = vm->cache.flushes;
+	uint32_t id = bt_code_page(v, gva);
+	struct bt_tb *tb;
+
+	bt_lock(v);
+	if (vm->flushing || flushes != vm->cache.flushes || !bt_cache_room(vm)) {
+		if (flushes != vm->cache.flushes) {
+			bt_unlock(v);
+			return NULL;
+		}
+		if (bt_flush_begin(v)) {
+			bt_cache_flush(vm);
+			bt_flush_end(v);
+			v->stats.cache_flush++;
+			bt_unlock(v);
+		}
+		return NULL;
+	}
+	tb = find_whole(v, id, gva, rip, base);
+	if (!tb) {
+		tb = bt_translate(v, id);
+		v->stats.tbs++;
+		v->stats.tb_insns += tb->insns;
+	}
+	bt_unlock(v);
+	return tb;
+}
+
+struct bt_tb *bt_tb_get(struct bt_vcpu *v)
+{
 	uint64_t base = code_base(v), rip = v->cs.rip;
 	gva_t gva = base + rip;
 
@@ -235,45 +287,11 @@ struct bt_tb *bt_tb_get(struct bt_vcpu *v)
 		gva = (uint32_t)gva;
 	else if ((int64_t)gva << 16 >> 16 != (int64_t)gva)
 		bt_raise_error(v, VEC_GP, 0);
-	uint32_t id = bt_code_page(v, gva);
-	struct bt_tb *tb = find(vm, id, rip, base, v->tb_key);
-
-	while (tb && tb->page_id2) {
-		/* Its last instruction reaches into the next page: that mapping counts too. */
-		uint32_t id2 = bt_code_page(v, (gva & GUEST_PAGE_MASK) + GUEST_PAGE_SIZE);
-		if (id2 == tb->page_id2)
-			break;
-		for (tb = tb->hash_next; tb; tb = tb->hash_next)
-			if (tb->page_id == id && tb->rip == rip && tb->key == v->tb_key && tb->cs_base == base)
-				break;
-	}
-	if (!tb) {
-		if (!bt_cache_room(vm)) {
-			bt_cache_flush(vm);
-			v->stats.cache_flush++;
-			id = bt_code_page(v, gva);
-		}
-		tb = bt_translate(v, id);
-		v->stats.tbs++;
-		v->stats.tb_insns += tb->insns;
-	}
+	struct bt_tb *tb = NULL;
+	while (!tb)
+		tb = try_get(v, gva, rip, base);
 	bt_jc(v)[(uint16_t)rip] = tb->exec;
 	return tb;
-}
-
-struct bt_tb *bt_tb_find(struct bt_vcpu *v)
-{
-	uint64_t base = code_base(v), rip = v->cs.rip;
-	gva_t gva = base + rip;
-	uint32_t id = v->itlb[bt_itlb_slot(gva, v->cpl == 3)];
-	struct bt_tb *tb;
-
-	if (!(v->tb_key & KEY_BITS64))
-		gva = (uint32_t)gva;
-	if (!id || v->vm->cache.pages[id].gva != (gva & GUEST_PAGE_MASK))
-		return NULL;
-	tb = find(v->vm, id, rip, base, v->tb_key);
-	return tb && !tb->page_id2 ? tb : NULL;
 }
 
 struct bt_tb *bt_tb_of(struct bt_vm *vm, const uint8_t *host)
@@ -316,6 +334,9 @@ void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_tb *tb)
 	if (x->target || x->tb->dead || tb->dead)
 		return;
 	if (x->guard) {
+		if (x->guard_id && x->guard_id != tb->page_id)
+			return;
+		x->guard_id = tb->page_id;
 		exit_point(vm, x, tb->exec + tb->mem_entry);
 		patch32(x->guard, tb->page_id);
 	} else {
@@ -341,7 +362,8 @@ void bt_tb_insert(struct bt_vm *vm, struct bt_tb *tb)
 		tb->page_next[1] = c->page_tbs[pfn];
 		c->page_tbs[pfn] = tb;
 	}
-	c->order[c->order_count++] = tb;
+	c->order[c->order_count] = tb;
+	__atomic_store_n(&c->order_count, c->order_count + 1, __ATOMIC_RELEASE);
 }
 
 /* A TB may be on two pages' lists; which of its two links belongs to this one? */
@@ -404,9 +426,9 @@ static uint64_t chunk_mask(unsigned off, unsigned n)
 	return (last - first == 63 ? ~0ull : ((1ull << (last - first + 1)) - 1) << first);
 }
 
-void bt_code_mark(struct bt_vm *vm, gpa_t gpa, unsigned n)
+void bt_code_mark(struct bt_vcpu *v, gpa_t gpa, unsigned n)
 {
-	struct bt_cache *c = &vm->cache;
+	struct bt_cache *c = &v->vm->cache;
 	uint64_t pfn = gpa >> GUEST_PAGE_SHIFT;
 
 	BUG_ON(pfn >= c->pfn_count);
@@ -414,9 +436,7 @@ void bt_code_mark(struct bt_vm *vm, gpa_t gpa, unsigned n)
 	if (c->has_code[pfn])
 		return;
 	__atomic_store_n(&c->has_code[pfn], 1, __ATOMIC_SEQ_CST);
-	for (unsigned i = 0; i < vm->vcpus; i++)
-		if (vm->vcpu[i])
-			bt_tlb_protect(vm->vcpu[i], gpa & GUEST_PAGE_MASK);
+	bt_protect_page(v, gpa & GUEST_PAGE_MASK);
 }
 
 static bool tb_overlaps(struct bt_cache *c, struct bt_tb *tb, gpa_t gpa, unsigned n)

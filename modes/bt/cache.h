@@ -52,6 +52,7 @@ struct bt_exit {
 	uint8_t *guard;      /* across pages: the guard's imm32, in rw; NULL inside a page */
 	const uint8_t *stub; /* where the field points while unlinked, in exec */
 	struct bt_tb *tb, *target;
+	uint32_t guard_id;       /* the only page a guarded exit is ever linked to: a vCPU may be behind the guard */
 	struct bt_exit *next_in; /* other exits with the same target */
 	uint64_t rip;        /* where it goes */
 };
@@ -146,21 +147,15 @@ struct bt_vm {
 	struct bt_cache cache;
 	struct bt_thunks thunk;
 	volatile int lock;
+	volatile int flushing;
 	volatile uint64_t first_user_ns;
 	bool has_bmi2;
 	uint64_t low_ram_bytes;
 };
 
-static inline void bt_lock(struct bt_vm *vm)
-{
-	while (__atomic_exchange_n(&vm->lock, 1, __ATOMIC_ACQUIRE))
-		__builtin_ia32_pause();
-}
-static inline void bt_unlock(struct bt_vm *vm) { __atomic_store_n(&vm->lock, 0, __ATOMIC_RELEASE); }
-
 int bt_cache_init(struct bt_vm *vm);
 void bt_cache_finish(struct bt_vm *vm);
-/* Forgets every translation. The calling vCPU is in C code; others must not be in translated code. */
+/* Forgets every translation. Between bt_flush_begin and bt_flush_end (sync.h). */
 void bt_cache_flush(struct bt_vm *vm);
 /* Whether a TB of the largest size fits. */
 bool bt_cache_room(const struct bt_vm *vm);
@@ -180,8 +175,6 @@ static inline unsigned bt_itlb_slot(gva_t gva, bool user)
 
 /* The translation for v's present rip and key, made if needed; raises what fetching raises. */
 struct bt_tb *bt_tb_get(struct bt_vcpu *v);
-/* The same if it is there already, without any fault; NULL otherwise. */
-struct bt_tb *bt_tb_find(struct bt_vcpu *v);
 void bt_tb_insert(struct bt_vm *vm, struct bt_tb *tb);
 void bt_tb_kill(struct bt_vm *vm, struct bt_tb *tb);
 /* The TB that holds a host address, NULL if none does. Async-signal-safe against the calling thread. */
@@ -190,7 +183,7 @@ struct bt_tb *bt_tb_of(struct bt_vm *vm, const uint8_t *host);
 void bt_link(struct bt_vm *vm, struct bt_exit *exit, struct bt_tb *tb);
 
 /* Marks the page of gpa as holding code in [off, off+n): from now on writes to it take the slow path. */
-void bt_code_mark(struct bt_vm *vm, gpa_t gpa, unsigned n);
+void bt_code_mark(struct bt_vcpu *v, gpa_t gpa, unsigned n);
 /* Guest RAM [gpa, gpa+n) is about to change (or has): drops what was translated from it. True if any was. */
 bool bt_code_written(struct bt_vm *vm, gpa_t gpa, uint64_t n);
 static inline bool bt_page_has_code(const struct bt_vm *vm, gpa_t gpa)

@@ -1,4 +1,5 @@
 /* Guest memory from C: the slow path of translated accesses, and the helpers' loads and stores. */
+#include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
 #define SITE_ACCESS 0x03
@@ -51,8 +52,11 @@ static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n
 		case BT_TLB_MMIO: mmio_write(v, gpa, buf, n); return;
 		case BT_TLB_CODE:
 			v->stats.smc++;
+			bt_lock(v);
 			bt_code_written(v->vm, gpa, n);
-			break;
+			bt_copy(host, buf, n);
+			bt_unlock(v);
+			return;
 		case BT_TLB_DIRECT: break;
 		}
 	}
@@ -210,11 +214,42 @@ static struct bt_mem_result bounced(struct bt_vcpu *v, gva_t gva, const struct b
 		v->bounce_gva = gva;
 		v->bounce_bytes = n;
 		v->bounce_mmu = (uint8_t)mmu;
-		bt_lock(v->vm);
+		bt_lock(v);
 		resume = tail_get(v->vm, site);
-		bt_unlock(v->vm);
+		bt_unlock(v);
 	}
 	v->site = NULL;
+	return (struct bt_mem_result){.host = v->bounce, .resume = resume};
+}
+
+/*
+ * A store to a page with translations. What it touches is dropped, and nobody may translate the old bytes before the new
+ * ones are there: with other vCPUs about, the lock is held until the commit, which also keeps a locked operation atomic
+ * against theirs (all writers of such a page come here).
+ */
+static struct bt_mem_result code_write(struct bt_vcpu *v, uint8_t *host, gpa_t gpa, const struct bt_site *site)
+{
+	const uint8_t *resume = (const uint8_t *)site + site->back;
+	struct bt_tb *tb;
+
+	v->stats.smc++;
+	bt_lock(v);
+	bt_code_written(v->vm, gpa, site->bytes);
+	tb = bt_tb_of(v->vm, v->site);
+	if (tb && tb->dead && !(tb->key & KEY_ONE)) {
+		/* The running TB itself was hit: what follows the store in it may be stale. Do the store alone. */
+		v->run_one = true;
+		bt_restart(v);
+	}
+	v->site = NULL;
+	if (v->vm->vcpus == 1) {
+		bt_unlock(v);
+		return (struct bt_mem_result){.host = host, .resume = resume};
+	}
+	resume = tail_get(v->vm, site);
+	bt_copy(v->bounce, host, site->bytes);
+	v->bounce_host = host;
+	v->bounce_bytes = site->bytes;
 	return (struct bt_mem_result){.host = v->bounce, .resume = resume};
 }
 
@@ -234,18 +269,7 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {
 	case BT_TLB_DIRECT: break;
 	case BT_TLB_MMIO: return bounced(v, gva, site, mmu);
-	case BT_TLB_CODE:
-		v->stats.smc++;
-		bt_lock(v->vm);
-		bt_code_written(v->vm, gpa, n);
-		bt_unlock(v->vm);
-		/* The running TB itself was hit: what follows the store in it may be stale. Do the store alone. */
-		struct bt_tb *tb = bt_tb_of(v->vm, v->site);
-		if (tb && tb->dead && !(tb->key & KEY_ONE)) {
-			v->run_one = true;
-			bt_restart(v);
-		}
-		break;
+	case BT_TLB_CODE: return code_write(v, host, gpa, site);
 	}
 	v->site = NULL;
 	return (struct bt_mem_result){.host = host, .resume = resume};
@@ -253,5 +277,11 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 
 void bt_mem_commit(struct bt_vcpu *v)
 {
+	if (v->bounce_host) { /* code_write holds the lock */
+		bt_copy(v->bounce_host, v->bounce, v->bounce_bytes);
+		v->bounce_host = NULL;
+		bt_unlock(v);
+		return;
+	}
 	store(v, v->bounce_gva, v->bounce, v->bounce_bytes, v->bounce_mmu);
 }

@@ -100,6 +100,8 @@ struct bt_tail;
 #define BT_ITLB_BITS 11
 #define BT_ITLB_ENTRIES (1u << BT_ITLB_BITS)
 
+#define BT_PROTECT_MAX 16
+
 struct bt_vcpu {
 	struct cpu_state cs; /* first: while translated code runs, the host's rsp points here */
 
@@ -121,6 +123,13 @@ struct bt_vcpu {
 	volatile uint32_t kicked;  /* events to look at */
 	volatile uint32_t stop;    /* leave run */
 
+	/* Between vCPUs (sync.c). */
+	volatile uint8_t running, safe, parked;
+	bool holds_lock;
+	volatile int protect_lock;
+	volatile uint32_t protect_count; /* above BT_PROTECT_MAX: more than fitted */
+	gpa_t protect[BT_PROTECT_MAX];
+
 	uint64_t host_rsp; /* of the C code that entered translated code */
 	uint64_t fpu_live; /* the guest's vector state is in the host's registers */
 
@@ -129,6 +138,7 @@ struct bt_vcpu {
 	uint64_t bounce_gva;
 	uint32_t bounce_bytes;
 	uint8_t bounce_mmu;
+	uint8_t *bounce_host; /* the commit goes here, under the lock that code_write took */
 	const uint8_t *site;   /* non-NULL while a slow path runs: its return address, from which rip is found */
 	uint64_t tmp[4];       /* of translated code, within one instruction */
 	uint8_t exit_reason;   /* enum bt_exit_reason: why translated code was left */
@@ -282,6 +292,7 @@ void bt_tlb_flush(struct bt_vcpu *v, bool globals_too);
 void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
 /* Writes to the page at gpa take the slow path from now on: it holds code. */
 void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa);
+void bt_tlb_protect_all(struct bt_vcpu *v);
 
 /* ---- segments, faults, system instructions: called by translated code with the decoded instruction ------ */
 

@@ -1,6 +1,7 @@
 /* The dispatcher: from the run loop into translations and back, events between instructions, leaving helpers. */
 #include "modes/bt/run.h"
 
+#include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
 /* ---- libc-free byte operations, under the names that private.h gives gcc ------------- */
@@ -82,6 +83,8 @@ static void find_rip(struct bt_vcpu *v)
 static _Noreturn void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 {
 	find_rip(v);
+	if (v->holds_lock)
+		bt_unlock(v);
 	v->exit_reason = (uint8_t)reason;
 	if (v->guard)
 		__builtin_longjmp(v->guard, 1);
@@ -184,8 +187,11 @@ const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *x)
 		leave(v, BT_EXIT_RESUME);
 	tb = bt_tb_get(v);
 	/* An unguarded link holds only inside one mapping of one page. */
-	if (flushes == vm->cache.flushes && (x->guard || tb->page_id == x->tb->page_id))
+	if (flushes == vm->cache.flushes && (x->guard || tb->page_id == x->tb->page_id)) {
+		bt_lock(v);
 		bt_link(vm, x, tb);
+		bt_unlock(v);
+	}
 	return tb->exec + tb->mem_entry;
 }
 
@@ -325,12 +331,12 @@ static void run_code(struct bt_vcpu *v)
 	v->tb_key &= ~KEY_ONE;
 }
 
-enum mode_exit_reason bt_run(struct bt_vcpu *v)
+static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 {
 	for (;;) {
 		v->kicked = 0;
 		v->poll = &v->poll_word;
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		bt_sync_point(v);
 		if (v->stop) {
 			v->stop = 0;
 			return MODE_EXIT_INTERRUPTED;
@@ -350,4 +356,14 @@ enum mode_exit_reason bt_run(struct bt_vcpu *v)
 		if (v->exit_reason == BT_EXIT_FAIL)
 			return MODE_EXIT_ERROR;
 	}
+}
+
+enum mode_exit_reason bt_run(struct bt_vcpu *v)
+{
+	enum mode_exit_reason reason;
+
+	bt_sync_enter(v);
+	reason = run_loop(v);
+	bt_sync_leave(v);
+	return reason;
 }

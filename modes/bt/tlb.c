@@ -53,6 +53,12 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	e->write = w.writable && !r->readonly && !code ? -page : invalid_tag(index);
 	e->host = host;
 	e->info = gpa | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
+	/* Somebody may have begun to translate from the page meanwhile, and found no tag here to take away. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (!code && bt_page_has_code(v->vm, gpa)) {
+		e->write = invalid_tag(index);
+		code = true;
+	}
 	return write && code ? BT_TLB_CODE : BT_TLB_DIRECT;
 }
 
@@ -111,4 +117,11 @@ void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa)
 			if ((e->info & GUEST_PAGE_MASK) == gpa)
 				e->write = invalid_tag(index);
 		}
+}
+
+void bt_tlb_protect_all(struct bt_vcpu *v)
+{
+	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
+		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++)
+			v->tlb[m][v->tlb_used[m][i]].write = invalid_tag(v->tlb_used[m][i]);
 }

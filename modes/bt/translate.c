@@ -59,7 +59,7 @@ static void decode_across(struct trans *t, struct bt_insn *ret)
 		make_invalid(ret, r == BT_DECODE_TOO_LONG ? VEC_GP : VEC_UD);
 	if (ret->len > room) {
 		t->tb->page_id2 = id2;
-		bt_code_mark(t->vm, t->vm->cache.pages[id2].gpa, ret->len - room);
+		bt_code_mark(t->v, t->vm->cache.pages[id2].gpa, ret->len - room);
 	}
 }
 
@@ -747,10 +747,10 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 
 	/* Mark first, read then: a store that comes later takes the slow path and finds the TB. */
 	gpa_t gpa = c->pages[page_id].gpa | (t->gva & 0xfff);
-	bt_code_mark(vm, gpa, 1);
+	bt_code_mark(v, gpa, 1);
 	decode_block(t);
 	analyse(t);
-	bt_code_mark(vm, (gpa & GUEST_PAGE_MASK) + tb->dep_first, tb->dep_end - tb->dep_first);
+	bt_code_mark(v, (gpa & GUEST_PAGE_MASK) + tb->dep_first, tb->dep_end - tb->dep_first);
 
 	tb->exit_count = (uint8_t)count_exits(t);
 	tb->exits = bt_meta_alloc(vm, tb->exit_count * sizeof(*tb->exits));
