@@ -218,6 +218,16 @@ def runs_as_a_plain_user(folder, initrd):
         check(vm.result()["state"] == "shutdown", str(vm.result()))
 
 
+def runs_under_a_containers_seccomp_profile(folder, initrd):
+    here = os.path.dirname(os.path.abspath(__file__))
+    prefix = [os.path.join(here, "run-in-profile"), os.path.join(here, "container-syscalls.txt")]
+    if subprocess.run([*prefix, "unshare", "--user", "true"], capture_output=True, check=False).returncode == 0:
+        raise Failed("the profile does not hold: a user namespace could be made")
+    with Vm(new_dir(folder, "profile"), definition(initrd, "trivisor.do=poweroff"), prefix=prefix) as vm:
+        check(vm.wait(BOOT_TIMEOUT) == 0, f"exit status; {vm.log()}")
+        check(vm.result()["state"] == "shutdown", str(vm.result()))
+
+
 def runs_without_executable_memfds(folder, initrd):
     """vm.memfd_noexec is per pid namespace: in one of our own it can be set to 2."""
     if os.geteuid():
@@ -326,7 +336,8 @@ def main():
         finally:
             session.vm.close()
         for test in (reboots_in_place, panic_is_a_crash, death_of_init_is_a_crash, triple_fault_is_a_crash,
-                     sigterm_destroys, two_readers_may_stall, runs_as_a_plain_user, runs_without_executable_memfds,
+                     sigterm_destroys, two_readers_may_stall, runs_as_a_plain_user,
+                     runs_under_a_containers_seccomp_profile, runs_without_executable_memfds,
                      firmware_speaks, two_processors, fails_to_start, unknown_mode):
             tap.run(test.__name__.replace("_", " "), test, folder, initrd)
     tap.finish()
