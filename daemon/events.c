@@ -3,6 +3,7 @@
 
 #include "daemon/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct daemon_listener *daemon_listen(struct daemon *daemon, daemon_event_fn fn, void *opaque)
@@ -45,6 +46,25 @@ void daemon_unlisten(struct daemon_listener *listener)
 	sweep(listener->daemon);
 }
 
+static const char *text_of(json_object *object, const char *key)
+{
+	json_object *value = NULL;
+
+	return json_object_object_get_ex(object, key, &value) && value ? json_object_get_string(value) : NULL;
+}
+
+static void log_event(const struct vm *vm, const char *event, json_object *message)
+{
+	static const char *const keys[] = {"state", "pid", "reason", "boot_seconds"};
+	char text[700];
+	size_t used = (size_t)snprintf(text, sizeof(text), "VM %s: %.40s", vm->name, event);
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		if (text_of(message, keys[i]) && used < sizeof(text))
+			used += (size_t)snprintf(text + used, sizeof(text) - used, ", %s %.400s", keys[i], text_of(message, keys[i]));
+	log_info("%s", text);
+}
+
 void event_emit(struct vm *vm, const char *event, json_object *params)
 {
 	struct daemon *daemon = vm->daemon;
@@ -61,7 +81,7 @@ void event_emit(struct vm *vm, const char *event, json_object *params)
 				json_object_object_add(message, key, json_object_get(value));
 		json_object_put(params);
 	}
-	log_info("VM %s: %s", vm->name, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	log_event(vm, event, message);
 	store_add(daemon->store, STORE_EVENT, vm->uuid, vm->name, now, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN),
 		  NULL, NULL);
 	daemon->telling++;

@@ -2,6 +2,7 @@
 #include "daemon/private.h"
 
 #include "daemon/log.h"
+#include "proto/paths.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -166,6 +167,7 @@ static void on_undefined(void *opaque, int error, const char *message, json_obje
 {
 	struct op *op = opaque;
 	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
+	char dir[PATH_MAX];
 
 	if (vm)
 		vm->forgetting = false;
@@ -174,6 +176,8 @@ static void on_undefined(void *opaque, int error, const char *message, json_obje
 	} else {
 		if (vm) {
 			event_emit(vm, "undefined", NULL);
+			if (!paths_join(dir, sizeof(dir), op->daemon->vms_dir, vm->uuid))
+				supervisor_remove_directory(dir);
 			registry_remove(vm);
 		}
 		answer_empty(op->done, op->opaque);
@@ -283,8 +287,8 @@ static bool choose_mode(struct vm *vm, const struct daemon_start *options, struc
 	else if (!ret_decision->possible)
 		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name, ret_decision->reason);
 	else
-		return true;
-	return false;
+		log_info("VM %s: %s", vm->name, ret_decision->reason);
+	return !ret_decision->guest.problem[0] && ret_decision->possible;
 }
 
 void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done, void *opaque)

@@ -153,6 +153,9 @@ void supervisor_end(struct vm *vm, daemon_done_fn done, void *opaque);
 /* Lets go of the process without touching it. Accepts NULL. */
 void supervisor_release(struct vm_process *process);
 
+/* Removes a VM's directory and the files in it. There may be none. */
+void supervisor_remove_directory(const char *dir);
+
 /* ---- adopt.c ---- */
 
 /* Takes in what runs under the runtime directory, and the results of what ended while no daemon was there. */

@@ -165,8 +165,9 @@ static int open_writable(struct store *store, sqlite3 **ret_db)
 	if (rc)
 		return rc;
 	rc = to_errno(db, sqlite3_open_v2(store->path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL));
-	if (rc == -EIO && db)
-		rc = to_errno(db, SQLITE_IOERR);
+	/* SQLite falls back to reading only, without a word. */
+	if (!rc && sqlite3_db_readonly(db, "main") == 1)
+		rc = access(store->path, W_OK) < 0 ? -errno : -EROFS;
 	if (!rc)
 		rc = exec(db, "PRAGMA locking_mode=EXCLUSIVE");
 	if (!rc)

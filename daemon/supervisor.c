@@ -6,6 +6,7 @@
 #include "proto/paths.h"
 #include "proto/sock.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -77,13 +78,18 @@ static void clear_directory(const char *dir)
 		remove_file(dir, names[i]);
 }
 
-static void remove_directory(const char *dir)
+/* Everything in it is a file or a socket; what a process that was killed had begun to write is there too. */
+void supervisor_remove_directory(const char *dir)
 {
-	static const char *const names[] = {CONTROL_FILE_DEFINITION, CONTROL_FILE_LOG, "daemon.json"};
+	DIR *stream = opendir(dir);
+	struct dirent *entry;
 
-	clear_directory(dir);
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		remove_file(dir, names[i]);
+	if (!stream)
+		return;
+	while ((entry = readdir(stream)))
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			remove_file(dir, entry->d_name);
+	closedir(stream);
 	if (rmdir(dir) < 0 && errno != ENOENT)
 		log_warning("%s: %s", dir, strerror(errno));
 }
@@ -175,7 +181,7 @@ void supervisor_record(struct vm *vm, const char *dir, double started, const cha
 	store_add(vm->daemon->store, STORE_RESULT, vm->uuid, vm->name, epoch_seconds(),
 		  json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN), NULL, NULL);
 	if (vm->transient)
-		remove_directory(dir);
+		supervisor_remove_directory(dir);
 	put_text(params, "state", vm_state_text(vm));
 	json_object_object_get_ex(result, "reason", &reason);
 	json_object_object_add(params, "reason", json_object_get(reason));

@@ -345,7 +345,7 @@ static void take_message(struct run *run, json_object *message)
 static void daemon_lost(struct run *run)
 {
 	client_close(&run->cli->client);
-	if (!run->started || run->private_daemon.pid > 0 || run->forced_status) {
+	if (!run->console[0] || run->private_daemon.pid > 0 || run->forced_status) {
 		snprintf(run->failure, sizeof(run->failure), "the daemon is gone");
 		end_without_daemon(run);
 		run->done = true;
@@ -364,6 +364,7 @@ static void come_back(struct run *run)
 		run->lost_ms = 0;
 		if (client_call(client, "vm.claim", vm_params(run), &result) == 0) {
 			json_object_put(result);
+			run->started = true;
 			run->wait_id = client_send(client, "vm.wait", vm_params(run));
 			return;
 		}
