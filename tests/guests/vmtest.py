@@ -156,6 +156,8 @@ def connect(path, timeout=10):
 class Console:
     """A reader (and typist) of a VM's console stream."""
 
+    commands = 0
+
     def __init__(self, path):
         self.socket = connect(path)
         self.text = ""
@@ -188,10 +190,10 @@ class Console:
 
     def command(self, line, timeout=30):
         """Runs a command in the guest's shell; its output. The mark is split so that the echo does not match."""
-        self.number = getattr(self, "number", 0) + 1
-        mark = f"done{self.number}"
-        self.type(f"{line}; echo 'do''ne{self.number}'\n")
-        self.expect(r"'\r?\n", timeout)
+        Console.commands += 1  # of all consoles: a scrollback shows marks of earlier ones
+        mark = f"done{Console.commands}-"
+        self.type(f"{line}; echo 'do''ne{Console.commands}-'\n")
+        self.expect(rf"ne{Console.commands}-'\r?\n", timeout)
         start = self.at
         match = self.expect(mark + r"\r?\n", timeout)
         return self.text[start:match.start()].replace("\r", "")
