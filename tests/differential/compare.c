@@ -1,0 +1,371 @@
+/* Judging two outcomes of one case, and showing cases to people. */
+#include "tests/differential/case.h"
+
+#include <capstone/capstone.h>
+#include <string.h>
+
+#define VEC_DB 1
+#define VEC_PF 14
+#define VEC_AC 17
+
+/* CF PF AF ZF SF TF IF DF OF IOPL NT AC ID: RF is in neither frame's contract (the kernel's and ours agree to differ). */
+#define FLAGS_COMPARED 0x247fd5u
+
+static const char *const gpr_names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					"r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+/* ---- flags that matter -------------------------------------------------------------------------- */
+
+static unsigned fetch(const struct outcome *o, uint64_t rip, uint8_t code[32])
+{
+	unsigned n = 0;
+
+	for (; n < 32; n++) {
+		const struct world_page *page = NULL;
+		for (unsigned i = 0; i < WORLD_PAGES; i++)
+			if (world_pages[i].gva == ((rip + n) & ~0xfffull) && world_pages[i].exec)
+				page = &world_pages[i];
+		if (!page)
+			break;
+		code[n] = o->mem[page->phys][(rip + n) & 0xfff];
+	}
+	return n;
+}
+
+/*
+ * Which of the flags `unknown` code from rip on may read before it writes them. At a fault in the middle of a block the
+ * engine keeps only these: the others are dead, whatever the handler does with the frame short of looking at them.
+ */
+static unsigned live_flags(const struct diff_case *c, const struct outcome *o, uint64_t rip, unsigned unknown, unsigned depth)
+{
+	unsigned live = 0;
+
+	for (unsigned i = 0; i < 32 && unknown; i++) {
+		uint8_t code[32];
+		struct bt_insn in;
+		unsigned n = fetch(o, rip, code);
+		if (bt_decode(code, n, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
+			return live | unknown;
+		live |= in.flags_read & unknown;
+		unknown &= ~(unsigned)in.flags_killed;
+		switch ((enum bt_class)in.cls) {
+		case BT_CLASS_JMP: rip += in.len + (uint64_t)in.imm; continue;
+		case BT_CLASS_JCC:
+		case BT_CLASS_LOOP:
+			if (!depth)
+				return live | unknown;
+			live |= live_flags(c, o, rip + in.len + (uint64_t)in.imm, unknown, depth - 1);
+			break;
+		default:
+			if (in.flags & BT_I_ENDS)
+				return live | unknown;
+		}
+		rip += in.len;
+	}
+	return live | unknown;
+}
+
+/* ---- comparing -------------------------------------------------------------------------------------- */
+
+/* Registers whose component is in its initial state hold that, whatever the image says. */
+static void normalize(struct cpu *cpu)
+{
+	uint8_t *x = cpu->xsave, have = x[XSAVE_HEADER];
+
+	if (!(have & 1)) {
+		memset(x, 0, 24);
+		x[0] = 0x7f;
+		x[1] = 3;
+		memset(x + 32, 0, 128);
+	}
+	if (!(have & 2))
+		memset(x + 160, 0, 256);
+	if (!(have & 4))
+		memset(x + XSAVE_YMMH, 0, 256);
+	/* Opcode and instruction pointers name translated code there; docs/bt.md says so. */
+	memset(x + 6, 0, 18);
+	memset(x + 28, 0, 4);
+	for (unsigned i = 0; i < 8; i++)
+		memset(x + 32 + 16 * i + 10, 0, 6);
+}
+
+static const char *compare_vectors(const struct outcome *a, const struct outcome *b)
+{
+	static char text[64];
+	struct cpu x = a->cpu, y = b->cpu;
+
+	normalize(&x);
+	normalize(&y);
+	if (memcmp(x.xsave, y.xsave, 2))
+		return "the x87 control word";
+	if (memcmp(x.xsave + 2, y.xsave + 2, 2))
+		return "the x87 status word";
+	if (x.xsave[4] != y.xsave[4])
+		return "the x87 tags";
+	if (memcmp(x.xsave + 24, y.xsave + 24, 4))
+		return "mxcsr";
+	for (unsigned i = 0; i < 24; i++) {
+		if (!memcmp(x.xsave + 32 + 16 * i, y.xsave + 32 + 16 * i, 16))
+			continue;
+		snprintf(text, sizeof(text), i < 8 ? "st%u" : "xmm%u", i < 8 ? i : i - 8);
+		return text;
+	}
+	for (unsigned i = 0; i < 16; i++) {
+		if (!memcmp(x.xsave + XSAVE_YMMH + 16 * i, y.xsave + XSAVE_YMMH + 16 * i, 16))
+			continue;
+		snprintf(text, sizeof(text), "ymm%u's upper half", i);
+		return text;
+	}
+	return NULL;
+}
+
+static const char *compare_memory(const struct outcome *a, const struct outcome *b)
+{
+	static char text[64];
+
+	for (unsigned p = 0; p < PHYS_PAGES; p++) {
+		if (!memcmp(a->mem[p], b->mem[p], GUEST_PAGE_SIZE))
+			continue;
+		unsigned i = 0;
+		while (a->mem[p][i] == b->mem[p][i])
+			i++;
+		for (unsigned w = 0; w < WORLD_PAGES; w++)
+			if (world_pages[w].phys == p) {
+				snprintf(text, sizeof(text), "memory at 0x%llx", (unsigned long long)world_pages[w].gva + i);
+				break;
+			}
+		return text;
+	}
+	return NULL;
+}
+
+const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest)
+{
+	const char *what;
+
+	if (native->kind != guest->kind)
+		return "how it ended";
+	if (native->vector != guest->vector)
+		return "the exception";
+	if (native->cpu.rip != guest->cpu.rip)
+		return "rip";
+	uint32_t ignored = native->vector == VEC_PF && native->cr2 >= GVA_KERNEL ? 1 : 0;
+	if (native->vector == VEC_PF && native->cr2 != guest->cr2)
+		return "cr2";
+	if ((native->error ^ guest->error) & ~ignored)
+		return "the error code";
+	if (native->cpu.cs != guest->cpu.cs)
+		return "cs";
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		if (native->cpu.gpr[i] != guest->cpu.gpr[i])
+			return gpr_names[i];
+	if (native->cpu.fs_base != guest->cpu.fs_base)
+		return "the FS base";
+	if (native->cpu.gs_base != guest->cpu.gs_base)
+		return "the GS base";
+	uint64_t flags = (native->cpu.rflags ^ guest->cpu.rflags) & FLAGS_COMPARED;
+	if (flags & ~(uint64_t)BT_FLAGS_ARITH)
+		return "flags";
+	if (flags && flags & live_flags(c, native, native->cpu.rip, BT_FLAGS_ARITH, 6))
+		return "arithmetic flags";
+	what = compare_vectors(native, guest);
+	return what ? what : compare_memory(native, guest);
+}
+
+/* ---- excuses -------------------------------------------------------------------------------------------- */
+
+const char *outcome_excuse(const struct diff_case *c, const struct outcome *native, const struct outcome *guest)
+{
+	switch ((enum outcome_kind)native->kind) {
+	case OUTCOME_TIMEOUT: return "does not end";
+	case OUTCOME_SYSCALL: return "runs into a system call";
+	case OUTCOME_LOST: return "kills the native side";
+	default: break;
+	}
+	if (native->kind == OUTCOME_EXCEPTION && native->vector == VEC_AC)
+		return "alignment checks";
+	return NULL;
+}
+
+/* Instructions whose result is the system's: the tester never makes them up, but code that runs astray may be one. */
+static const char *step_excuse(const struct diff_case *c, const uint8_t *bytes)
+{
+	struct bt_insn in;
+
+	if (bt_decode(bytes, 16, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
+		return NULL;
+	switch (in.handler) {
+	case BT_OP_cpuid:
+	case BT_OP_rdtsc:
+	case BT_OP_rdtscp:
+	case BT_OP_rdpmc:
+	case BT_OP_rdpid:
+	case BT_OP_rdpkru:
+	case BT_OP_wrpkru:
+	case BT_OP_sgdt:
+	case BT_OP_sidt:
+	case BT_OP_sldt:
+	case BT_OP_str:
+	case BT_OP_smsw:
+	case BT_OP_lar:
+	case BT_OP_lsl:
+	case BT_OP_verr:
+	case BT_OP_verw:
+	case BT_OP_mov_to_sreg:
+	case BT_OP_pop_sreg:
+	case BT_OP_load_far:
+	case BT_OP_call_far:
+	case BT_OP_call_far_mem:
+	case BT_OP_jmp_far:
+	case BT_OP_jmp_far_mem:
+	case BT_OP_ret_far:
+	case BT_OP_iret:
+	case BT_OP_int:
+	case BT_OP_int1: /* hypervisors disagree on whether rip is behind it */
+	case BT_OP_syscall:
+	case BT_OP_sysenter:
+	case BT_OP_vmcall:
+	case BT_OP_vmmcall:
+	case BT_OP_monitor:
+	case BT_OP_mwait: return in.name;
+	default: break;
+	}
+	return !strncmp(in.name, "rdrand", 6) || !strncmp(in.name, "rdseed", 6) ? in.name : NULL;
+}
+
+const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *guest)
+{
+	static struct diff_case traced;
+	const struct outcome *o;
+	const char *why;
+
+	if (guest->kind == OUTCOME_EXCEPTION && guest->vector == VEC_PF && native_own_memory(n, guest->cr2))
+		return "strays into the tester's own memory";
+	traced = *c;
+	traced.trace = true;
+	o = native_run(n, &traced);
+	for (unsigned i = 0; i < o->steps; i++) {
+		why = step_excuse(c, o->step[i].bytes);
+		if (why)
+			return why;
+	}
+	return NULL;
+}
+
+/* ---- for people ---------------------------------------------------------------------------------------------- */
+
+static void disassemble(const struct diff_case *c, uint64_t at, const uint8_t *bytes, unsigned n, const char *lead)
+{
+	csh cs;
+	cs_insn *insn;
+	char hex[64] = "";
+
+	for (unsigned i = 0; i < n && i < 15; i++)
+		snprintf(hex + 3 * i, sizeof(hex) - 3 * i, "%02x ", bytes[i]);
+	if (cs_open(CS_ARCH_X86, c->bits == 64 ? CS_MODE_64 : CS_MODE_32, &cs) != CS_ERR_OK)
+		return;
+	if (cs_disasm(cs, bytes, n, at, 1, &insn)) {
+		hex[3 * insn->size] = 0;
+		printf("# %s%10llx  %-46s %s %s\n", lead, (unsigned long long)at, hex, insn->mnemonic, insn->op_str);
+		cs_free(insn, 1);
+	} else {
+		printf("# %s%10llx  %-46s (bad)\n", lead, (unsigned long long)at, hex);
+	}
+	cs_close(&cs);
+}
+
+static void fetch_case(const struct diff_case *c, uint64_t at, uint8_t code[16])
+{
+	for (unsigned i = 0; i < 16; i++) {
+		uint64_t a = at + i - GVA_CODE;
+		code[i] = a < 2 * GUEST_PAGE_SIZE ? c->mem[PHYS_CODE0 + (a >> 12)][a & 0xfff] : 0;
+	}
+}
+
+void case_print(const struct diff_case *c)
+{
+	uint8_t code[16];
+
+	printf("# case %u of seed %llu, %u-bit code; the code pages are filled with %02x\n", c->number,
+	       (unsigned long long)c->seed, c->bits, c->fill);
+	for (unsigned i = 0; i < c->insns; i++) {
+		if (c->piece[i].dropped)
+			continue;
+		fetch_case(c, c->address[i], code);
+		disassemble(c, c->address[i], code, c->piece[i].len, "");
+	}
+	printf("# fs base %llx, gs base %llx\n", (unsigned long long)c->cpu.fs_base, (unsigned long long)c->cpu.gs_base);
+}
+
+static void row(const char *name, uint64_t before, uint64_t native, uint64_t guest)
+{
+	printf("# %-6s %016llx   %016llx   %016llx %s\n", name, (unsigned long long)before, (unsigned long long)native,
+	       (unsigned long long)guest, native == guest ? "" : "<--");
+}
+
+static uint64_t get(const uint8_t *p, unsigned n)
+{
+	uint64_t v = 0;
+	memcpy(&v, p, n);
+	return v;
+}
+
+void outcomes_print(const struct diff_case *c, const struct outcome *native, const struct outcome *guest)
+{
+	static const char *const kinds[] = {"exception", "timeout", "system call", "lost", "engine error"};
+	struct cpu x = native->cpu, y = guest->cpu, z = c->cpu;
+	char name[16];
+
+	printf("# native: %s, vector %u, error %x, cr2 %llx\n", kinds[native->kind], native->vector, native->error,
+	       (unsigned long long)native->cr2);
+	printf("# guest:  %s, vector %u, error %x, cr2 %llx %s\n", kinds[guest->kind], guest->vector, guest->error,
+	       (unsigned long long)guest->cr2, guest->message);
+	printf("#        before             native             translated\n");
+	for (unsigned i = 0; i < (c->bits == 64 ? 16u : 8u); i++)
+		row(gpr_names[i], z.gpr[i], x.gpr[i], y.gpr[i]);
+	row("rip", z.rip, x.rip, y.rip);
+	row("flags", z.rflags, x.rflags, y.rflags);
+	row("fs", z.fs_base, x.fs_base, y.fs_base);
+	row("gs", z.gs_base, x.gs_base, y.gs_base);
+	normalize(&x);
+	normalize(&y);
+	normalize(&z);
+	row("fcw", get(z.xsave, 2), get(x.xsave, 2), get(y.xsave, 2));
+	row("fsw", get(z.xsave + 2, 2), get(x.xsave + 2, 2), get(y.xsave + 2, 2));
+	row("ftw", z.xsave[4], x.xsave[4], y.xsave[4]);
+	row("mxcsr", get(z.xsave + 24, 4), get(x.xsave + 24, 4), get(y.xsave + 24, 4));
+	for (unsigned i = 0; i < 24; i++)
+		for (unsigned k = 0; k < 16; k += 8) {
+			unsigned at = 32 + 16 * i + k;
+			if (get(x.xsave + at, 8) == get(y.xsave + at, 8))
+				continue;
+			snprintf(name, sizeof(name), i < 8 ? "st%u%s" : "xmm%u%s", i < 8 ? i : i - 8, k ? "h" : "");
+			row(name, get(z.xsave + at, 8), get(x.xsave + at, 8), get(y.xsave + at, 8));
+		}
+	for (unsigned i = 0; i < 32; i++) {
+		unsigned at = XSAVE_YMMH + 8 * i;
+		if (get(x.xsave + at, 8) == get(y.xsave + at, 8))
+			continue;
+		snprintf(name, sizeof(name), "ymm%u%s", i / 2, i & 1 ? "hh" : "hl");
+		row(name, get(z.xsave + at, 8), get(x.xsave + at, 8), get(y.xsave + at, 8));
+	}
+	for (unsigned p = 0, shown = 0; p < PHYS_PAGES; p++)
+		for (unsigned i = 0; i < GUEST_PAGE_SIZE && shown < 16; i += 8) {
+			if (get(native->mem[p] + i, 8) == get(guest->mem[p] + i, 8))
+				continue;
+			for (unsigned w = 0; w < WORLD_PAGES; w++)
+				if (world_pages[w].phys == p) {
+					printf("# memory %llx:\n", (unsigned long long)world_pages[w].gva + i);
+					break;
+				}
+			row("", get(c->mem[p] + i, 8), get(native->mem[p] + i, 8), get(guest->mem[p] + i, 8));
+			shown++;
+		}
+}
+
+void trace_print(const struct diff_case *c, const struct outcome *traced)
+{
+	printf("# as it ran natively:\n");
+	for (unsigned i = 0; i < traced->steps; i++)
+		disassemble(c, traced->step[i].rip, traced->step[i].bytes, 16, "  ");
+}
