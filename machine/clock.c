@@ -86,11 +86,12 @@ static void timerfd_arm(struct machine_clock *c, uint64_t host_ns)
 	}
 	/* Before the call: a timer that expires at once must find it here to take it away. */
 	atomic_store(&c->armed_ns, host_ns);
-	long ret;
+	long ret, fd = c->timerfd;
+	/* Nothing but the instruction may come between: a call in an operand would lose the register. */
 	register long r10 __asm__("r10") = 0;
 	__asm__ volatile("syscall"
 			 : "=a"(ret)
-			 : "a"((long)SYS_timerfd_settime), "D"((long)c->timerfd), "S"((long)TFD_TIMER_ABSTIME), "d"(&its),
+			 : "a"((long)SYS_timerfd_settime), "D"(fd), "S"((long)TFD_TIMER_ABSTIME), "d"(&its),
 			   "r"(r10)
 			 : "rcx", "r11", "memory");
 	(void)ret;

@@ -63,7 +63,7 @@ static bool within_ppm(uint64_t a, uint64_t b, uint64_t ppm)
 
 /*
  * Guests are measured against CLOCK_MONOTONIC, so that clock decides: a figure from CPUID is taken when a short
- * measurement (good to some 50 ppm) agrees with it, else a longer one counts (good to some 5 ppm).
+ * measurement (good to some 50 ppm) agrees with it, else a longer one counts (good to some 10 ppm).
  */
 uint64_t clock_measure_tsc_khz(void)
 {
@@ -74,7 +74,7 @@ uint64_t clock_measure_tsc_khz(void)
 		if (within_ppm(khz_between(start, sample_pair()), said, 150))
 			return said;
 	}
-	sleep_ns(12000000);
+	sleep_ns(6000000);
 	uint64_t measured = khz_between(start, sample_pair());
 	return measured ? measured : 1000000;
 }
