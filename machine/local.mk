@@ -17,7 +17,9 @@ libmachine_a_SOURCES = \
 	machine/devices/fw_cfg.c machine/devices/fw_cfg.h \
 	machine/devices/i8042.c machine/devices/i8042.h \
 	machine/devices/ioapic.c machine/devices/ioapic.h \
-	machine/devices/lapic.c machine/devices/lapic.h \
+	machine/devices/lapic.c machine/devices/lapic.h machine/devices/lapic_private.h \
+	machine/devices/lapic_registers.c \
+	machine/devices/lapic_timer.c \
 	machine/devices/misc.c \
 	machine/devices/pci.c machine/devices/pci.h machine/devices/pci_private.h \
 	machine/devices/pci_msix.c \
