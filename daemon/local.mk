@@ -19,3 +19,6 @@ daemon/trivisord.service: $(top_srcdir)/daemon/trivisord.service.in Makefile
 	$(AM_V_GEN)$(MKDIR_P) daemon && sed -e 's|@sbindir[@]|$(sbindir)|g' $(top_srcdir)/daemon/trivisord.service.in > $@.tmp && mv $@.tmp $@
 CLEANFILES += daemon/trivisord.service
 EXTRA_DIST += daemon/trivisord.service.in daemon/trivisord.conf
+
+dist_man_MANS += docs/trivisord.8 docs/trictl.1
+EXTRA_DIST += docs/api.md

@@ -11,3 +11,16 @@ tests/clients/tiny.elf: $(top_srcdir)/tests/clients/tiny.S
 			tests/clients/tiny.o -o $@
 CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o
 EXTRA_DIST += tests/clients/tiny.S
+
+DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_rpc_schema tests/unit/test_store
+check_PROGRAMS += $(DAEMON_UNIT_TESTS)
+TESTS += $(DAEMON_UNIT_TESTS)
+tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
+tests_unit_test_policy_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_policy_LDADD = libpolicy.a $(PROTO_LIBS) $(CMOCKA_LIBS)
+tests_unit_test_rpc_schema_SOURCES = tests/unit/test_rpc_schema.c
+tests_unit_test_rpc_schema_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_rpc_schema_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)
+tests_unit_test_store_SOURCES = tests/unit/test_store.c
+tests_unit_test_store_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_store_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)

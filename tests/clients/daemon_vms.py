@@ -466,6 +466,7 @@ def main():
                 for vm in d.rpc.result("vm.list"):
                     d.rpc.call("vm.destroy", [vm["uuid"]])
                     d.rpc.call("vm.undefine", [vm["uuid"]])
+        tap.run("a clean end", lambda: check(d.kill(signal.SIGTERM) == 0, f"exit status {d.process.returncode}\n{d.log()}"))
     tap.finish()
 
 

@@ -1,9 +1,7 @@
 #!/usr/bin/python3
 """The JSON-RPC API held to JSON-RPC 2.0, to its own description, and to its limits."""
 
-import base64
 import json
-import math
 import os
 import socket
 import subprocess
@@ -12,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guests"))
-from vmtest import Daemon, Rpc, Tap, check, connect, program, scratch, wait_until
+from vmtest import SOURCE, Daemon, Rpc, Tap, check, connect, program, scratch, wait_until
 
 PARSE, REQUEST, METHOD, PARAMS = -32700, -32600, -32601, -32602
 NOT_FOUND, EXISTS, STATE, START = -32001, -32002, -32003, -32005
@@ -449,9 +447,18 @@ def trictl_says_the_same(d):
     check(r.returncode == 6 and "/nowhere/socket" in r.stderr, str(r))
 
 
+def printed_reference(d):
+    """docs/api.md is what the program prints, and the printed OpenRPC document is what it answers."""
+    printed = subprocess.run([program("trivisord"), "--print-api"], capture_output=True, text=True, check=True).stdout
+    with open(os.path.join(SOURCE, "docs", "api.md")) as f:
+        check(f.read() == printed, "docs/api.md is old: trivisord --print-api > docs/api.md")
+    printed = subprocess.run([program("trivisord"), "--print-openrpc"], capture_output=True, text=True, check=True).stdout
+    check(json.loads(printed) == Rpc(d.socket).result("rpc.discover"), "--print-openrpc says something else")
+
+
 TESTS = (parse_errors, invalid_requests, ids, notifications, batches, unknown_things_are_named, definitions_are_checked, too_large,
          byte_at_a_time, silent_client, half_closed, disconnects, events, description_holds, policy_is_honest, many_clients,
-         same_name_race, trictl_says_the_same)
+         same_name_race, trictl_says_the_same, printed_reference)
 
 
 def main():
@@ -463,6 +470,8 @@ def main():
                 tap.explain(f"the daemon died: {d.process.returncode}\n{d.log()}")
                 tap.run("the daemon lives", check, False, "it died")
                 break
+        else:
+            tap.run("a clean end", lambda: check(d.kill(15) == 0, f"exit status {d.process.returncode}\n{d.log()}"))
     tap.finish()
 
 
