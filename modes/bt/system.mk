@@ -17,3 +17,15 @@ tests_unit_test_bt_system_string_SOURCES = tests/unit/test_bt_system_string.c te
 tests_unit_test_bt_system_string_LDADD = $(BT_SYSTEM_TEST_LIBS)
 dist_check_SCRIPTS += tests/unit/test_bt_registers.sh
 TESTS += tests/unit/test_bt_registers.sh
+
+# Run natively and in guests (tests/guests/programs.py): static, and without sanitizers.
+check_PROGRAMS += tests/guests/programs/faults tests/guests/programs/compat
+tests_guests_programs_faults_SOURCES = tests/guests/programs/faults.c
+tests_guests_programs_faults_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-parameter
+tests_guests_programs_faults_LDFLAGS = -static
+tests_guests_programs_compat_SOURCES = tests/guests/programs/compat.S
+tests_guests_programs_compat_CCASFLAGS = -m32
+tests_guests_programs_compat_CFLAGS = -m32
+tests_guests_programs_compat_LDFLAGS = -m32 -static -nostdlib -no-pie
+dist_check_SCRIPTS += tests/guests/programs.py
+TESTS += tests/guests/programs.py
