@@ -34,13 +34,22 @@ static int check_directory(const char *path, char *error, size_t error_size)
 	return rc;
 }
 
+/* Members of socket_group must get through to the socket; vms/ stays closed to them. */
+void daemon_settings_changed(struct daemon *daemon)
+{
+	const char *dir = daemon->settings->runtime_dir;
+	struct stat st;
+
+	if (daemon->settings->socket_group && stat(dir, &st) == 0 && (st.st_mode & 0011) != 0011 &&
+	    chmod(dir, (st.st_mode & 07777) | 0011) < 0)
+		log_warning("runtime directory %s: cannot let socket_group through: %s", dir, strerror(errno));
+}
+
 static int open_runtime(struct daemon *daemon, char *error, size_t error_size)
 {
 	const char *dir = daemon->settings->runtime_dir;
 	char path[PATH_MAX];
-	/* Members of socket_group must get through to the socket; vms/ stays closed to them. */
-	unsigned mode = daemon->settings->socket_group ? 0711 : 0700;
-	int rc = file_make_dirs(dir, mode);
+	int rc = file_make_dirs(dir, 0700);
 
 	if (rc) {
 		snprintf(error, error_size, "runtime directory %s: %s; name another with --runtime-dir", dir, strerror(-rc));
@@ -49,6 +58,7 @@ static int open_runtime(struct daemon *daemon, char *error, size_t error_size)
 	rc = check_directory(dir, error, error_size);
 	if (rc)
 		return rc;
+	daemon_settings_changed(daemon);
 	if (paths_join(path, sizeof(path), dir, "lock"))
 		return -ENAMETOOLONG;
 	daemon->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -121,6 +131,11 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 	adopt_all(daemon);
 	*ret_daemon = daemon;
 	return 0;
+}
+
+void daemon_stopping(struct daemon *daemon)
+{
+	daemon->ending = true;
 }
 
 void daemon_destroy(struct daemon *daemon)

@@ -42,8 +42,12 @@ typedef void (*daemon_done_fn)(void *opaque, const struct daemon_error *error, j
 /* Makes the directories, opens the store and adopts VMs. 0, or -errno with error saying what and what to do. */
 int daemon_create(struct event_base *base, struct settings *settings, struct daemon **ret_daemon, char *error,
 		  size_t error_size);
+/* From now on the end of a client ends no VM: the daemon is about to be destroyed, and the next one takes over. */
+void daemon_stopping(struct daemon *daemon);
 /* Leaves running VMs running. Accepts NULL. */
 void daemon_destroy(struct daemon *daemon);
+/* Takes up a socket_group that was added: its members must get through the runtime directory. */
+void daemon_settings_changed(struct daemon *daemon);
 struct event_base *daemon_base(struct daemon *daemon);
 const struct settings *daemon_settings(struct daemon *daemon);
 /* Ends every transient VM, then calls done (a private daemon whose client is gone). */

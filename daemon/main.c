@@ -14,10 +14,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
+
+#define DESCRIPTORS 65536u
 
 struct program {
 	struct settings settings;
@@ -263,6 +266,7 @@ static void on_reload(evutil_socket_t number, short what, void *opaque)
 	if (next.vm_program)
 		swap(&s->vm_program, &next.vm_program);
 	log_set_level((enum log_level)s->log_level);
+	daemon_settings_changed(program->daemon);
 	log_notice("SIGHUP: configuration read again (socket, state_dir and runtime_dir change only with a restart)");
 	settings_finish(&next);
 out:
@@ -289,6 +293,18 @@ static void on_lifeline(evutil_socket_t fd, short what, void *opaque)
 	daemon_end_transient(program->daemon, transient_gone, program);
 }
 
+/* A client is one descriptor, a VM three: the customary soft limit of 1024 is soon reached, and costs nothing to lift. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS)
+		return;
+	limit.rlim_cur = limit.rlim_max < DESCRIPTORS ? limit.rlim_max : DESCRIPTORS;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		log_warning("cannot raise the limit of open files: %s", strerror(errno));
+}
+
 static int watch_signals(struct program *program)
 {
 	static const struct {
@@ -297,6 +313,7 @@ static int watch_signals(struct program *program)
 	} table[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
 
 	signal(SIGPIPE, SIG_IGN);
+	raise_descriptor_limit();
 	for (size_t i = 0; i < 3; i++) {
 		program->signals[i] = evsignal_new(program->base, table[i].number, table[i].handle, program);
 		if (!program->signals[i] || event_add(program->signals[i], NULL))
@@ -362,6 +379,8 @@ static void remove_private(const struct settings *s)
 
 static void tear_down(struct program *program)
 {
+	if (program->daemon)
+		daemon_stopping(program->daemon);
 	rpc_server_destroy(program->server);
 	daemon_destroy(program->daemon);
 	if (program->ended_private)

@@ -327,7 +327,7 @@ void daemon_owner_destroy(struct daemon_owner *owner)
 		/* A daemon that stops leaves VMs running; their clients find the next one. */
 		if (!vm->process)
 			registry_remove(vm);
-		else if (!owner->daemon->ending || owner->daemon->transient_done)
+		else if (!owner->daemon->ending)
 			supervisor_end(vm, NULL, NULL);
 	}
 	free(owner);

@@ -354,6 +354,40 @@ static void daemon_lost(struct run *run)
 	run->lost_ms = now_ms();
 }
 
+/* It ended while no daemon was there: the next one has its result all the same. */
+static bool find_result(struct run *run)
+{
+	json_object *params = json_object_new_object(), *rows = NULL, *uuid = NULL;
+
+	put(params, "kind", "results");
+	if (client_call(&run->cli->client, "events.history", params, &rows))
+		return false;
+	for (size_t i = 0; i < json_object_array_length(rows) && !run->result; i++) {
+		json_object *row = json_object_array_get_idx(rows, i);
+
+		if (json_object_object_get_ex(row, "uuid", &uuid) && !strcmp(json_object_get_string(uuid), run->uuid))
+			run->result = json_object_get(row);
+	}
+	json_object_put(rows);
+	run->done = run->result != NULL;
+	return run->done;
+}
+
+/* Whether the daemon knows the VM as one that runs. */
+static bool is_running(struct run *run)
+{
+	json_object *rows = NULL, *uuid = NULL;
+	bool found = false;
+
+	if (client_call(&run->cli->client, "vm.list", NULL, &rows))
+		return false;
+	for (size_t i = 0; i < json_object_array_length(rows); i++)
+		found |= json_object_object_get_ex(json_object_array_get_idx(rows, i), "uuid", &uuid) &&
+			 !strcmp(json_object_get_string(uuid), run->uuid);
+	json_object_put(rows);
+	return found;
+}
+
 static void come_back(struct run *run)
 {
 	struct client *client = &run->cli->client;
@@ -362,7 +396,10 @@ static void come_back(struct run *run)
 		json_object *result = NULL;
 
 		run->lost_ms = 0;
-		if (client_call(client, "vm.claim", vm_params(run), &result) == 0) {
+		if (!is_running(run)) {
+			if (find_result(run))
+				return;
+		} else if (client_call(client, "vm.claim", vm_params(run), &result) == 0) {
 			json_object_put(result);
 			run->started = true;
 			run->wait_id = client_send(client, "vm.wait", vm_params(run));

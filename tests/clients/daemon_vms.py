@@ -2,10 +2,12 @@
 """VMs through the daemon, with a guest of a few hundred bytes: starts, ends of every kind, consoles, kills and adoption."""
 
 import base64
+import contextlib
 import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -396,18 +398,97 @@ def run_ends_with_trictl(d):
 
 
 def run_survives_the_daemon(d):
-    r = Run(d)
-    r.expect(READY)
-    pid = d.rpc.result("vm.list")[0]["pid"]
-    d.kill()
-    check(alive(pid), "the VM ended with the daemon")
-    d.start()
-    r.type("s")
-    r.expect("[s]")
-    wait_until("adoption", lambda: d.rpc.result("vm.list") and d.rpc.result("vm.list")[0]["pid"] == pid, 10)
-    time.sleep(0.5)
-    r.type("q")
-    check(r.wait() == 0, f"{r.process.returncode}\n{r.text}")
+    """Killed or stopped, the daemon leaves the VM to the next one, and trictl finds that, whether the VM still runs or not."""
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        for ends_meanwhile in (False, True):
+            r = Run(d)
+            r.expect(READY)
+            wait_until("the start's answer", lambda: d.rpc.result("vm.list")[0]["state"] == "running", 10)
+            pid = d.rpc.result("vm.list")[0]["pid"]
+            d.kill(number)
+            r.type("s")
+            r.expect("[s]")
+            check(alive(pid), "the VM ended with the daemon")
+            if ends_meanwhile:
+                r.type("c")
+                wait_until("the VM's end", lambda: not alive(pid), 10)
+            d.start()
+            if not ends_meanwhile:
+                wait_until("adoption", lambda: d.rpc.result("vm.list") and d.rpc.result("vm.list")[0]["pid"] == pid, 10)
+                time.sleep(0.3)
+                r.type("q")
+            check(r.wait() == (4 if ends_meanwhile else 0), f"{number!r} {ends_meanwhile}: {r.process.returncode}\n{r.text}")
+            check(d.rpc.result("vm.list") == [], "the VM is still listed")
+
+
+def run_as_a_plain_user(d):
+    if os.geteuid():
+        raise Skip("this is one already")
+    with scratch(world_readable=True) as folder:
+        home = os.path.join(folder, "home")
+        os.mkdir(home)
+        os.chown(home, 65534, 65534)
+        shutil.copy(TINY, home + "/tiny.elf")
+        os.chmod(home + "/tiny.elf", 0o644)
+
+        def become():
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+
+        try:
+            p = subprocess.Popen([program("trictl"), "run", "--memory", "32M", "--kernel", home + "/tiny.elf", "--timeout", "30"], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=become, cwd=home,
+                                 env={"HOME": home, "TMPDIR": home, "PATH": os.environ["PATH"]})
+        except PermissionError as e:
+            raise Skip(f"another user cannot run programs of this build directory: {e}") from e
+        out = p.communicate(b"uq", timeout=60)[0].decode(errors="replace")
+        check(p.returncode == 0 and "[u]" in out, f"{p.returncode}: {out}")
+        check(os.listdir(home) == ["tiny.elf"], f"left behind: {os.listdir(home)}")
+
+
+def runtime_directory_is_full(d):
+    """Nothing half started when the VM's directory cannot be written."""
+    with scratch() as folder:
+        run = os.path.join(folder, "run")
+        os.mkdir(run, 0o700)
+        r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", run], capture_output=True, text=True, check=False)
+        if r.returncode:
+            raise Skip(f"cannot mount a tmpfs: {r.stderr.strip()}")
+        try:
+            with Daemon(folder) as other:
+                other.rpc.result("vm.define", [definition("full")])
+                with open(run + "/filler", "wb") as f, contextlib.suppress(OSError):
+                    f.write(b"x" * (1 << 20))
+                error = other.rpc.call("vm.start", ["full"])["error"]
+                check(error["code"] == -32004 and run in error["message"] and "space" in error["message"], str(error))
+                check(other.rpc.result("vm.get", ["full"])["process"] is None, "half started")
+                os.unlink(run + "/filler")
+                Console(other.rpc.result("vm.start", ["full"])["console"]).expect(READY)
+                other.rpc.result("vm.destroy", ["full"])
+        finally:
+            subprocess.run(["umount", "-l", run], check=False)
+
+
+def twenty_at_once(d):
+    asked = []
+    for i in range(20):
+        d.rpc.result("vm.define", [definition(f"many{i}")])
+        rpc = Rpc(d.socket)
+        rpc.socket.sendall(json.dumps({"jsonrpc": "2.0", "id": 5, "method": "vm.start", "params": [f"many{i}"]}).encode() + b"\n")
+        asked.append(rpc)
+    pids = set()
+    for rpc in asked:
+        answer = rpc._message(time.monotonic() + 60)
+        check("result" in answer, str(answer))
+        pids.add(answer["result"]["pid"])
+        rpc.close()
+    check(len(pids) == 20, f"{len(pids)} processes")
+    d.rpc.socket.sendall((json.dumps([{"jsonrpc": "2.0", "id": i, "method": "vm.shutdown", "params": [f"many{i}"]} for i in range(20)]) + "\n").encode())
+    check(all("result" in a for a in d.rpc._message(time.monotonic() + 60)), "shutdown")
+    for i in range(20):
+        check(d.rpc.result("vm.wait", [f"many{i}"])["state"] == "shutdown", f"many{i}")
+        d.rpc.result("vm.undefine", [f"many{i}"])
 
 
 def below(folder):
@@ -448,7 +529,8 @@ def private_daemon(d):
 
 
 TESTS = (life, ends, cannot_start, consoles, daemon_killed, ended_while_away, vm_process_killed, hung_process, start_races,
-         transient_ends_with_client, run_statuses, run_on_a_terminal, run_ends_with_trictl, run_survives_the_daemon, private_daemon)
+         transient_ends_with_client, run_statuses, run_on_a_terminal, run_ends_with_trictl, run_survives_the_daemon, run_as_a_plain_user, private_daemon, runtime_directory_is_full,
+         twenty_at_once)
 
 
 def main():

@@ -3,6 +3,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -447,6 +448,37 @@ def trictl_says_the_same(d):
     check(r.returncode == 6 and "/nowhere/socket" in r.stderr, str(r))
 
 
+def garbage(d):
+    """Messages broken at random (the seed is printed when it matters): always an answer that is JSON-RPC, never the end."""
+    seed = int(os.environ.get("TRIVISOR_TEST_SEED", "20261122"))
+    rng = random.Random(seed)
+    samples = [request("vm.define", [{"name": "g", "boot": {"kernel": "/k", "cmdline": "x"}, "disks": [{"path": "/d"}]}], "i"),
+               request("events.subscribe", {"vm": "g", "events": ["a", "b"]}, 1.5), request("vm.wait", {"vm": "g", "timeout": 0.1}, None),
+               "[" + request("vm.list") + "," + request("vm.console_write", {"stream": 1, "data": "YQ=="}) + "]", request("rpc.discover"),
+               request("policy.explain", {"definition": {"name": "\u00e9\ud83d\ude00", "boot": {"firmware": "/f"}}}, -7)]
+    pieces = [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"1e400", b"-0", b"null", b"\xff", b"\0", b"9" * 40, b"[" * 70]
+    raw = Raw(d.socket)
+    for i in range(1500):
+        text = bytearray(rng.choice(samples).encode())
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(text) + 1)
+            if rng.random() < 0.5:
+                text[at:at] = rng.choice(pieces)
+            else:
+                del text[at:at + rng.randint(1, 8)]
+        text = bytes(text).replace(b"\n", b" ") + b"\n" + request("daemon.version", None, f"after {i}").encode() + b"\n"
+        raw.send(text)
+        while True:
+            answer = raw.line()
+            for a in answer if isinstance(answer, list) else [answer]:
+                check(a["jsonrpc"] == "2.0" and ("id" in a or a["method"] in ("event", "console.data")), f"seed {seed}: {text!r} -> {a}")
+            if not isinstance(answer, list) and answer.get("id") == f"after {i}":
+                break
+    rpc = Rpc(d.socket)
+    for vm in rpc.result("vm.list"):
+        rpc.result("vm.undefine", [vm["uuid"]])
+
+
 def printed_reference(d):
     """docs/api.md is what the program prints, and the printed OpenRPC document is what it answers."""
     printed = subprocess.run([program("trivisord"), "--print-api"], capture_output=True, text=True, check=True).stdout
@@ -458,7 +490,7 @@ def printed_reference(d):
 
 TESTS = (parse_errors, invalid_requests, ids, notifications, batches, unknown_things_are_named, definitions_are_checked, too_large,
          byte_at_a_time, silent_client, half_closed, disconnects, events, description_holds, policy_is_honest, many_clients,
-         same_name_race, trictl_says_the_same, printed_reference)
+         same_name_race, trictl_says_the_same, printed_reference, garbage)
 
 
 def main():
