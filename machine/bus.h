@@ -7,9 +7,9 @@
 struct machine;
 
 /*
- * Callbacks run on a vCPU thread under the machine lock. `offset` is from the range's base; offset + size is within the
- * range, offset is a multiple of size, size is 1, 2, 4 or 8 and at most `max`: wider or unaligned accesses arrive split,
- * low addresses first. Only the low `size` bytes of values count. NULL read: all ones; NULL write: dropped.
+ * Callbacks run on a vCPU thread under the machine lock. `offset` is from the range's base; offset + size is within
+ * the range, offset is a multiple of size, size is 1, 2, 4 or 8 and at most `max`: wider or unaligned accesses arrive
+ * split, low addresses first. Only the low `size` bytes of values count. NULL read: all ones; NULL write: dropped.
  */
 struct bus_ops {
 	uint64_t (*read)(void *opaque, uint64_t offset, unsigned size);
@@ -17,7 +17,7 @@ struct bus_ops {
 	uint8_t max; /* 1, 2, 4 or 8 */
 };
 
-/* Owned by the device, zeroed before first use; must stay until bus_unmap. Of overlapping ranges the first mapped wins. */
+/* Owned by the device, zeroed at first; must stay until bus_unmap. Of overlapping ranges the first mapped wins. */
 struct bus_range {
 	const char *name; /* for statistics; ranges of the same name are added up */
 	const struct bus_ops *ops;

@@ -9,7 +9,7 @@
 
 #include "machine/private.h"
 
-/* Callers of clock_need, clock_release and the readers of time may hold a guest's vector state in the host's registers. */
+/* Who asks for the time or arms a timer may hold a guest's vector state in the host's registers. */
 #pragma GCC target("general-regs-only")
 
 uint64_t clock_host_ns(void)

@@ -116,7 +116,7 @@ bool machine_vcpu_has_work(struct machine *machine, unsigned vcpu);
  * LAPIC timer's deadline (which it then fires itself, so that no second thread is needed to wake an idle guest).
  */
 void machine_vcpu_wait(struct machine *machine, unsigned vcpu);
-/* The same for a vCPU that cannot take maskable interrupts (hlt with IF clear, waiting for a SIPI): only events end it. */
+/* The same for a vCPU that takes no maskable interrupts (hlt with IF clear, waiting for a SIPI): only events end it. */
 void machine_vcpu_wait_for(struct machine *machine, unsigned vcpu, bool interrupts);
 /* Ends a wait. Any thread, async-signal-safe. */
 void machine_vcpu_wake(struct machine *machine, unsigned vcpu);

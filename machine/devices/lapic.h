@@ -79,7 +79,7 @@ struct lapic {
 } __attribute__((aligned(128)));
 
 void lapic_init(struct lapic *lapic, struct machine *machine, unsigned index);
-/* Power-on (`init` false) or INIT state: INIT keeps the APIC id and base. On the vCPU's thread, or while it is out of run. */
+/* Power-on (`init` false) or INIT state, which keeps id and base. On the vCPU's thread, or while it is out of run. */
 void lapic_reset(struct lapic *lapic, bool init);
 
 /* A page access by the vCPU itself; offset within the 4 KiB page. [lock-free] */

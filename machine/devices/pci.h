@@ -98,7 +98,7 @@ struct pci_bus {
 int pci_register(struct machine *machine, struct pci_device *dev, const char *name, int slot, unsigned function,
 		 const struct pci_identity *identity);
 void pci_unregister(struct pci_device *dev);
-/* `ops` serve [0, bytes) of the BAR; a 64-bit BAR takes index and index + 1. Aborts on a size that is no power of two. */
+/* `ops` serve [0, bytes) of the BAR; a 64-bit one takes index and index + 1. Aborts if bytes is no power of two. */
 void pci_bar_add(struct pci_device *dev, unsigned index, enum pci_bar_type type, uint64_t bytes,
 		 const struct bus_ops *ops, void *opaque);
 /* Room for a capability of `bytes` (with its two header bytes); returns its offset. Contents are zero, read-only. */
@@ -116,7 +116,10 @@ void pci_msix_notify(struct pci_device *dev, unsigned n);
 /* The device's INTx wish; reaches the line unless disabled in COMMAND or MSI-X is on. */
 void pci_intx_set(struct pci_device *dev, bool level);
 /* Whether the guest lets the device do DMA (COMMAND bit 2). */
-static inline bool pci_bus_master(const struct pci_device *dev) { return dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER; }
+static inline bool pci_bus_master(const struct pci_device *dev)
+{
+	return dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER;
+}
 
 /*
  * PIRQ (0..7: A..H) of a slot's pin (0..3): slots 0..24 rotate over E..H, 25..31 over A..D. The ACPI _PRT must say the

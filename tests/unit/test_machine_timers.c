@@ -1,6 +1,7 @@
 /* Virtual time, LAPIC timers, 8254, RTC, PM timer, and vCPUs that wait. Orderings, not durations. */
 #include <pthread.h>
 #include <time.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include "tests/unit/machine_fixture.h"
@@ -317,6 +318,54 @@ static void test_timer_after_wait(void **state)
 	assert_int_equal(take(f, 1), 0x90);
 }
 
+struct player {
+	struct fixture *f;
+	unsigned vcpu, rounds, timers;
+};
+
+/*
+ * Waits for the other's interrupt, answers with one, with its timer armed ever so shortly: a wake-up that got lost
+ * between the clock thread, the other vCPU and the wait would end the game early.
+ */
+static void *play(void *opaque)
+{
+	struct player *p = opaque;
+	struct machine *m = p->f->machine;
+	for (unsigned i = 0; i < p->rounds;) {
+		machine_apic_msr_write(m, p->vcpu, 0x6e0, guest_tsc(p->f) + machine_tsc_khz(m) / 1000 * (i * 7 % 150));
+		machine_vcpu_wait(m, p->vcpu);
+		for (int vector; (vector = take(p->f, p->vcpu)) >= 0;) {
+			machine_apic_msr_write(m, p->vcpu, 0x80b, 0);
+			if (vector == 0x73) {
+				p->timers++;
+				continue;
+			}
+			i++;
+			machine_apic_msr_write(m, p->vcpu, 0x830, (uint64_t)(1 - p->vcpu) << 32 | 0x58);
+		}
+	}
+	return NULL;
+}
+
+static void test_wait_ping_pong(void **state)
+{
+	struct fixture *f = *state;
+	struct player player[2];
+	pthread_t thread[2];
+	for (unsigned v = 0; v < 2; v++) {
+		player[v] = (struct player){ .f = f, .vcpu = v, .rounds = 4000 };
+		assert_true(machine_apic_msr_write(f->machine, v, 0x1b, 0xfee00c00 | (v ? 0 : 0x100)));
+		assert_true(machine_apic_msr_write(f->machine, v, 0x80f, 0x1ff));
+		assert_true(machine_apic_msr_write(f->machine, v, 0x832, 0x40073));
+	}
+	for (unsigned v = 0; v < 2; v++)
+		assert_int_equal(pthread_create(&thread[v], NULL, play, &player[v]), 0);
+	machine_msi(f->machine, 0xfee00000, 0x58);
+	for (unsigned v = 0; v < 2; v++)
+		pthread_join(thread[v], NULL);
+	assert_true(player[0].timers + player[1].timers > 0);
+}
+
 /* ---- 8254 ------------------------------------------------------------------------------------------ */
 
 static uint16_t pit_count(struct fixture *f, unsigned channel)
@@ -520,8 +569,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_tsc_rate), T(test_pause_stops_time), T(test_timers), T(test_lapic_oneshot), T(test_lapic_periodic),
 		T(test_tsc_deadline), T(test_wait_fires_own_timer), T(test_wait_woken), T(test_wait_without_interrupts),
-		T(test_timer_after_wait), T(test_pit_channel2_calibration), T(test_pit_readback), T(test_pit_irq0),
+		T(test_timer_after_wait), T(test_wait_ping_pong), T(test_pit_channel2_calibration), T(test_pit_readback), T(test_pit_irq0),
 		T(test_rtc_time), T(test_rtc_interrupts), T(test_pm_timer),
 	};
+	alarm(300); /* a lost wake-up would wait for ever */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
