@@ -161,6 +161,8 @@ static void vm_destroy(struct mode_vm *vm)
 		return;
 	machine_set_hooks(vm->bt.machine, NULL);
 	bt_cache_finish(&vm->bt);
+	if (vm->bt.nowhere != MAP_FAILED)
+		munmap(vm->bt.nowhere, BT_NOWHERE_BYTES);
 	munmap(vm, sizeof(*vm));
 }
 
@@ -176,7 +178,8 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 	vm->bt.vcpus = machine_vcpus(machine);
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		vm->bt.has_bmi2 = b >> 8 & 1;
-	rc = bt_cache_init(&vm->bt);
+	vm->bt.nowhere = mmap(NULL, BT_NOWHERE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	rc = vm->bt.nowhere == MAP_FAILED ? -ENOMEM : bt_cache_init(&vm->bt);
 	if (!rc)
 		rc = bt_signals_install();
 	if (rc) {
@@ -305,7 +308,7 @@ static const struct {
 	size_t offset;
 } stat_table[] = {
 #define STAT(field) {#field, offsetof(struct bt_stats, field)}
-	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(smc), STAT(tlb_miss),
+	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(slots_given_up), STAT(smc), STAT(tlb_miss),
 	STAT(tlb_flush), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults),
 	STAT(interrupts), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
 #undef STAT

@@ -64,7 +64,8 @@ int bt_cache_init(struct bt_vm *vm)
 	c->has_code = map_plain(c->pfn_count);
 	c->chunks = map_plain(c->pfn_count * sizeof(*c->chunks));
 	c->page_tbs = map_plain(c->pfn_count * sizeof(*c->page_tbs));
-	if (!c->meta || !c->order || !c->pages || !c->has_code || !c->chunks || !c->page_tbs)
+	c->hints = map_plain(c->pfn_count * sizeof(*c->hints));
+	if (!c->hints || !c->meta || !c->order || !c->pages || !c->has_code || !c->chunks || !c->page_tbs)
 		return -ENOMEM;
 	c->next = c->rw;
 	c->meta_next = c->meta;
@@ -90,6 +91,7 @@ void bt_cache_finish(struct bt_vm *vm)
 	unmap(c->has_code, c->pfn_count);
 	unmap(c->chunks, c->pfn_count * sizeof(*c->chunks));
 	unmap(c->page_tbs, c->pfn_count * sizeof(*c->page_tbs));
+	unmap(c->hints, c->pfn_count * sizeof(*c->hints));
 }
 
 bool bt_cache_room(const struct bt_vm *vm)
@@ -119,6 +121,7 @@ void bt_cache_flush(struct bt_vm *vm)
 			c->has_code[pfn] = 0;
 			c->chunks[pfn] = 0;
 			c->page_tbs[pfn] = NULL;
+			c->hints[pfn] = NULL;
 		}
 	}
 	bt_fill(c->hash, 0, sizeof(c->hash));
@@ -160,8 +163,9 @@ static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_
 	return id;
 }
 
-uint32_t bt_code_page(struct bt_vcpu *v, gva_t gva)
+uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 {
+	gva_t gva = at & GUEST_PAGE_MASK;
 	struct bt_vm *vm = v->vm;
 	bool user = v->cpl == 3;
 	unsigned slot = bt_itlb_slot(gva, user);
@@ -169,11 +173,10 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t gva)
 	struct bt_walk w;
 	const struct ram_region *r;
 
-	gva &= GUEST_PAGE_MASK;
 	if (id && vm->cache.pages[id].gva == gva)
 		return id;
 	if (!bt_walk(v, gva, BT_WANT_EXEC, user ? BT_MMU_USER : BT_MMU_KERNEL, &w))
-		bt_raise_pf(v, gva, w.error);
+		bt_raise_pf(v, at, w.error);
 	w.gpa &= GUEST_PAGE_MASK;
 	if (!machine_a20(v->machine))
 		w.gpa &= ~(gpa_t)(1u << 20);

@@ -117,6 +117,7 @@ struct bt_cache {
 	uint64_t *chunks;
 	struct bt_tb **page_tbs;
 	uint64_t flushes;
+	uint64_t **hints; /* by page frame: instructions whose operands keep changing page, a bit per byte offset */
 };
 
 /* Entry points of the thunks, in exec (thunks.c). */
@@ -128,6 +129,7 @@ struct bt_thunks {
 	const uint8_t *mem;    /* slow path of a memory access; a struct bt_site follows the call */
 	const uint8_t *commit; /* end of a bounced write */
 	const uint8_t *link;   /* r14: struct bt_exit *; flags in flags_ax */
+	const uint8_t *slot[BT_MMU_COUNT][2][BT_SLOTS]; /* call: r15 = address + slot tag; TLB lookup, fills the slot */
 	const uint8_t *lookup; /* r15: rip; flags in flags_ax */
 	const uint8_t *save_exit; /* registers live: save them and leave */
 };
@@ -137,8 +139,12 @@ struct bt_site {
 	int32_t back;       /* from the descriptor's own address to the code behind the check: r14 + r15 = host address */
 	uint16_t tail;      /* bytes from there to the end of the access */
 	uint8_t bytes;
-	uint8_t access;     /* enum bt_access | mmu << 4 */
+	uint8_t access;     /* enum bt_access | mmu << 4 | 0x40: stack | BT_SITE_ALIGNED */
 } __attribute__((packed));
+#define BT_SITE_STACK 0x40u   /* a non-canonical address is #SS */
+#define BT_SITE_ALIGNED 0x80u /* #GP unless aligned to its size, before any page fault */
+
+#define BT_NOWHERE_BYTES (4 * GUEST_PAGE_SIZE)
 
 struct bt_vm {
 	struct machine *machine;
@@ -146,6 +152,7 @@ struct bt_vm {
 	unsigned vcpus;
 	struct bt_cache cache;
 	struct bt_thunks thunk;
+	uint8_t *nowhere; /* never accessible: where empty slots lead; the second half is for the stack's registers (#SS) */
 	volatile int lock;
 	volatile int flushing;
 	volatile uint64_t first_user_ns;
@@ -192,6 +199,13 @@ static inline bool bt_page_has_code(const struct bt_vm *vm, gpa_t gpa)
 	return pfn < vm->cache.pfn_count && vm->cache.has_code[pfn];
 }
 
+/* Whether the instruction at gpa had better look its operands up in the TLB itself. */
+static inline bool bt_hint(const struct bt_vm *vm, gpa_t gpa)
+{
+	const uint64_t *h = vm->cache.hints[gpa >> GUEST_PAGE_SHIFT];
+	return h && h[(gpa & 0xfff) >> 6] >> (gpa & 63) & 1;
+}
+
 /* Builds the thunks at the start of the cache. */
 void bt_thunks_make(struct bt_vm *vm);
 
@@ -205,6 +219,9 @@ struct bt_mem_result {
 };
 struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_site *site);
 void bt_mem_commit(struct bt_vcpu *v);
+/* Called by a slot thunk after BT_SLOT_BUDGET misses: if they came fast, the site behind `ret` gives its slot up. */
+#define BT_SLOT_BUDGET 64
+void bt_slot_trouble(struct bt_vcpu *v, const uint8_t *ret);
 /* run.c: called by thunks; return the host address to go on at. */
 const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *exit);
 const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip);

@@ -155,6 +155,19 @@ static inline void e_rel32_to(struct emit *e, const uint8_t *exec_target)
 static inline void e_jmp(struct emit *e, const uint8_t *exec_target) { e8(e, 0xe9); e_rel32_to(e, exec_target); }
 static inline void e_call(struct emit *e, const uint8_t *exec_target) { e8(e, 0xe8); e_rel32_to(e, exec_target); }
 
+/* r14d = the offset of r15's TLB entry in its table (entries of 32 bytes, 4096 of them) */
+static inline void e_tlb_index(struct emit *e, bool bmi2)
+{
+	if (bmi2) { /* rorx r14d, r15d, 7 */
+		e8(e, 0xc4), e8(e, 0x43), e8(e, 0x7b), e8(e, 0xf0), e8(e, 0xf7), e8(e, 7);
+	} else {
+		e_mov_rr32(e, H_T1, H_T0);
+		e8(e, 0x41), e8(e, 0xc1), e8(e, 0xee), e8(e, 7); /* shr r14d, 7 */
+	}
+	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe6); /* and r14d, index mask * 32 */
+	e32(e, 4095u << 5);
+}
+
 /* A forward jump whose target is set later: returns the place of the displacement. */
 static inline uint8_t *e_jcc_fwd(struct emit *e, unsigned cond)
 {

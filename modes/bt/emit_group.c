@@ -153,7 +153,7 @@ void bt_group_emit(struct trans *t, const struct group *g)
 	bt_flags_clobber(t, t->live_in[g->first]);
 	todo->fl_start = (uint8_t)t->fl;
 	e_lea(e, H_T0, MEM_BD((uint8_t)host_of(g->base), g->lo));
-	todo->jump = bt_emit_range_check(t, g->bytes, g->access);
+	bt_emit_range_check(t, g->bytes, g->access, g->base, (unsigned)(todo - t->group));
 	e_lea(e, H_T1, MEM_BI(H_T1, H_T0));
 
 	t->grouped = true;
@@ -175,9 +175,9 @@ void bt_group_emit_slow(struct trans *t)
 	struct emit *e = &t->e;
 
 	for (unsigned i = 0; i < t->group_count; i++) {
-		const struct group *g = &t->group[i];
+		struct group *g = &t->group[i];
 		const struct bt_insn *last = &t->insn[g->first + g->len - 1];
-		e_fix32(g->jump, e->p);
+		g->slow = e->p;
 		t->fl = (enum flags_at)g->fl_start;
 		for (unsigned k = 0; k < g->len; k++)
 			bt_emit_one(t, g->first + k);

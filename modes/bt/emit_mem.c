@@ -90,52 +90,154 @@ void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
 		add_segment(t, seg);
 }
 
-/* Up to the jump that a miss takes; T1 is the entry's offset then, and its host pointer behind the jump. */
-static uint8_t *emit_lookup(struct trans *t, unsigned bytes, int32_t tag)
-{
-	struct emit *e = &t->e;
-	uint8_t *jump;
-
-	BUG_ON(sizeof(struct bt_tlb_entry) != 32);
-	if (t->vm->has_bmi2) { /* rorx r14d, r15d, 7 */
-		e8(e, 0xc4), e8(e, 0x43), e8(e, 0x7b), e8(e, 0xf0), e8(e, 0xf7), e8(e, 7);
-	} else {
-		e_mov_rr32(e, H_T1, H_T0);
-		e8(e, 0x41), e8(e, 0xc1), e8(e, 0xee), e8(e, 7); /* shr r14d, 7 */
-	}
-	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe6); /* and r14d, index mask * 32 */
-	e32(e, (BT_TLB_ENTRIES - 1) << 5);
-	e_op_mem(e, 1, 0x03, H_T0, MEM_BID(H_VCPU, H_T1, tag)); /* add r15, [tag] */
-	e8(e, 0x49), e8(e, 0x81), e8(e, 0xff);                  /* cmp r15, 4096 - bytes */
-	e32(e, (uint32_t)(GUEST_PAGE_SIZE - bytes));
-	jump = e_jcc_fwd(e, COND_A);
-	e_load(e, H_T1, MEM_BID(H_VCPU, H_T1, TLB_OFF(t->op_mmu, host)));
-	return jump;
-}
+/* How an access finds its page. */
+enum { SITE_TLB = -1, SITE_CONST = -2 }; /* else the number of a slot */
 
 static int32_t tag_of(const struct trans *t, unsigned access)
 {
 	return access & BT_ACCESS_WRITE ? TLB_OFF(t->op_mmu, write) : TLB_OFF(t->op_mmu, read);
 }
 
-void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack)
+static int32_t slot_of(const struct trans *t, unsigned access, int slot)
 {
-	struct slow *s = &t->slow[t->slow_count++];
+	unsigned write = access & BT_ACCESS_WRITE ? 1 : 0;
 
-	BUG_ON(t->slow_count > TB_MAX_SLOW);
-	s->tag_off = tag_of(t, access);
-	s->jump = emit_lookup(t, bytes, s->tag_off);
-	s->tail = s->end = t->e.p;
-	s->bytes = (uint8_t)bytes;
-	s->access = (uint8_t)(access | t->op_mmu << 4 | (stack ? 0x40 : 0));
+	return (int32_t)(offsetof(struct bt_vcpu, slot) +
+			 ((t->op_mmu * 2 + write) * BT_SLOTS + (unsigned)slot) * sizeof(struct bt_slot));
 }
 
-uint8_t *bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access)
+static void compare_limit(struct trans *t, unsigned bytes)
 {
-	return emit_lookup(t, bytes, tag_of(t, access));
+	e8(&t->e, 0x49), e8(&t->e, 0x81), e8(&t->e, 0xff); /* cmp r15, 4096 - bytes */
+	e32(&t->e, (uint32_t)(GUEST_PAGE_SIZE - bytes));
+}
+
+/* T0 is the address: leaves T1 + T0 = host address, or takes the returned jump. */
+static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access, int slot)
+{
+	struct emit *e = &t->e;
+	struct slow *s = &t->slow[t->slow_count++];
+
+	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32 || BT_TLB_ENTRIES != 4096);
+	/* An operand that keeps changing page is better off without its slot (bt_slot_trouble). */
+	if (slot >= 0 && bt_hint(t->vm, t->gpa + t->off[t->i]))
+		slot = SITE_TLB;
+	s->slot = slot;
+	s->group = -1;
+	s->tag_off = tag_of(t, access);
+	s->bytes = (uint16_t)bytes;
+	if (slot >= 0) {
+		int32_t off = slot_of(t, access, slot);
+		e_op_mem(e, 1, 0x03, H_T0, MEM_BD(H_VCPU, off)); /* add r15, [slot.tag] */
+		compare_limit(t, bytes);
+		s->jump = e_jcc_fwd(e, COND_A);
+		e_load(e, H_T1, MEM_BD(H_VCPU, off + (int32_t)offsetof(struct bt_slot, host)));
+	} else {
+		e_tlb_index(e, t->vm->has_bmi2);
+		e_op_mem(e, 1, 0x03, H_T0, MEM_BID(H_VCPU, H_T1, s->tag_off)); /* add r15, [tag] */
+		compare_limit(t, bytes);
+		s->jump = e_jcc_fwd(e, COND_A);
+		e_load(e, H_T1, MEM_BID(H_VCPU, H_T1, TLB_OFF(t->op_mmu, host)));
+	}
+	s->tail = s->end = e->p;
+	s->access = (uint8_t)(access | t->op_mmu << 4);
+	return s;
+}
+
+void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned site_flags)
+{
+	struct slow *s = emit_lookup(t, bytes, access, slot);
+
+	s->access |= (uint8_t)site_flags;
+}
+
+static unsigned site_flags_of(const struct bt_insn *in)
+{
+	return (in->seg == SEG_SS ? BT_SITE_STACK : 0) | (in->flags & BT_I_ALIGNED ? BT_SITE_ALIGNED : 0);
+}
+
+void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group)
+{
+	emit_lookup(t, bytes, access, slot)->group = (int8_t)group;
+}
+
+/* An address known now, in a page whose negated address fits an immediate: its entry is compared directly. */
+static bool const_operand(const struct trans *t, const struct bt_insn *in, unsigned bytes, gva_t *ret_gva)
+{
+	gva_t gva = (uint64_t)in->disp + (in->flags & BT_I_RIP_REL ? t->next : 0);
+
+	if (t->bits != 64 || in->addrsize != 8 || in->base != 0xff || in->index != 0xff || base_segment(t, in) != 0xff)
+		return false;
+	*ret_gva = gva;
+	return fits_i32(-(int64_t)(gva & GUEST_PAGE_MASK)) && (gva & 0xfff) + bytes <= GUEST_PAGE_SIZE &&
+	       (int64_t)(gva << 16) >> 16 == (int64_t)gva;
+}
+
+static void emit_const_check(struct trans *t, gva_t gva, unsigned bytes, unsigned access)
+{
+	struct emit *e = &t->e;
+	struct slow *s = &t->slow[t->slow_count++];
+	int32_t entry = (int32_t)((gva >> GUEST_PAGE_SHIFT & (BT_TLB_ENTRIES - 1)) * sizeof(struct bt_tlb_entry));
+
+	BUG_ON(t->slow_count > TB_MAX_SLOW);
+	e_op_mem(e, 1, 0x81, 7, MEM_BD(H_VCPU, tag_of(t, access) + entry)); /* cmp [tag], -page */
+	e32(e, (uint32_t)-(gva & GUEST_PAGE_MASK));
+	s->jump = e_jcc_fwd(e, COND_NE);
+	e_load(e, H_T1, MEM_BD(H_VCPU, TLB_OFF(t->op_mmu, host) + entry));
+	e_mov_imm(e, H_T0, gva & 0xfff);
+	s->slot = SITE_CONST;
+	s->group = -1;
+	s->gva = gva;
+	s->tail = s->end = e->p;
+	s->bytes = (uint16_t)bytes;
+	s->access = (uint8_t)(access | t->op_mmu << 4);
+}
+
+static int operand_slot(const struct bt_insn *in)
+{
+	if (in->base != 0xff)
+		return in->base;
+	return in->index != 0xff ? BT_SLOT_INDEX : SITE_TLB;
+}
+
+void bt_emit_operand(struct trans *t, const struct bt_insn *in, int extra, unsigned bytes, unsigned access)
+{
+	gva_t gva;
+
+	if (const_operand(t, in, bytes, &gva)) {
+		emit_const_check(t, gva, bytes, access);
+		t->slow[t->slow_count - 1].access |= (uint8_t)site_flags_of(in);
+		return;
+	}
+	bt_emit_gva(t, in, extra);
+	bt_emit_check(t, bytes, access, operand_slot(in), site_flags_of(in));
 }
 
 void bt_emit_access_end(struct trans *t) { t->slow[t->slow_count - 1].end = t->e.p; }
+
+/* T0 = the address, for the slow path. Behind a slot's miss: tries the TLB first. */
+static void emit_miss(struct trans *t, struct slow *s)
+{
+	struct emit *e = &t->e;
+	uint8_t *slow;
+
+	if (s->slot == SITE_CONST) {
+		e_mov_imm(e, H_T0, s->gva);
+		return;
+	}
+	if (s->slot == SITE_TLB) {
+		e_op_mem(e, 1, 0x2b, H_T0, MEM_BID(H_VCPU, H_T1, s->tag_off)); /* sub r15, [tag] */
+		return;
+	}
+	/* bt_slot_trouble knows this shape: call, cmp (7), ja (6), jmp back */
+	e_call(e, t->vm->thunk.slot[t->op_mmu][s->access & BT_ACCESS_WRITE ? 1 : 0][s->slot]);
+	compare_limit(t, s->bytes);
+	slow = e_jcc_fwd(e, COND_A);
+	e_jmp(e, s->tail + e->exec);
+	e_fix32(slow, e->p);
+	if (s->group < 0)
+		e_load(e, H_T0, V_MEM(slot_gva));
+}
 
 void bt_emit_slow_paths(struct trans *t)
 {
@@ -143,13 +245,22 @@ void bt_emit_slow_paths(struct trans *t)
 
 	for (unsigned i = 0; i < t->slow_count; i++) {
 		struct slow *s = &t->slow[i];
+		uint8_t *copy = s->group < 0 ? NULL : t->group[s->group].slow;
+		if (copy && s->slot < 0) {
+			e_fix32(s->jump, copy);
+			continue;
+		}
 		e_fix32(s->jump, e->p);
-		e_op_mem(e, 1, 0x2b, H_T0, MEM_BID(H_VCPU, H_T1, s->tag_off)); /* sub r15, [tag]: the address again */
+		emit_miss(t, s);
+		if (copy) {
+			e_jmp(e, copy + e->exec);
+			continue;
+		}
 		e_call(e, t->vm->thunk.mem);
 		struct bt_site site = {
 			.back = (int32_t)(s->tail - e->p),
 			.tail = (uint16_t)(s->end - s->tail),
-			.bytes = s->bytes,
+			.bytes = (uint8_t)s->bytes,
 			.access = s->access,
 		};
 		__builtin_memcpy(e->p, &site, sizeof(site));

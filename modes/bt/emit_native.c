@@ -162,8 +162,9 @@ static void emit_bytes(struct trans *t, const struct bt_insn *in, const struct o
 		e_modrm_mem(e, o->reg, o->m);
 	else if (in->flags & BT_I_MODRM)
 		e8(e, 0xc0 | (o->reg & 7) << 3 | (o->rm & 7));
-	for (unsigned i = 0; i < in->imm_bytes; i++)
-		e8(e, in->bytes[in->imm_off + i]);
+	if (in->imm_bytes) /* the last thing in an instruction; extrq and insertq have two */
+		for (unsigned i = in->imm_off; i < in->len; i++)
+			e8(e, in->bytes[i]);
 }
 
 /* inc and dec of 40..4f are REX prefixes to the host: ff /0 and /1 instead. */
@@ -232,10 +233,13 @@ static void memory_operand(struct native *n, struct operands *o, bool needs_flag
 		return;
 	}
 	bt_flags_clobber(t, t->live_in[t->i]);
-	bt_emit_gva(t, in, 0);
-	if (bitoff)
+	if (bitoff) {
+		bt_emit_gva(t, in, 0);
 		bit_offset_address(t, in);
-	bt_emit_check(t, in->mem_bytes, in->access, false);
+		bt_emit_check(t, in->mem_bytes, in->access, -1, in->seg == SEG_SS ? BT_SITE_STACK : 0);
+	} else {
+		bt_emit_operand(t, in, 0, in->mem_bytes, in->access);
+	}
 	o->mem = true;
 	reg_spilled = (in->flags & BT_I_REG_GPR && spilled(in->modrm_reg)) ||
 		      (in->flags & BT_I_VVVV_GPR && spilled(in->vvvv)) || (in->flags & BT_I_MOFFS && false);

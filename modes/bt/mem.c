@@ -1,14 +1,20 @@
 /* Guest memory from C: the slow path of translated accesses, and the helpers' loads and stores. */
+#include "modes/bt/run.h"
 #include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
 #define SITE_ACCESS 0x03
 #define SITE_MMU_SHIFT 4
-#define SITE_STACK 0x40
 
 static bool canonical(const struct bt_vcpu *v, gva_t gva)
 {
 	return !bt_long_mode(v) || (int64_t)(gva << 16) >> 16 == (int64_t)gva;
+}
+
+/* An access that touches the non-canonical hole is #GP (or #SS), whatever the pages in front of it are. */
+static bool canonical_span(const struct bt_vcpu *v, gva_t gva, unsigned n)
+{
+	return canonical(v, gva) && canonical(v, gva + n - 1);
 }
 
 static void mmio_read(struct bt_vcpu *v, gpa_t gpa, void *buf, unsigned n)
@@ -66,12 +72,12 @@ static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n
 /* Raises what an access would, leaving nothing changed but A and D bits. */
 static void probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_mmu mmu)
 {
+	if (!canonical_span(v, gva, n))
+		bt_raise_error(v, VEC_GP, 0);
 	while (n) {
 		unsigned part = n < room_in_page(gva) ? n : room_in_page(gva);
 		uint8_t *host;
 		gpa_t gpa;
-		if (!canonical(v, gva))
-			bt_raise_error(v, VEC_GP, 0);
 		if (!bt_tlb_hit(v, gva, part, write, mmu))
 			bt_tlb_fill(v, gva, write, mmu, &host, &gpa);
 		gva += part;
@@ -83,7 +89,7 @@ static void load(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum bt_mm
 {
 	unsigned first = room_in_page(gva);
 
-	if (!canonical(v, gva))
+	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, VEC_GP, 0);
 	if (n <= first) {
 		load_part(v, gva, buf, n, mmu);
@@ -98,7 +104,7 @@ static void store(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enu
 {
 	unsigned first = room_in_page(gva);
 
-	if (!canonical(v, gva))
+	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, VEC_GP, 0);
 	if (n <= first) {
 		store_part(v, gva, buf, n, mmu);
@@ -262,8 +268,10 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 	gpa_t gpa;
 
 	v->site = (const uint8_t *)site;
-	if (!canonical(v, gva))
-		bt_raise_error(v, site->access & SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (!canonical_span(v, gva, n))
+		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (site->access & BT_SITE_ALIGNED && gva & (n - 1))
+		bt_raise_error(v, VEC_GP, 0);
 	if (n > room_in_page(gva))
 		return bounced(v, gva, site, mmu);
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {
@@ -284,4 +292,46 @@ void bt_mem_commit(struct bt_vcpu *v)
 		return;
 	}
 	store(v, v->bounce_gva, v->bounce, v->bounce_bytes, v->bounce_mmu);
+}
+
+/* ---- slots --------------------------------------------------------------------------------- */
+
+#define TROUBLE_CYCLES 6000 /* BT_SLOT_BUDGET misses within this many TSC cycles: about 40 ns each */
+
+static uint64_t *hints_of(struct bt_vm *vm, gpa_t gpa)
+{
+	uint64_t **h = &vm->cache.hints[gpa >> GUEST_PAGE_SHIFT];
+
+	if (!*h && bt_cache_room(vm))
+		*h = bt_meta_alloc(vm, GUEST_PAGE_SIZE / 8);
+	return *h;
+}
+
+/*
+ * Misses cost a call and, where they come irregularly, a mispredicted jump. When they come fast, the site that happened
+ * to use up the budget is most likely one that misses often: it goes to the TLB directly from now on.
+ */
+void bt_slot_trouble(struct bt_vcpu *v, const uint8_t *ret)
+{
+	uint64_t now = __builtin_ia32_rdtsc(), since = now - v->slot_tsc;
+	const struct bt_insn_map *m;
+	struct bt_tb *tb;
+	int32_t rel;
+
+	v->slot_budget = BT_SLOT_BUDGET;
+	v->slot_tsc = now;
+	if (since > TROUBLE_CYCLES)
+		return;
+	__builtin_memcpy(&rel, ret + 14, 4); /* behind the call: cmp (7), ja (6), jmp rel32 to the access */
+	if (!bt_rip_of(v->vm, ret + 18 + rel - 1, &tb, &m))
+		return;
+	bt_lock(v);
+	gpa_t gpa = v->vm->cache.pages[tb->page_id].gpa + (((tb->cs_base + tb->rip) & 0xfff) + m->guest);
+	uint64_t *h = tb->page_id2 ? NULL : hints_of(v->vm, gpa);
+	if (h) {
+		h[(gpa & 0xfff) >> 6] |= 1ull << (gpa & 63);
+		bt_tb_kill(v->vm, tb);
+		v->stats.slots_given_up++;
+	}
+	bt_unlock(v);
 }

@@ -92,6 +92,19 @@ struct bt_tlb_entry {
 #define BT_TLB_GLOBAL 1u
 #define BT_TLB_LARGE 2u
 
+/*
+ * In front of the TLB: the last page reached through each base register, for reads and for writes. A slot is filled only
+ * from a TLB hit and emptied with every flush. An empty slot's tag is hit by the first page of the non-canonical half
+ * alone, and then leads to host memory that faults, which becomes the guest's #GP.
+ */
+#define BT_SLOT_INDEX 16 /* operands without a base register */
+#define BT_SLOTS 17
+#define BT_SLOT_EMPTY 0x8000000000000000ull
+struct bt_slot {
+	uint64_t tag;
+	uint8_t *host;
+};
+
 struct bt_vm;
 struct bt_tb;
 struct bt_tail;
@@ -147,9 +160,14 @@ struct bt_vcpu {
 	const char *fail_message;
 	bool user_seen;
 	bool one_active;       /* it is being run: leave behind it */
+	bool no_trap;          /* the instruction ended in an interrupt, which cleared TF: no single-step trap behind it */
 	bool run_one;          /* the next TB is to hold a single instruction */
 
 	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
+	struct bt_slot slot[BT_MMU_COUNT][2][BT_SLOTS]; /* [..][0] reads, [..][1] writes */
+	uint64_t slot_gva, slot_rax;  /* of the slot thunks */
+	uint32_t slot_budget;         /* misses until bt_slot_trouble looks at their rate */
+	uint64_t slot_tsc;
 	uint32_t itlb[BT_ITLB_ENTRIES];
 	uint16_t itlb_local[BT_ITLB_ENTRIES];
 	uint32_t itlb_local_count;
@@ -176,7 +194,7 @@ struct bt_vcpu {
 
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
-			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, string_bytes, wrmsr, rdmsr;
+			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, string_bytes, wrmsr, rdmsr;
 	} stats;
 };
 

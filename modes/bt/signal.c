@@ -37,6 +37,11 @@ static void leave_code(struct bt_vcpu *v, greg_t *g, enum bt_exit_reason reason)
 	g[REG_EFL] &= ~(greg_t)0x400;
 }
 
+static bool in_nowhere(const struct bt_vcpu *v, uint64_t host)
+{
+	return host - (uintptr_t)v->vm->nowhere < BT_NOWHERE_BYTES;
+}
+
 static void guest_fault(struct bt_vcpu *v, greg_t *g, const struct bt_tb *tb, const struct bt_insn_map *m)
 {
 	unsigned vector = (unsigned)g[REG_TRAPNO];
@@ -57,6 +62,18 @@ static void guest_fault(struct bt_vcpu *v, greg_t *g, const struct bt_tb *tb, co
 		v->cs.exception_error = 0;
 		leave_code(v, g, BT_EXIT_EXCEPTION);
 		break;
+	case VEC_PF:
+		if (in_nowhere(v, (uint64_t)g[REG_CR2])) {
+			/* An empty slot: the address is not canonical. */
+			v->cs.exception_pending = 1;
+			v->cs.exception_vector =
+				(uint64_t)g[REG_CR2] - (uintptr_t)v->vm->nowhere < BT_NOWHERE_BYTES / 2 ? VEC_GP : VEC_SS;
+			v->cs.exception_has_error = 1;
+			v->cs.exception_error = 0;
+			leave_code(v, g, BT_EXIT_EXCEPTION);
+			break;
+		}
+		/* fall through */
 	default:
 		v->fail_message = "translated code touched host memory it was not given";
 		leave_code(v, g, BT_EXIT_FAIL);

@@ -129,6 +129,72 @@ static const uint8_t *make_jump(struct emit *e, const void *fn, unsigned arg)
 	return start;
 }
 
+static int32_t tlb_off(unsigned mmu, size_t field)
+{
+	return (int32_t)(offsetof(struct bt_vcpu, tlb) + mmu * sizeof(((struct bt_vcpu *)0)->tlb[0]) + field);
+}
+
+/* call trouble's part of a slot thunk: rsp is 8 below the vCPU, the site's return address there */
+static const uint8_t *make_trouble(struct emit *e)
+{
+	const uint8_t *start = e->p + e->exec;
+
+	save_regs(e, 8);
+	e_lea(e, H_RDI, MEM_BD(H_RSP, 8));
+	e_load(e, H_RSI, MEM_BD(H_RSP, 0));
+	add_rsp(e, -8);
+	call_c(e, (const void *)(uintptr_t)bt_slot_trouble);
+	add_rsp(e, 8);
+	load_regs(e, 8);
+	e8(e, 0xc3);
+	return start;
+}
+
+/*
+ * call slot, with r15 = address + the slot's tag: looks the address up in the TLB. r15 = offset in the page and r14 = the
+ * page's host address, the slot filled; or r15 = something huge. slot_gva is the address either way.
+ */
+static const uint8_t *make_slot(struct emit *e, const struct bt_vm *vm, unsigned mmu, unsigned write, unsigned slot,
+				const uint8_t *trouble)
+{
+	const uint8_t *start = e->p + e->exec;
+	int32_t s = 8 + (int32_t)(offsetof(struct bt_vcpu, slot) +
+				  ((mmu * 2 + write) * BT_SLOTS + slot) * sizeof(struct bt_slot));
+	int32_t tag = 8 + tlb_off(mmu, write ? offsetof(struct bt_tlb_entry, write) : offsetof(struct bt_tlb_entry, read));
+	int32_t host = 8 + tlb_off(mmu, offsetof(struct bt_tlb_entry, host));
+	uint8_t *miss;
+
+	e_op_mem(e, 1, 0x2b, H_R15, MEM_BD(H_RSP, s)); /* sub r15, [slot.tag] */
+	e_store(e, MEM_BD(H_RSP, 8 + V_OFF(slot_gva)), H_R15);
+	e_tlb_index(e, vm->has_bmi2);
+	e_op_mem(e, 1, 0x03, H_R15, MEM_BID(H_RSP, H_R14, tag)); /* add r15, [tag] */
+	e8(e, 0x49), e8(e, 0x81), e8(e, 0xff);                   /* cmp r15, 4095 */
+	e32(e, 4095);
+	miss = e_jcc_fwd(e, COND_A);
+	e_store(e, MEM_BD(H_RSP, 8 + V_OFF(slot_rax)), H_RAX);
+	e_load(e, H_RAX, MEM_BID(H_RSP, H_R14, tag));
+	e_store(e, MEM_BD(H_RSP, s), H_RAX);
+	e_load(e, H_RAX, MEM_BD(H_RSP, 8 + V_OFF(slot_rax)));
+	e_load(e, H_R14, MEM_BID(H_RSP, H_R14, host));
+	e_store(e, MEM_BD(H_RSP, s + 8), H_R14);
+	e_op_mem(e, 0, 0xff, 1, MEM_BD(H_RSP, 8 + V_OFF(slot_budget))); /* dec */
+	e8(e, 0x0f), e8(e, 0x84);                                      /* jz trouble */
+	e_rel32_to(e, trouble);
+	e_fix32(miss, e->p);
+	e8(e, 0xc3);
+	return start;
+}
+
+static void make_slots(struct emit *e, struct bt_vm *vm)
+{
+	const uint8_t *trouble = make_trouble(e);
+
+	for (unsigned mmu = 0; mmu < BT_MMU_COUNT; mmu++)
+		for (unsigned write = 0; write < 2; write++)
+			for (unsigned slot = 0; slot < BT_SLOTS; slot++)
+				vm->thunk.slot[mmu][write][slot] = make_slot(e, vm, mmu, write, slot, trouble);
+}
+
 void bt_thunks_make(struct bt_vm *vm)
 {
 	struct bt_cache *c = &vm->cache;
@@ -139,6 +205,7 @@ void bt_thunks_make(struct bt_vm *vm)
 	make_mem(&e, &vm->thunk);
 	make_commit(&e, &vm->thunk);
 	vm->thunk.link = make_jump(&e, (const void *)(uintptr_t)bt_do_link, H_R14);
+	make_slots(&e, vm);
 	vm->thunk.lookup = make_jump(&e, (const void *)(uintptr_t)bt_do_lookup, H_R15);
 	c->next = c->rw + ((e.p - c->rw + 63) & ~63l);
 	c->first = c->next;

@@ -11,8 +11,23 @@ static void entry_clear(struct bt_tlb_entry *e, unsigned index)
 	e->info = 0;
 }
 
+void bt_slots_clear(struct bt_vcpu *v)
+{
+	uint8_t *nowhere = v->vm->nowhere;
+
+	for (unsigned i = 0; i < BT_MMU_COUNT * 2; i++) {
+		struct bt_slot *s = v->slot[i / 2][i % 2];
+		for (unsigned k = 0; k < BT_SLOTS; k++) {
+			s[k].tag = BT_SLOT_EMPTY;
+			s[k].host = k == GPR_RSP || k == GPR_RBP ? nowhere + BT_NOWHERE_BYTES / 2 : nowhere;
+		}
+	}
+}
+
 void bt_tlb_init(struct bt_vcpu *v)
 {
+	v->slot_budget = BT_SLOT_BUDGET;
+	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		for (unsigned i = 0; i < BT_TLB_ENTRIES; i++)
 			entry_clear(&v->tlb[m][i], i);
@@ -65,6 +80,7 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too)
 {
 	v->stats.tlb_flush++;
+	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		uint32_t kept = 0;
 		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
@@ -86,6 +102,7 @@ void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva)
 	bool large = false;
 
 	v->stats.tlb_flush_page++;
+	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		uint32_t kept = 0;
 		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
@@ -110,6 +127,7 @@ void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva)
 
 void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa)
 {
+	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
 		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
 			unsigned index = v->tlb_used[m][i];
@@ -121,6 +139,7 @@ void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa)
 
 void bt_tlb_protect_all(struct bt_vcpu *v)
 {
+	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
 		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++)
 			v->tlb[m][v->tlb_used[m][i]].write = invalid_tag(v->tlb_used[m][i]);

@@ -22,6 +22,8 @@ static inline uint8_t *bt_tlb_hit(struct bt_vcpu *v, gva_t gva, unsigned n, bool
 }
 
 void bt_tlb_init(struct bt_vcpu *v);
+/* Empties the slots in front of the TLB: they may hold what an entry no longer does. */
+void bt_slots_clear(struct bt_vcpu *v);
 /* Walks for gva, fills its entry; raises #PF. gva must be canonical; the access must not cross the page. */
 enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt_mmu mmu, uint8_t **ret_host,
 			       gpa_t *ret_gpa);

@@ -257,7 +257,7 @@ static void emit_push_value(struct trans *t, unsigned bytes, unsigned reg)
 	struct emit *e = &t->e;
 
 	emit_stack_address(t, -(int)bytes);
-	bt_emit_check(t, bytes, BT_ACCESS_WRITE, true);
+	bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 	if (reg == H_NONE) {
 		e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 		e_load(e, H_T1, V_MEM(tmp[0]));
@@ -272,8 +272,7 @@ static void emit_push_value(struct trans *t, unsigned bytes, unsigned reg)
 /* tmp[0] = the instruction's memory operand */
 static void emit_load_operand(struct trans *t, const struct bt_insn *in, unsigned bytes)
 {
-	bt_emit_gva(t, in, 0);
-	bt_emit_check(t, bytes, BT_ACCESS_READ, false);
+	bt_emit_operand(t, in, 0, bytes, BT_ACCESS_READ);
 	load_sized(t, bytes, H_T0, MEM_BI(H_T1, H_T0));
 	bt_emit_access_end(t);
 	e_store(&t->e, V_MEM(tmp[0]), H_T0);
@@ -328,7 +327,7 @@ static void emit_push(struct trans *t, const struct bt_insn *in)
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
 		if (spilled(g)) {
 			emit_stack_address(t, -(int)bytes);
-			bt_emit_check(t, bytes, BT_ACCESS_WRITE, true);
+			bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 			e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 			e_load(e, H_T1, V_GPR(g));
 			store_sized(t, bytes, H_T1, MEM_BD(H_T0, 0));
@@ -351,7 +350,7 @@ static void emit_push(struct trans *t, const struct bt_insn *in)
 static void emit_pop_value(struct trans *t, unsigned bytes)
 {
 	emit_stack_address(t, 0);
-	bt_emit_check(t, bytes, BT_ACCESS_READ, true);
+	bt_emit_check(t, bytes, BT_ACCESS_READ, GPR_RSP, BT_SITE_STACK);
 	load_sized(t, bytes, H_T0, MEM_BI(H_T1, H_T0));
 	bt_emit_access_end(t);
 }
@@ -389,7 +388,7 @@ static void emit_pop(struct trans *t, const struct bt_insn *in)
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
 		if (bytes == 8 && !spilled(g) && g != GPR_RSP) {
 			emit_stack_address(t, 0);
-			bt_emit_check(t, bytes, BT_ACCESS_READ, true);
+			bt_emit_check(t, bytes, BT_ACCESS_READ, GPR_RSP, BT_SITE_STACK);
 			e_load(e, host_of(g), MEM_BI(H_T1, H_T0));
 			bt_emit_access_end(t);
 			emit_move_rsp(t, 8);
@@ -402,8 +401,7 @@ static void emit_pop(struct trans *t, const struct bt_insn *in)
 	}
 	emit_pop_value(t, bytes);
 	e_store(e, V_MEM(tmp[0]), H_T0);
-	bt_emit_gva(t, in, (int)bytes);
-	bt_emit_check(t, bytes, BT_ACCESS_WRITE, false);
+	bt_emit_operand(t, in, (int)bytes, bytes, BT_ACCESS_WRITE);
 	e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 	e_load(e, H_T1, V_MEM(tmp[0]));
 	store_sized(t, bytes, H_T1, MEM_BD(H_T0, 0));
@@ -428,7 +426,7 @@ static void emit_leave_insn(struct trans *t, const struct bt_insn *in)
 			e_lea32(e, H_T0, MEM_BI(H_T0, H_T1));
 		}
 	}
-	bt_emit_check(t, bytes, BT_ACCESS_READ, true);
+	bt_emit_check(t, bytes, BT_ACCESS_READ, GPR_RBP, BT_SITE_STACK);
 	load_sized(t, bytes, H_T0, MEM_BI(H_T1, H_T0));
 	bt_emit_access_end(t);
 	if (t->bits == 64)
@@ -445,7 +443,7 @@ static void emit_leave_insn(struct trans *t, const struct bt_insn *in)
 /* An address in code, cut to the operand size. */
 static uint64_t cut_rip(const struct trans *t, uint64_t rip, unsigned opsize)
 {
-	return t->bits == 64 ? rip : opsize == 2 ? (uint16_t)rip : (uint32_t)rip;
+	return opsize == 2 ? (uint16_t)rip : t->bits == 64 ? rip : (uint32_t)rip;
 }
 
 static void emit_push_return(struct trans *t, unsigned bytes)
@@ -466,11 +464,11 @@ static void emit_push_return(struct trans *t, unsigned bytes)
 	}
 	if (bytes == 8 && fits_i32((int64_t)t->next)) {
 		emit_stack_address(t, -8);
-		bt_emit_check(t, 8, BT_ACCESS_WRITE, true);
+		bt_emit_check(t, 8, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 		e_store_imm(e, MEM_BI(H_T1, H_T0), (int32_t)t->next);
 	} else {
 		emit_stack_address(t, -(int)bytes);
-		bt_emit_check(t, bytes, BT_ACCESS_WRITE, true);
+		bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 		e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 		e_mov_imm(e, H_T1, t->next);
 		store_sized(t, bytes, H_T1, MEM_BD(H_T0, 0));
@@ -492,8 +490,7 @@ static void emit_target(struct trans *t, const struct bt_insn *in)
 	struct emit *e = &t->e;
 
 	if (in->flags & BT_I_MEM) {
-		bt_emit_gva(t, in, 0);
-		bt_emit_check(t, in->opsize, BT_ACCESS_READ, false);
+		bt_emit_operand(t, in, 0, in->opsize, BT_ACCESS_READ);
 		load_sized(t, in->opsize, H_T0, MEM_BI(H_T1, H_T0));
 		bt_emit_access_end(t);
 	} else if (spilled(in->modrm_rm)) {
@@ -746,7 +743,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	tb->exec = c->next + t->e.exec;
 
 	/* Mark first, read then: a store that comes later takes the slow path and finds the TB. */
-	gpa_t gpa = c->pages[page_id].gpa | (t->gva & 0xfff);
+	gpa_t gpa = t->gpa = c->pages[page_id].gpa | (t->gva & 0xfff);
 	bt_code_mark(v, gpa, 1);
 	decode_block(t);
 	analyse(t);

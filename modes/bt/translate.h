@@ -21,8 +21,12 @@ enum flags_at { FL_HOST, FL_MEM };
 struct slow {
 	uint8_t *jump;       /* rel32 of the ja */
 	uint8_t *tail, *end; /* the access behind the check */
-	uint8_t bytes, access;
 	int32_t tag_off;
+	int slot;            /* number of the slot it goes through; below 0: see emit_mem.c */
+	gva_t gva;           /* a constant address */
+	uint16_t bytes;
+	uint8_t access;
+	int8_t group;        /* the group it is the check of; -1 */
 };
 
 /* A run of instructions that share one check (emit_group.c). */
@@ -33,7 +37,7 @@ struct group {
 	uint8_t fl_start, fl_end;
 	uint16_t bytes;      /* of the range checked */
 	int32_t lo;          /* its start, from the base register */
-	uint8_t *jump;       /* rel32 of the check's jump to the copy out of line */
+	uint8_t *slow;       /* the copy out of line */
 	uint8_t *join;       /* where that goes back to */
 };
 #define TB_MAX_GROUPS 16
@@ -56,6 +60,7 @@ struct trans {
 	unsigned bits, op_mmu;
 	uint64_t rip;   /* of the TB */
 	gva_t gva;
+	gpa_t gpa;
 	unsigned n;     /* instructions */
 	unsigned i;     /* being emitted */
 	uint64_t at, next; /* rip of insn[i] and of the one behind it */
@@ -88,13 +93,19 @@ void bt_flags_clobber(struct trans *t, uint16_t live);
 /* memory (emit_mem.c) */
 /* T0 = linear address of the operand, plus `extra` (pop [rsp..] counts from the new rsp). Keeps the flags; uses T1. */
 void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra);
-/* Checks T0; afterwards T1 + T0 is the host address, and the host's flags are gone. */
-void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, bool stack);
+/*
+ * Checks T0; afterwards T1 + T0 is the host address, and the host's flags are gone. `slot`: the base register's number
+ * or BT_SLOT_INDEX, to try the page reached last through it first; -1: the TLB at once. `site_flags`:
+ * BT_SITE_*.
+ */
+void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned site_flags);
+/* Address and check of an explicit operand. */
+void bt_emit_operand(struct trans *t, const struct bt_insn *in, int extra, unsigned bytes, unsigned access);
 /* The access is over: the tail that bounces copy ends here. */
 void bt_emit_access_end(struct trans *t);
 void bt_emit_slow_paths(struct trans *t);
-/* Checks [T0, T0 + bytes); afterwards T1 + T0 is the host address. Returns the rel32 of the jump taken on a miss. */
-uint8_t *bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access);
+/* Checks [T0, T0 + bytes) for a group; afterwards T1 + T0 is the host address. A miss goes to the group's slow copy. */
+void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group);
 
 /* one instruction of the block (translate.c) */
 void bt_emit_one(struct trans *t, unsigned i);
