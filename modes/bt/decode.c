@@ -294,7 +294,7 @@ static inline unsigned operand_size(const struct cursor *c, enum bt_size_rule ru
 	case Z_Z: return small ? 2 : 4;
 	case Z_Y: return c->pre.rexw ? 8 : 4;
 	case Z_D64: return c->bits == BT_BITS_64 && v == 4 ? 8 : v;
-	case Z_F64: return c->bits == BT_BITS_64 ? 8 : v;
+	case Z_F64: return c->bits == BT_BITS_64 && v == 4 ? 8 : v; /* Intel ignores 66 here, AMD does not */
 	case Z_N: return c->bits == BT_BITS_64 ? 8 : 4;
 	case Z_W: return 2;
 	case Z_D: return 4;

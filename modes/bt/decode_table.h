@@ -50,7 +50,7 @@ enum bt_size_rule {
 	Z_Z,   /* 2, 4 */
 	Z_Y,   /* 4, 8 (REX.W or VEX.W in 64-bit mode) */
 	Z_D64, /* as V, but 4 becomes 8 in 64-bit mode: push, pop */
-	Z_F64, /* as V, but always 8 in 64-bit mode: near branches */
+	Z_F64, /* near branches: the same on AMD, whom we follow; Intel ignores 66 there in 64-bit mode */
 	Z_N,   /* 8 in 64-bit mode, else 4 */
 	Z_W,   /* 2 */
 	Z_D,   /* 4 */

@@ -3,6 +3,7 @@
 
 #include <asm/ldt.h>
 #include <elf.h>
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -165,12 +166,14 @@ enum host_outcome host_step(struct host *h)
 {
 	uint64_t start = h->regs.rip, boundary = HOST_CODE_END;
 	siginfo_t info;
-	int status;
+	int status = 0;
 
 	if (ptrace(PTRACE_SETREGS, h->pid, NULL, &h->regs) || ptrace(PTRACE_SINGLESTEP, h->pid, NULL, NULL) ||
 	    waitpid(h->pid, &status, 0) != h->pid || !WIFSTOPPED(status) ||
-	    ptrace(PTRACE_GETREGS, h->pid, NULL, &h->regs) || ptrace(PTRACE_GETSIGINFO, h->pid, NULL, &info))
+	    ptrace(PTRACE_GETREGS, h->pid, NULL, &h->regs) || ptrace(PTRACE_GETSIGINFO, h->pid, NULL, &info)) {
+		fprintf(stderr, "# the traced child is lost: %s, wait status %#x\n", strerror(errno), status);
 		return HOST_TRAP_GONE;
+	}
 	h->signal = WSTOPSIG(status);
 	if (h->signal == SIGTRAP || h->regs.rip != start)
 		return HOST_RAN; /* after mov ss the trap comes an instruction late, as a fault at the boundary */

@@ -298,8 +298,15 @@ static bool branch66(const struct pair *p)
 {
 	unsigned n;
 
-	return (prefixes(p, &n) & HAS_66) && (p->ours.cls == BT_CLASS_JCC || p->ours.cls == BT_CLASS_JMP ||
-					      p->ours.cls == BT_CLASS_CALL || p->ours.cls == BT_CLASS_RET);
+	return p->bits == BT_BITS_64 && (prefixes(p, &n) & HAS_66) &&
+	       (p->ours.cls == BT_CLASS_JMP_IND || p->ours.cls == BT_CLASS_CALL_IND);
+}
+
+static bool opsize_with_addrsize(const struct pair *p)
+{
+	unsigned n, has = prefixes(p, &n);
+
+	return (has & HAS_66) && (has & HAS_67);
 }
 
 static bool count_zero(const struct pair *p)

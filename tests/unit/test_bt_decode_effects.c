@@ -87,6 +87,8 @@ static void run(const struct probe *p, struct run *ret)
 	if (insn->flags & (BT_I_SSE | BT_I_FPU))
 		host_reset_vectors(&host);
 	ret->out = host_step(&host);
+	if (ret->out == HOST_TRAP_GONE)
+		fail_msg("the traced child is gone: %s", insn->name);
 	for (unsigned i = 0; i < 16; i++)
 		ret->gpr[i] = *gpr(&host.regs, i);
 	ret->flags = host.regs.eflags & BT_FLAGS_ARITH;

@@ -131,10 +131,10 @@ static const char *vendor_difference(const uint8_t *code, const struct bt_insn *
 	return NULL;
 }
 
-/* Near branches in 64-bit mode with a 66 prefix: AMD makes them 16-bit, Intel, whom we follow, ignores it. */
+/* Near branches in 64-bit mode with a 66 prefix: AMD, whom we follow, makes them 16-bit, Intel ignores it. */
 static bool vendor_branch(const uint8_t *code, const struct bt_insn *insn, enum bt_bits bits)
 {
-	if (bits != BT_BITS_64 || !memchr(code, 0x66, insn->opcode_off))
+	if (__builtin_cpu_is("amd") || bits != BT_BITS_64 || !memchr(code, 0x66, insn->opcode_off))
 		return false;
 	return insn->cls == BT_CLASS_JCC || insn->cls == BT_CLASS_JMP || insn->cls == BT_CLASS_CALL;
 }
