@@ -569,7 +569,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_tsc_rate), T(test_pause_stops_time), T(test_timers), T(test_lapic_oneshot), T(test_lapic_periodic),
 		T(test_tsc_deadline), T(test_wait_fires_own_timer), T(test_wait_woken), T(test_wait_without_interrupts),
-		T(test_timer_after_wait), T(test_wait_ping_pong), T(test_pit_channel2_calibration), T(test_pit_readback), T(test_pit_irq0),
+		T(test_timer_after_wait), T(test_wait_ping_pong), T(test_pit_channel2_calibration),
+		T(test_pit_readback), T(test_pit_irq0),
 		T(test_rtc_time), T(test_rtc_interrupts), T(test_pm_timer),
 	};
 	alarm(300); /* a lost wake-up would wait for ever */
