@@ -498,6 +498,7 @@ void bt_op_iret(struct bt_vcpu *v, const struct bt_insn *insn)
 _Noreturn static void software_interrupt(struct bt_vcpu *v, const struct bt_insn *insn, unsigned vector, bool soft)
 {
 	bt_deliver_now(v, vector, false, 0, soft, bt_next_rip(v, insn));
+	v->no_trap = true;
 	bt_resume(v);
 }
 

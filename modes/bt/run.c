@@ -315,12 +315,13 @@ static void run_code(struct bt_vcpu *v)
 	if (v->one_active)
 		v->tb_key |= KEY_ONE;
 	v->exit_reason = BT_EXIT_NONE;
+	v->no_trap = false;
 	if (!bt_guard(v, get_tb, &tb)) {
 		v->cs.interrupt_shadow = 0;
 		v->in_code = true;
 		v->vm->thunk.enter(v, tb->exec + tb->mem_entry);
 		v->in_code = false;
-		if (trap && v->exit_reason != BT_EXIT_EXCEPTION && v->exit_reason != BT_EXIT_FAIL) {
+		if (trap && !v->no_trap && v->exit_reason != BT_EXIT_EXCEPTION && v->exit_reason != BT_EXIT_FAIL) {
 			v->cs.dr6 |= 1u << 14; /* BS */
 			v->cs.exception_pending = 1;
 			v->cs.exception_vector = VEC_DB;
