@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@
  *
  *	@bench init NOW                                    the first thing the first process does
  *	@bench start NAME NOW
- *	@bench end NAME NOW OPERATIONS ELAPSED RESULT      ELAPSED excludes the printing
+ *	@bench end NAME NOW OPERATIONS ELAPSED RESULT      ELAPSED excludes the printing; natively, one more number: for how
+ *	                                                   long in it the processor was another process's
  *	@bench crash NAME STATUS                           a wait status
  *	@bench done
  *
@@ -33,6 +35,7 @@
 #define PLAN "/etc/bench.plan"
 
 const char *guest_self;
+static bool native;
 
 static const struct workload *const lists[] = {
 	integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
@@ -60,6 +63,20 @@ static uint64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* For how long this process was runnable and another ran. */
+static uint64_t waited(void)
+{
+	uint64_t delay = 0;
+	FILE *f = fopen("/proc/self/schedstat", "re");
+
+	if (f) {
+		if (fscanf(f, "%*u %" SCNu64, &delay) != 1)
+			delay = 0;
+		fclose(f);
+	}
+	return delay;
 }
 
 static const struct workload *find(const char *name)
@@ -93,7 +110,8 @@ static uint64_t calibrate(const struct workload *w, uint64_t target_ns)
 
 static void measure(const struct workload *w, uint64_t operations, uint64_t target_ns)
 {
-	uint64_t start, elapsed, result;
+	uint64_t start, elapsed, result, delay;
+	char more[32] = "";
 
 	if (w->prepare)
 		w->prepare();
@@ -102,11 +120,14 @@ static void measure(const struct workload *w, uint64_t operations, uint64_t targ
 	dprintf(1, "@bench start %s %" PRIu64 "\n", w->name, now());
 	/* The line's interrupts belong to nobody's time. */
 	tcdrain(1);
+	delay = native ? waited() : 0;
 	start = now();
 	result = w->run(operations);
 	elapsed = now() - start;
-	dprintf(1, "@bench end %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", w->name, now(), operations,
-		elapsed, result);
+	if (native)
+		snprintf(more, sizeof(more), " %" PRIu64, waited() - delay);
+	dprintf(1, "@bench end %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 "%s\n", w->name, now(), operations,
+		elapsed, result, more);
 	tcdrain(1);
 }
 
@@ -198,6 +219,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "Usage: guest PLAN | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
 		return 2;
 	}
+	native = true;
 	/* As in the guest, which has one processor. */
 	CPU_ZERO(&one);
 	CPU_SET(sched_getcpu(), &one);
