@@ -23,13 +23,14 @@ enum mode_capability {
 /* Why a vCPU stopped running guest code. Port I/O and MMIO are served inside run, through machine/. */
 enum mode_exit_reason {
 	MODE_EXIT_INTERRUPTED, /* kicked: look at what is asked of you, then run again */
-	MODE_EXIT_HALT,        /* hlt with interrupts enabled or not: wait for an event, then run again */
+	MODE_EXIT_HALT,        /* wait for an event, then run again; `masked` tells which end it */
 	MODE_EXIT_SHUTDOWN,    /* triple fault */
 	MODE_EXIT_ERROR,       /* the engine met what it cannot run; `message` says what and where */
 };
 
 struct mode_exit {
 	enum mode_exit_reason reason;
+	bool masked; /* HALT with interrupts off, or waiting for a start-up IPI: an interrupt does not end it */
 	char message[256]; /* for SHUTDOWN and ERROR: one line, for people */
 };
 

@@ -227,7 +227,7 @@ static void vcpu_run_until_asked(struct vm_vcpu *vcpu)
 			atomic_fetch_add_explicit(&vcpu->halts, 1, memory_order_relaxed);
 			if (asked_to_stop(vm))
 				return;
-			machine_vcpu_wait(vm->machine, vcpu->index);
+			machine_vcpu_wait_for(vm->machine, vcpu->index, !outcome.masked);
 			if (asked_to_stop(vm))
 				return;
 			break;

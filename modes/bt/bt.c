@@ -252,6 +252,7 @@ static int vcpu_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 	bt_fpu_enter(v);
 	ret_exit->reason = bt_run(v);
 	bt_fpu_leave(v);
+	ret_exit->masked = v->cs.activity == CPU_WAIT_SIPI || !(v->cs.rflags & RFLAGS_IF);
 	ret_exit->message[0] = 0;
 	if (ret_exit->reason == MODE_EXIT_SHUTDOWN)
 		snprintf(ret_exit->message, sizeof(ret_exit->message), "triple fault on vCPU %u at rip 0x%llx", v->index,
