@@ -5,11 +5,13 @@
  */
 #include "vm/private.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <seccomp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -84,12 +86,49 @@ static int restrict_files(struct vm *vm)
 
 /* ---- privileges ---- */
 
-static int drop_capabilities(void)
+/* Of the calling thread. Async-signal-safe. */
+static int drop_own_capabilities(void)
 {
 	/* The bounding set cannot be shrunk without CAP_SETPCAP; with no_new_privs and no execve it is moot. */
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct none[2] = {{0}};
 	return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
+}
+
+static atomic_int threads_dropped, drop_failures;
+
+/* Asks every other thread to drop its capabilities, by SIGSYS, which none of ours blocks. Returns how many. */
+static int ask_other_threads(void)
+{
+	DIR *dir = opendir("/proc/self/task");
+	if (!dir)
+		return -errno;
+	int asked = 0;
+	const struct dirent *entry;
+	while ((entry = readdir(dir))) {
+		pid_t tid = (pid_t)atoi(entry->d_name);
+		if (tid > 0 && tid != gettid() && syscall(SYS_tgkill, getpid(), tid, SIGSYS) == 0)
+			asked++;
+	}
+	closedir(dir);
+	return asked;
+}
+
+/*
+ * Capabilities belong to threads, and the machine and the engine have started some by now: earlier was too early, since
+ * root's are what opens files of other users.
+ */
+static int drop_capabilities(void)
+{
+	int rc = drop_own_capabilities(), asked = rc ? rc : ask_other_threads();
+	if (asked < 0)
+		return asked;
+	for (int ms = 0; atomic_load(&threads_dropped) < asked; ms++) {
+		if (ms == 1000)
+			return -ETIMEDOUT;
+		usleep(1000);
+	}
+	return atomic_load(&drop_failures) ? -EPERM : 0;
 }
 
 int vm_sandbox_early(struct vm *vm)
@@ -125,8 +164,6 @@ static const struct {
 	{"newfstatat", "sizes of files, as glibc asks"},
 	{"statx", "sizes of files, as glibc asks"},
 	{"fcntl", "flags of descriptors"},
-	{"openat", "kernels on a reset, /proc/self, result.json; narrowed by Landlock"},
-	{"open", "the same, older form"},
 	{"close", "descriptors"},
 	{"rename", "result.json into place"},
 	{"renameat", "result.json into place"},
@@ -177,7 +214,6 @@ static const struct {
 	{"sched_getparam", "thread start"},
 	{"sched_getscheduler", "thread start"},
 	{"getcpu", "statistics"},
-	{"clone3", "threads of vCPUs and devices"},
 	{"set_robust_list", "thread start"},
 	{"rseq", "thread start"},
 	{"set_tid_address", "thread start"},
@@ -217,6 +253,20 @@ static int allow(scmp_filter_ctx ctx, const char *name)
 	return nr == __NR_SCMP_ERROR ? 0 : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 0);
 }
 
+/*
+ * Files: to read (a kernel on a reset, /proc), or made anew (result.json). Nothing that exists is opened for writing,
+ * /proc/self/mem least of all. Landlock narrows the rest.
+ */
+static int allow_open(scmp_filter_ctx ctx)
+{
+	const uint64_t fresh = O_CREAT | O_EXCL;
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+				  SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, fresh, fresh));
+	return rc;
+}
+
 static int fill_filter(scmp_filter_ctx ctx)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++) {
@@ -235,10 +285,14 @@ static int fill_filter(scmp_filter_ctx ctx)
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 				      SCMP_A0(SCMP_CMP_EQ, PR_SET_TIMERSLACK));
-	/* glibc tries clone3 first; where a container hides that (ENOSYS) it is clone, with CLONE_THREAD (0x10000). */
+	/* Threads only (CLONE_THREAD is 0x10000). clone3 hides its flags from a filter; glibc then takes clone. */
+	if (!rc)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 				      SCMP_A0(SCMP_CMP_MASKED_EQ, 0x10000, 0x10000));
+	if (!rc)
+		rc = allow_open(ctx);
 	/* Scheduling limits of our own process, read by glibc when it makes a stack. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A2(SCMP_CMP_EQ, 0));
@@ -260,10 +314,16 @@ static size_t put_hex(char *text, uint64_t value)
 	return n;
 }
 
-/* The call was not carried out; say which one it was and from where, since nothing else will. Async-signal-safe. */
+/* Either drop_capabilities asks, or the filter refused a call. That was not carried out; say which one it was and from where, since nothing else will. Async-signal-safe. */
 static void on_sigsys(int signal_number, siginfo_t *info, void *context)
 {
 	const ucontext_t *uc = context;
+	if (info->si_code == SI_TKILL && info->si_pid == getpid()) {
+		if (drop_own_capabilities())
+			atomic_fetch_add(&drop_failures, 1);
+		atomic_fetch_add(&threads_dropped, 1);
+		return;
+	}
 	const struct {
 		const char *label;
 		uint64_t value;
@@ -295,11 +355,11 @@ int vm_sandbox_enter(struct vm *vm)
 		vm_log("running without a sandbox, by request");
 		return 0;
 	}
+	struct sigaction sa = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_RESTART};
+	sigaction(SIGSYS, &sa, NULL);
 	int rc = drop_capabilities();
 	if (rc)
 		return rc;
-	struct sigaction sa = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO};
-	sigaction(SIGSYS, &sa, NULL);
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 	if (!ctx)
 		return -ENOMEM;

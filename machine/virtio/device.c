@@ -283,6 +283,7 @@ static int start_worker(struct virtio_device *dev)
 
 	/* Signals are the vCPU threads' and the main thread's. */
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS); /* the sandbox asks every thread to drop its capabilities by it */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&dev->worker, NULL, worker_main, dev);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

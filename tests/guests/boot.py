@@ -126,6 +126,23 @@ class Session:
         check(memory["overhead_kib"] <= 96 * 1024, f"{memory['overhead_kib'] / 1024:.0f} MiB beyond guest RAM")
         check(memory["guest_ram_kib"] <= 256 * 1024, str(memory))
 
+    def is_sandboxed(self):
+        """Every thread: a filter, no new privileges, no capabilities; and no core of guest memory."""
+        pid = self.vm.process.pid
+        threads = os.listdir(f"/proc/{pid}/task")
+        check(len(threads) >= 2, str(threads))
+        for thread in threads:
+            with open(f"/proc/{pid}/task/{thread}/status") as f:
+                status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+            check(status["Seccomp"] == "2" and status["NoNewPrivs"] == "1", f"{status['Name']}: {status}")
+            check(int(status["CapEff"], 16) == 0 and int(status["CapPrm"], 16) == 0, f"{status['Name']}: capabilities")
+        with open(f"/proc/{pid}/limits") as f:
+            core = next(line.split() for line in f if line.startswith("Max core"))
+        check(core[4] == "0", f"core files: {core}")
+        with open(f"/proc/{pid}/maps") as f:
+            both = [line for line in f if line.split()[1][1:3] == "wx"]
+        check(not both, f"memory that is writable and executable: {both}")
+
     def refuses_bad_requests(self):
         for request, code in ((b"{", -32700), (b"[]", -32600), (b'{"jsonrpc":"2.0","id":1,"method":"fly"}', -32601),
                               (b'{"jsonrpc":"2.0","id":1,"method":"set","params":{"x":1}}', -32602)):
@@ -325,7 +342,7 @@ def main():
         steps = [
             session.says_who_it_is, session.answers_typing, session.replays_the_scrollback, session.keeps_time,
             session.is_idle_at_its_prompt, session.pauses, session.has_its_devices, session.writes_a_disk,
-            session.counts, session.is_small, session.refuses_bad_requests, session.powers_off,
+            session.counts, session.is_small, session.is_sandboxed, session.refuses_bad_requests, session.powers_off,
         ]
         try:
             if tap.run("boots to user space", session.boots):
