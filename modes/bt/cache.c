@@ -145,20 +145,20 @@ void bt_cache_flush(struct bt_vm *vm)
 
 /* ---- code pages and the itlb ------------------------------------------------ */
 
-static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_t *host, bool user)
+static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_t *host, uint32_t key)
 {
 	struct bt_cache *c = &vm->cache;
 	uint64_t h = (gva >> 12) * 0x9e3779b97f4a7c15ull ^ (gpa >> 12) * 0xc2b2ae3d27d4eb4full;
-	uint32_t *head = &c->page_hash[(h >> 40 ^ user) & (ARRAY_SIZE(c->page_hash) - 1)];
+	uint32_t *head = &c->page_hash[(h >> 40 ^ key) & (ARRAY_SIZE(c->page_hash) - 1)];
 	uint32_t id;
 
 	for (id = *head; id; id = c->pages[id].next) {
 		const struct bt_code_page *p = &c->pages[id];
-		if (p->gva == gva && p->gpa == gpa && p->user == user)
+		if (p->gva == gva && p->gpa == gpa && p->key == key)
 			return id;
 	}
 	id = c->page_count++;
-	c->pages[id] = (struct bt_code_page){.gva = gva, .gpa = gpa, .host = host, .next = *head, .user = user};
+	c->pages[id] = (struct bt_code_page){.gva = gva, .gpa = gpa, .host = host, .next = *head, .key = key};
 	*head = id;
 	return id;
 }
@@ -168,8 +168,9 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 	gva_t gva = at & GUEST_PAGE_MASK;
 	struct bt_vm *vm = v->vm;
 	bool user = v->cpl == 3;
+	bool keep = !(v->tb_key & KEY_ONE); /* single instructions leave no trace in the itlb */
 	unsigned slot = bt_itlb_slot(gva, user);
-	uint32_t id = v->itlb[slot];
+	uint32_t id = keep ? v->itlb[slot] : 0;
 	struct bt_walk w;
 	const struct ram_region *r;
 
@@ -186,9 +187,11 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 	bool locked = v->holds_lock;
 	if (!locked)
 		bt_lock(v);
-	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), user);
+	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), v->tb_key);
 	if (!locked)
 		bt_unlock(v);
+	if (!keep)
+		return id;
 	if (!w.global && !user)
 		v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = (uint16_t)slot;
 	v->itlb[slot] = id;
@@ -293,7 +296,8 @@ struct bt_tb *bt_tb_get(struct bt_vcpu *v)
 	struct bt_tb *tb = NULL;
 	while (!tb)
 		tb = try_get(v, gva, rip, base);
-	bt_jc(v)[(uint16_t)rip] = tb->exec;
+	if (!(tb->key & KEY_ONE))
+		bt_jc(v)[(uint16_t)rip] = tb->exec;
 	return tb;
 }
 
@@ -401,7 +405,8 @@ void bt_tb_kill(struct bt_vm *vm, struct bt_tb *tb)
 	page_unlist(c, tb, tb->page_id);
 	if (tb->page_id2)
 		page_unlist(c, tb, tb->page_id2);
-	patch32((uint8_t *)tb->id_field, BT_NO_GUARD);
+	if (tb->id_field)
+		patch32((uint8_t *)tb->id_field, BT_NO_GUARD);
 
 	for (struct bt_exit *x = tb->in, *next; x; x = next) {
 		next = x->next_in;

@@ -43,7 +43,7 @@ struct bt_code_page {
 	gpa_t gpa;
 	const uint8_t *host;
 	uint32_t next; /* hash chain */
-	bool user;
+	uint32_t key;  /* tb_key, so that one comparison of ids covers the mode as well */
 };
 
 /* A way out of a TB to a constant address. */
@@ -141,6 +141,7 @@ struct bt_site {
 	uint8_t bytes;
 	uint8_t access;     /* enum bt_access | mmu << 4 | 0x40: stack | BT_SITE_ALIGNED */
 } __attribute__((packed));
+#define BT_SITE_FPU 0x04u     /* a pending x87 exception comes before any fault of the access */
 #define BT_SITE_STACK 0x40u   /* a non-canonical address is #SS */
 #define BT_SITE_ALIGNED 0x80u /* #GP unless aligned to its size, before any page fault */
 
@@ -222,6 +223,8 @@ void bt_mem_commit(struct bt_vcpu *v);
 /* Called by a slot thunk after BT_SLOT_BUDGET misses: if they came fast, the site behind `ret` gives its slot up. */
 #define BT_SLOT_BUDGET 64
 void bt_slot_trouble(struct bt_vcpu *v, const uint8_t *ret);
+/* A helper stored to translated code: goes on behind its instruction through the dispatcher. (run.c) */
+_Noreturn void bt_code_changed(struct bt_vcpu *v);
 /* run.c: called by thunks; return the host address to go on at. */
 const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *exit);
 const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip);

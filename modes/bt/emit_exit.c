@@ -62,7 +62,7 @@ static gva_t linear(const struct trans *t, uint64_t rip)
 	return t->bits == 64 ? rip : (uint32_t)(t->tb->cs_base + rip);
 }
 
-static struct exit_todo *exit_new(struct trans *t, uint64_t rip)
+static struct exit_todo *exit_new(struct trans *t, uint64_t rip, uint16_t live)
 {
 	struct exit_todo *x = &t->todo[t->todo_count];
 
@@ -74,6 +74,7 @@ static struct exit_todo *exit_new(struct trans *t, uint64_t rip)
 	x->stub_ref[0] = x->stub_ref[1] = NULL;
 	x->in_page = (linear(t, rip) ^ t->gva) < GUEST_PAGE_SIZE && !t->tb->page_id2 && t->bits != 16;
 	x->backward = rip <= t->at;
+	x->live = live;
 	x->fl = t->fl;
 	return x;
 }
@@ -83,7 +84,9 @@ static void emit_transfer(struct trans *t, struct exit_todo *x)
 {
 	struct emit *e = &t->e;
 
-	if (x->in_page)
+	if (!x->live)
+		t->fl = x->in_page ? FL_HOST : FL_MEM; /* any place will do */
+	else if (x->in_page)
 		bt_flags_to_host(t);
 	else
 		bt_flags_to_mem(t);
@@ -102,18 +105,18 @@ static void emit_transfer(struct trans *t, struct exit_todo *x)
 	x->stub_ref[1] = x->exit->patch = e_jmp_fwd(e);
 }
 
-void bt_emit_exit(struct trans *t, uint64_t rip)
+void bt_emit_exit(struct trans *t, uint64_t rip, uint16_t live)
 {
 	if (t->key & KEY_ONE) {
 		emit_leave_at(t, rip);
 		return;
 	}
-	struct exit_todo *x = exit_new(t, rip);
+	struct exit_todo *x = exit_new(t, rip, live);
 	emit_transfer(t, x);
 	x->fl = t->fl;
 }
 
-void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip)
+void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip, uint16_t live)
 {
 	struct emit *e = &t->e;
 
@@ -125,7 +128,7 @@ void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip)
 		e_fix32(skip, e->p);
 		return;
 	}
-	struct exit_todo *x = exit_new(t, rip);
+	struct exit_todo *x = exit_new(t, rip, live);
 	if (x->in_page && !x->backward) { /* the jcc itself is the patchable jump */
 		e_align4(e, 2);
 		x->stub_ref[1] = x->exit->patch = e_jcc_fwd(e, cond);
@@ -172,7 +175,8 @@ void bt_emit_exit_stubs(struct trans *t)
 			if (x->stub_ref[k])
 				e_fix32(x->stub_ref[k], e->p);
 		t->fl = x->in_page ? FL_HOST : FL_MEM;
-		bt_flags_to_mem(t);
+		if (x->live)
+			bt_flags_to_mem(t);
 		e_mov_imm(e, H_T1, (uintptr_t)x->exit);
 		e_jmp(e, t->vm->thunk.link);
 	}
@@ -210,24 +214,22 @@ void bt_emit_entry(struct trans *t)
 	struct emit *e = &t->e;
 	struct bt_tb *tb = t->tb;
 
-	/* The indirect entry: am I what r15 asks for, here and now? */
-	compare_imm(t, t->rip);
-	lookup_unless_equal(t);
-	if (!(t->key & KEY_FLAT)) { /* the same offset in another code segment is another address */
+	/* The indirect entry: am I what r15 asks for, here and now? The page's id stands for mapping and mode. */
+	if (!(t->key & KEY_ONE)) {
+		compare_imm(t, t->rip);
+		lookup_unless_equal(t);
+		compare_itlb(t, t->gva, tb->page_id);
+		tb->id_field = (uint32_t *)(void *)(e->p - 4);
+		lookup_unless_equal(t);
+	}
+	if (!(t->key & (KEY_FLAT | KEY_ONE))) { /* the same offset in another code segment is another address */
 		e_mov_imm(e, H_T1, tb->cs_base);
 		e_op_mem(e, 1, 0x3b, H_T1, MEM_BD(H_VCPU, V_OFF(cs.seg[SEG_CS].base)));
 		lookup_unless_equal(t);
 	}
-	/* Jump cache entries carry no mode: what differs within one code page must be told apart here. */
-	e_op_mem(e, 0, 0x81, 7, V_MEM(tb_key));
-	e32(e, t->key);
-	lookup_unless_equal(t);
-	compare_itlb(t, t->gva, tb->page_id);
-	tb->id_field = (uint32_t *)(void *)(e->p - 4);
-	lookup_unless_equal(t);
 
 	tb->mem_entry = (uint16_t)(e->p + e->exec - tb->exec);
-	if (tb->page_id2) {
+	if (tb->page_id2 && !(t->key & KEY_ONE)) {
 		e_mov_imm(e, H_T0, t->rip);
 		compare_itlb(t, t->gva + GUEST_PAGE_SIZE, tb->page_id2);
 		lookup_unless_equal(t);

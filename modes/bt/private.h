@@ -152,6 +152,8 @@ struct bt_vcpu {
 	uint32_t bounce_bytes;
 	uint8_t bounce_mmu;
 	uint8_t *bounce_host; /* the commit goes here, under the lock that code_write took */
+	const struct bt_insn *op_insn; /* of the helper that runs */
+	bool code_hit;         /* a store of C code's went to a page with translations */
 	const uint8_t *site;   /* non-NULL while a slow path runs: its return address, from which rip is found */
 	uint64_t tmp[4];       /* of translated code, within one instruction */
 	uint8_t exit_reason;   /* enum bt_exit_reason: why translated code was left */
@@ -171,6 +173,7 @@ struct bt_vcpu {
 	uint32_t itlb[BT_ITLB_ENTRIES];
 	uint16_t itlb_local[BT_ITLB_ENTRIES];
 	uint32_t itlb_local_count;
+	uint32_t itlb_key[2]; /* the tb_key that each half's entries are for */
 	struct bt_tlb_entry tlb[BT_MMU_COUNT][BT_TLB_ENTRIES] __attribute__((aligned(64)));
 	/* Filled entries since the last flush, so that flushing costs what was used. */
 	uint16_t tlb_used[BT_MMU_COUNT][BT_TLB_ENTRIES];
@@ -347,5 +350,7 @@ int bt_guard(struct bt_vcpu *v, void (*fn)(struct bt_vcpu *v, void *arg), void *
 void bt_fpu_leave(struct bt_vcpu *v);
 /* Puts it back. Idempotent. */
 void bt_fpu_enter(struct bt_vcpu *v);
+/* Whether an unmasked x87 exception waits for the next x87 instruction. While the state is live. */
+bool bt_fpu_pending(void);
 
 #endif

@@ -1,6 +1,7 @@
 /* The dispatcher: from the run loop into translations and back, events between instructions, leaving helpers. */
 #include "modes/bt/run.h"
 
+#include "modes/bt/helper.h"
 #include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
@@ -147,6 +148,13 @@ void bt_resume(struct bt_vcpu *v)
 	v->vm->thunk.reenter(v, tb->exec + tb->mem_entry);
 }
 
+void bt_code_changed(struct bt_vcpu *v)
+{
+	v->code_hit = false;
+	v->cs.rip = bt_next_rip(v, v->op_insn);
+	bt_resume(v);
+}
+
 int bt_guard(struct bt_vcpu *v, void (*fn)(struct bt_vcpu *v, void *arg), void *arg)
 {
 	void *here[5], **outer = v->guard;
@@ -211,7 +219,8 @@ void bt_mode_changed(struct bt_vcpu *v)
 	uint32_t key = 0;
 	bool real = bt_real_mode(v), vm86 = bt_vm86(v);
 
-	v->cpl = real ? 0 : vm86 ? 3 : cs->seg[SEG_CS].selector & 3;
+	/* SS's, as on hardware: CS's low bits mean nothing between setting CR0.PE and the far jump behind it. */
+	v->cpl = real ? 0 : vm86 ? 3 : cs->seg[SEG_SS].access >> SEG_ACCESS_DPL_SHIFT & 3;
 	v->mmu = v->cpl == 3 ? BT_MMU_USER
 		 : cs->cr4 & CR4_SMAP && !(cs->rflags & RFLAGS_AC) ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
 	if (bt_code64(v)) {
@@ -231,6 +240,13 @@ void bt_mode_changed(struct bt_vcpu *v)
 	key |= v->cpl == 0 ? KEY_IOPL_OK : 0;
 	key |= v->one_active ? KEY_ONE : 0;
 	v->tb_key = key;
+	/* Ids of code pages stand for a mode too: another mode at the same privilege empties that half of the itlb. */
+	bool user = v->cpl == 3;
+	key &= ~KEY_ONE;
+	if (v->itlb_key[user] != key) {
+		v->itlb_key[user] = key;
+		bt_fill(v->itlb + (user ? BT_ITLB_ENTRIES / 2 : 0), 0, sizeof(v->itlb) / 2);
+	}
 	if (v->cpl == 3 && !v->user_seen && !vm86) {
 		v->user_seen = true;
 		bt_note_first_user(v->vm);

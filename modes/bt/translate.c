@@ -130,14 +130,15 @@ static void analyse(struct trans *t)
 	const struct bt_insn *last = &t->insn[t->n - 1];
 	uint16_t live = BT_FLAGS_ARITH;
 
-	if (last->cls == BT_CLASS_JMP)
+	if (last->cls == BT_CLASS_JMP || last->cls == BT_CLASS_CALL)
 		live = live_at(t, t->rip + t->off[t->n] + (uint64_t)last->imm);
-	else if (!ends_block(last))
-		live = live_at(t, t->rip + t->off[t->n]);
+	t->live_taken[t->n - 1] = t->live_end = live;
+	if (!ends_block(last))
+		t->live_end = live = live_at(t, t->rip + t->off[t->n]);
 	for (unsigned i = t->n; i-- > 0;) {
 		const struct bt_insn *in = &t->insn[i];
 		if (in->cls == BT_CLASS_JCC && (t->key & KEY_ONE) == 0)
-			live |= live_at(t, t->rip + t->off[i + 1] + (uint64_t)in->imm);
+			live |= t->live_taken[i] = live_at(t, t->rip + t->off[i + 1] + (uint64_t)in->imm);
 		else if (in->cls == BT_CLASS_JCC || in->cls == BT_CLASS_LOOP)
 			live = BT_FLAGS_ARITH;
 		t->live_out[i] = live;
@@ -479,9 +480,9 @@ static void emit_push_return(struct trans *t, unsigned bytes)
 
 static void emit_call(struct trans *t, const struct bt_insn *in)
 {
-	bt_flags_to_mem(t);
+	bt_flags_clobber(t, t->live_out[t->i]);
 	emit_push_return(t, stack_bytes(t, in));
-	bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize));
+	bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_out[t->i]);
 }
 
 /* tmp[1] = where an indirect call or jump goes */
@@ -533,7 +534,7 @@ static void emit_ret(struct trans *t, const struct bt_insn *in)
 static void emit_jcc(struct trans *t, const struct bt_insn *in)
 {
 	bt_flags_to_host(t);
-	bt_emit_side_exit(t, in->cond, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize));
+	bt_emit_side_exit(t, in->cond, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_taken[t->i]);
 }
 
 /* loop, loope, loopne, jcxz: the host's own, around a jump. Not with a 16-bit counter, which the host lacks. */
@@ -573,6 +574,8 @@ static void emit_loop(struct trans *t, const struct bt_insn *in)
 	} else {
 		if (in->addrsize == 4)
 			e8(e, 0x67);
+		if (in->flags & (BT_I_REP | BT_I_REPNE)) /* AMD's loopne with f3 is loope */
+			e8(e, in->flags & BT_I_REP ? 0xf3 : 0xf2);
 		e8(e, in->opcode);
 		rel8 = e->p++;
 	}
@@ -583,10 +586,10 @@ static void emit_loop(struct trans *t, const struct bt_insn *in)
 	*rel8 = (uint8_t)(e->p - (rel8 + 1));
 	if (in->addrsize == 2)
 		e_mov_rr(e, H_RCX, H_T1);
-	bt_emit_exit(t, taken);
+	bt_emit_exit(t, taken, BT_FLAGS_ARITH);
 	e_fix32(not_taken, e->p);
 	t->fl = FL_HOST;
-	bt_emit_exit(t, t->next);
+	bt_emit_exit(t, t->next, BT_FLAGS_ARITH);
 }
 
 static void emit_segment_push(struct trans *t, const struct bt_insn *in)
@@ -667,7 +670,9 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 	case BT_CLASS_CALL: emit_call(t, in); break;
 	case BT_CLASS_CALL_IND:
 	case BT_CLASS_JMP_IND: emit_indirect_insn(t, in); break;
-	case BT_CLASS_JMP: bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize)); break;
+	case BT_CLASS_JMP:
+		bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_taken[t->i]);
+		break;
 	case BT_CLASS_JCC: emit_jcc(t, in); break;
 	case BT_CLASS_LOOP: emit_loop(t, in); break;
 	case BT_CLASS_RET: emit_ret(t, in); break;
@@ -714,7 +719,7 @@ static void emit_block(struct trans *t)
 	}
 	const struct bt_insn *last = &t->insn[t->n - 1];
 	if (!ends_block(last))
-		bt_emit_exit(t, t->next);
+		bt_emit_exit(t, t->next, t->live_end);
 }
 
 struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)

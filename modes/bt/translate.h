@@ -27,6 +27,8 @@ struct slow {
 	uint16_t bytes;
 	uint8_t access;
 	int8_t group;        /* the group it is the check of; -1 */
+	const struct bt_insn *masked; /* its helper does the whole instruction instead of the access; NULL: not so */
+	uint64_t at;         /* the rip of that */
 };
 
 /* A run of instructions that share one check (emit_group.c). */
@@ -47,6 +49,7 @@ struct exit_todo {
 	uint8_t *jump; /* rel32 of a jcc to the out-of-line part; NULL: emitted in line already */
 	struct bt_exit *exit;
 	bool backward, in_page;
+	bool live; /* the target may read flags */
 	enum flags_at fl;
 	uint8_t *stub_ref[2]; /* rel32 fields that point at the stub */
 };
@@ -66,6 +69,8 @@ struct trans {
 	uint64_t at, next; /* rip of insn[i] and of the one behind it */
 	enum flags_at fl;
 	uint16_t live_in[TB_MAX_INSNS + 1], live_out[TB_MAX_INSNS];
+	uint16_t live_taken[TB_MAX_INSNS]; /* at the target of a direct jump or call */
+	uint16_t live_end; /* where the block falls through to, or its last jump's target */
 	uint16_t off[TB_MAX_INSNS + 1]; /* guest byte offsets */
 	struct slow slow[TB_MAX_SLOW];
 	unsigned slow_count;
@@ -124,8 +129,9 @@ void bt_emit_native(struct trans *t, const struct bt_insn *in);
 void bt_emit_lea(struct trans *t, const struct bt_insn *in);
 
 /* control flow (emit_exit.c) */
-void bt_emit_exit(struct trans *t, uint64_t rip);             /* unconditional */
-void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip); /* jcc; flags are in the host */
+/* `live`: the flags that may be read at rip. */
+void bt_emit_exit(struct trans *t, uint64_t rip, uint16_t live);                     /* unconditional */
+void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip, uint16_t live); /* jcc; flags are in the host */
 void bt_emit_indirect(struct trans *t, bool poll);            /* T0 = rip, flags in memory */
 void bt_emit_exit_stubs(struct trans *t);
 void bt_emit_entry(struct trans *t);
