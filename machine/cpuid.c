@@ -34,7 +34,8 @@ enum { EAX, EBX, ECX, EDX };
 	 BIT(29) /* sha */)
 #define L7_EBX_OURS BIT(1) /* tsc_adjust */
 #define L7_EBX_AVX2 BIT(5)
-#define L7_ECX_HOST BIT(22) /* rdpid */
+#define L7_ECX_HOST (BIT(8) /* gfni */ | BIT(9) /* vaes */ | BIT(10) /* vpclmulqdq */ | BIT(22) /* rdpid */)
+#define L7_ECX_NEEDS_AVX (BIT(9) | BIT(10))
 #define L7_ECX_OURS BIT(2)  /* umip */
 #define L7_EDX_HOST BIT(4)  /* fsrm */
 #define L7_EDX_ARCH_CAP BIT(29)
@@ -43,9 +44,9 @@ enum { EAX, EBX, ECX, EDX };
 
 #define L1_ECX_NEEDS_AVX (BIT(12) | BIT(28) | BIT(29)) /* gone when XCR0 cannot hold AVX */
 
-/* Leaf 0x80000001. Not: SVM, EXTAPIC, CR8_LEGACY (lock mov cr0), SSE4A, XOP, FMA4, TBM, OSVW, FXSR_OPT, 3DNow!. */
+/* Leaf 0x80000001. Not: SVM, EXTAPIC, CR8_LEGACY (lock mov cr0), XOP, FMA4, TBM, OSVW, FXSR_OPT, 3DNow!. */
 #define X1_ECX_HOST                                                                                                    \
-	(BIT(0) /* lahf */ | BIT(5) /* lzcnt */ | BIT(7) /* misaligned sse */ | BIT(8) /* prefetchw */ |                 \
+	(BIT(0) /* lahf */ | BIT(5) /* lzcnt */ | BIT(6) /* sse4a */ | BIT(7) /* misaligned sse */ | BIT(8) /* prefetchw */ |                 \
 	 BIT(22) /* topoext */)
 #define X1_ECX_CMP_LEGACY BIT(1)
 #define X1_ECX_TOPOEXT BIT(22)
@@ -84,15 +85,27 @@ enum { EAX, EBX, ECX, EDX };
 struct builder {
 	struct cpuid_model *model;
 	const struct cpuid_config *config;
+	const struct cpuid_host *host;
 	bool amd, intel;
 	uint32_t host_max, host_ext_max;
 	unsigned apic_shift; /* bits of APIC id below the package */
 	uint32_t leaf1_edx;
 };
 
-static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+static void this_cpuid(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
 {
 	__cpuid_count(leaf, subleaf, r[EAX], r[EBX], r[ECX], r[EDX]);
+}
+
+static uint64_t this_xcr0(void)
+{
+	uint32_t r[4], lo, hi;
+
+	this_cpuid(NULL, 1, 0, r);
+	if (!(r[ECX] & L1_ECX_OSXSAVE))
+		return 0;
+	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return lo | (uint64_t)hi << 32;
 }
 
 static void host_leaf(const struct builder *b, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
@@ -101,7 +114,7 @@ static void host_leaf(const struct builder *b, uint32_t leaf, uint32_t subleaf, 
 
 	memset(r, 0, 4 * sizeof(*r));
 	if (leaf <= max)
-		host_cpuid(leaf, subleaf, r);
+		b->host->cpuid(b->host->opaque, leaf, subleaf, r);
 }
 
 static void add(struct builder *b, uint32_t leaf, int subleaf, const uint32_t r[4])
@@ -132,24 +145,17 @@ static unsigned bits_for(unsigned n)
 static void find_xcr0(struct builder *b)
 {
 	struct cpuid_model *m = b->model;
-	uint32_t r[4], lo = 0, hi, end;
-	unsigned i;
+	uint32_t r[4], end;
 
-	host_leaf(b, 1, 0, r);
 	m->xcr0_mask = XCR0_X87 | XCR0_SSE;
 	m->xsave_bytes = XSAVE_LEGACY_BYTES;
-	if (!(r[ECX] & L1_ECX_OSXSAVE))
+	if (!(b->host->xcr0 & XCR0_AVX))
 		return;
-	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	m->xcr0_mask = lo & (XCR0_X87 | XCR0_SSE | XCR0_AVX);
-	for (i = 2; i < 3; i++) {
-		if (!(m->xcr0_mask >> i & 1))
-			continue;
-		host_leaf(b, 0xd, i, r);
-		end = r[EBX] + r[EAX];
-		if (end > m->xsave_bytes)
-			m->xsave_bytes = end;
-	}
+	m->xcr0_mask |= XCR0_AVX;
+	host_leaf(b, 0xd, 2, r);
+	end = r[EBX] + r[EAX];
+	if (end > m->xsave_bytes)
+		m->xsave_bytes = end;
 }
 
 static void add_basic(struct builder *b)
@@ -165,6 +171,8 @@ static void add_basic(struct builder *b)
 	host_leaf(b, 1, 0, r);
 	r[EBX] = (r[EBX] & 0xff00) | n << 16; /* CLFLUSH line; APIC id is filled in by cpuid_query */
 	r[ECX] = (r[ECX] & L1_ECX_HOST) | L1_ECX_OURS;
+	if (!b->host->xcr0)
+		r[ECX] &= ~L1_ECX_XSAVE;
 	if (!avx)
 		r[ECX] &= ~L1_ECX_NEEDS_AVX;
 	r[EDX] = (r[EDX] & L1_EDX_HOST) | (n > 1 ? L1_EDX_HTT : 0);
@@ -195,9 +203,11 @@ static void add_basic(struct builder *b)
 	host_leaf(b, 7, 0, f);
 	memset(r, 0, sizeof(r));
 	r[EBX] = (f[EBX] & L7_EBX_HOST) | L7_EBX_OURS;
-	if (!avx)
-		r[EBX] &= ~L7_EBX_AVX2;
 	r[ECX] = (f[ECX] & L7_ECX_HOST) | L7_ECX_OURS;
+	if (!avx) {
+		r[EBX] &= ~L7_EBX_AVX2;
+		r[ECX] &= ~L7_ECX_NEEDS_AVX;
+	}
 	r[EDX] = f[EDX] & L7_EDX_HOST;
 	if (b->intel && !b->config->hardware)
 		r[EDX] |= L7_EDX_ARCH_CAP;
@@ -231,8 +241,7 @@ static void add_xsave(struct builder *b)
 	struct cpuid_model *m = b->model;
 	uint32_t r[4], f[4];
 
-	host_leaf(b, 1, 0, f);
-	if (!(f[ECX] & L1_ECX_XSAVE))
+	if (!b->host->xcr0)
 		return;
 	memset(r, 0, sizeof(r));
 	r[EAX] = (uint32_t)m->xcr0_mask;
@@ -359,16 +368,24 @@ static void add_extended(struct builder *b)
 
 void cpuid_model_build(struct cpuid_model *ret_model, const struct cpuid_config *config)
 {
-	struct builder b = {.model = ret_model, .config = config};
+	const struct cpuid_host host = {.cpuid = this_cpuid, .xcr0 = this_xcr0()};
+
+	cpuid_model_build_for(ret_model, config, &host);
+}
+
+void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_config *config,
+			   const struct cpuid_host *host)
+{
+	struct builder b = {.model = ret_model, .config = config, .host = host};
 	uint32_t r[4];
 
 	memset(ret_model, 0, sizeof(*ret_model));
-	host_cpuid(0, 0, r);
+	host->cpuid(host->opaque, 0, 0, r);
 	b.host_max = r[EAX];
 	/* "AuthenticAMD", "HygonGenuine"; "GenuineIntel" */
 	b.amd = r[ECX] == 0x444d4163 || r[ECX] == 0x656e6975;
 	b.intel = r[ECX] == 0x6c65746e;
-	host_cpuid(0x80000000u, 0, r);
+	host->cpuid(host->opaque, 0x80000000u, 0, r);
 	b.host_ext_max = r[EAX];
 	b.apic_shift = bits_for(config->vcpus);
 	find_xcr0(&b);

@@ -30,6 +30,14 @@ struct cpuid_config {
 
 /* The host's features that every mode can give, minus what config takes away. */
 void cpuid_model_build(struct cpuid_model *ret_model, const struct cpuid_config *config);
+/* The same for another host: what its CPUID answers (EAX..EDX), and its XCR0 (0: no XSAVE). */
+struct cpuid_host {
+	void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t ret_regs[4]);
+	void *opaque;
+	uint64_t xcr0;
+};
+void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_config *config,
+			   const struct cpuid_host *host);
 /*
  * What the instruction answers on vCPU `index` (APIC ids in leaves 1, 0xb, 0x1f) in the present state: OSXSAVE mirrors
  * cr4, leaf 0xd's sizes mirror xcr0.

@@ -127,6 +127,108 @@ static void test_paravirt_leaves(void **state)
 	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
 }
 
+/* ---- other hosts, from tables --------------------------------------------------------------- */
+
+struct row {
+	uint32_t leaf, subleaf, r[4];
+};
+
+/* What a Sapphire Rapids says, leaves that matter only. */
+static const struct row intel_host[] = {
+	{0, 0, {0x20, 0x756e6547, 0x6c65746e, 0x49656e69}},
+	{1, 0, {0x000806f8, 0x00800800, 0xfffaba1f, 0xbfebfbff}},
+	{2, 0, {0x00feff01, 0xf0, 0, 0}},
+	{4, 0, {0x7c004121, 0x02c0003f, 0x3f, 0}},
+	{4, 1, {0x7c004122, 0x01c0003f, 0x3f, 0}},
+	{4, 2, {0x7c004143, 0x03c0003f, 0x7ff, 0}},
+	{4, 3, {0x7c0fc163, 0x0380003f, 0x1bfff, 4}},
+	{7, 0, {2, 0xf3bfb7ff, 0xfb417ffe, 0xffdd4432}},
+	{7, 1, {0x1c30, 0, 0, 0}},
+	{0xd, 0, {0x602e7, 0x2b00, 0x2b00, 0}},
+	{0xd, 1, {0x1f, 0x2980, 0x1900, 0}},
+	{0xd, 2, {0x100, 0x240, 0, 0}},
+	{0x80000000, 0, {0x80000008, 0, 0, 0}},
+	{0x80000001, 0, {0, 0, 0x121, 0x2c100800}},
+	{0x80000006, 0, {0, 0, 0x08007040, 0}},
+	{0x80000007, 0, {0, 0, 0, 0x100}},
+	{0x80000008, 0, {0x3934, 0x200, 0, 0}},
+	{0, 0, {0}},
+};
+
+/* The least of x86-64: no XSAVE at all. */
+static const struct row plain_host[] = {
+	{0, 0, {1, 0x68747541, 0x444d4163, 0x69746e65}},
+	{1, 0, {0x00000f48, 0x800, 1u << 26, 0x078bfbff}},
+	{0x80000000, 0, {0x80000008, 0x68747541, 0x444d4163, 0x69746e65}},
+	{0x80000001, 0, {0xf48, 0, 0, 0xe1d3fbff}},
+	{0x80000008, 0, {0x3028, 0, 0, 0}},
+	{0, 0, {0}},
+};
+
+static void table_cpuid(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+{
+	const struct row *row = opaque;
+	int i;
+
+	for (; row->r[0] | row->r[1] | row->r[2] | row->r[3]; row++) {
+		if (row->leaf == leaf && row->subleaf == subleaf)
+			break;
+	}
+	for (i = 0; i < 4; i++)
+		r[i] = row->r[i];
+}
+
+static void build_for(const struct row *rows, uint64_t xcr0)
+{
+	const struct cpuid_host host_table = {.cpuid = table_cpuid, .opaque = (void *)rows, .xcr0 = xcr0};
+	const struct cpuid_config config = {.vcpus = 2, .tsc_khz = 2000000, .paravirt = true};
+
+	cpuid_model_build_for(&model, &config, &host_table);
+}
+
+static void test_intel_host(void **state)
+{
+	uint32_t r[4];
+
+	build_for(intel_host, 0x602e7);
+	assert_int_equal(model.xcr0_mask, 7); /* no AVX-512, PKRU or AMX */
+	assert_int_equal(model.xsave_bytes, 832);
+	assert_int_equal(model.phys_bits, 52);
+	guest(0, 0, r);
+	assert_int_equal(r[0], 0xd);
+	guest(7, 0, r);
+	assert_int_equal(r[1] & 0xdc230000u, 0); /* AVX-512 */
+	assert_true(r[1] & 1u << 5);		 /* AVX2 */
+	assert_true(r[3] & 1u << 29);		 /* IA32_ARCH_CAPABILITIES says what it is immune to */
+	assert_int_equal(r[3] & 1u << 26, 0);	 /* no IBPB to pay for */
+	guest(7, 1, r);
+	assert_int_equal(r[0], 0x1c00);
+	guest(4, 0, r);
+	assert_int_equal(r[0] >> 14 & 0xfff, 0); /* own first-level caches */
+	guest(4, 3, r);
+	assert_int_equal(r[0] >> 14 & 0xfff, 1); /* a shared last level */
+	guest(0x80000008, 0, r);
+	assert_int_equal(r[0], 0x3034); /* 48-bit linear addresses though the host has 57 */
+	guest(0x80000021, 0, r);
+	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
+}
+
+static void test_plain_host(void **state)
+{
+	uint32_t r[4];
+
+	build_for(plain_host, 0);
+	guest(1, 0, r);
+	assert_int_equal(r[2] & (1u << 26 | 1u << 28), 0);
+	guest(0xd, 0, r);
+	assert_int_equal(r[0], 0);
+	guest(0x80000001, 0, r);
+	assert_int_equal(r[3] & 3u << 30, 0); /* 3DNow! is nobody's any more */
+	guest(0x80000021, 0, r);
+	assert_true(r[0] & 1u << 8);
+	assert_int_equal(model.phys_bits, 40);
+}
+
 static void test_unknown_leaves_are_zero(void **state)
 {
 	uint32_t r[4];
@@ -148,6 +250,8 @@ int main(void)
 		cmocka_unit_test(test_dynamic_fields),
 		cmocka_unit_test(test_topology),
 		cmocka_unit_test(test_paravirt_leaves),
+		cmocka_unit_test(test_intel_host),
+		cmocka_unit_test(test_plain_host),
 		cmocka_unit_test(test_unknown_leaves_are_zero),
 	};
 
