@@ -24,25 +24,9 @@ struct note {
 	json_object *decision;
 };
 
-static json_object *read_object(const char *dir, const char *name)
-{
-	char path[PATH_MAX], *text = NULL;
-	json_object *object;
-	size_t bytes;
-
-	if (paths_join(path, sizeof(path), dir, name) || file_read(path, VMDEF_JSON_MAX, &text, &bytes))
-		return NULL;
-	object = json_tokener_parse(text);
-	free(text);
-	if (json_object_is_type(object, json_type_object))
-		return object;
-	json_object_put(object);
-	return NULL;
-}
-
 static void read_note(const char *dir, struct note *ret)
 {
-	json_object *object = read_object(dir, "daemon.json"), *value = NULL;
+	json_object *object = vmdir_read_json(dir, "daemon.json"), *value = NULL;
 
 	*ret = (struct note){.transient = true};
 	snprintf(ret->mode, sizeof(ret->mode), "bt");
@@ -53,7 +37,7 @@ static void read_note(const char *dir, struct note *ret)
 	if (json_object_object_get_ex(object, "ends_with_client", &value))
 		ret->ends_with_client = json_object_get_boolean(value);
 	if (json_object_object_get_ex(object, "mode", &value))
-		snprintf(ret->mode, sizeof(ret->mode), "%.7s", json_object_get_string(value));
+		snprintf(ret->mode, sizeof(ret->mode), "%.7s", value ? json_object_get_string(value) : "");
 	if (json_object_object_get_ex(object, "decision", &value))
 		ret->decision = json_object_get(value);
 	json_object_put(object);
@@ -83,7 +67,9 @@ void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *own
 
 	if (!vm->transient || !vm->process || (vm->owner && vm->owner != owner)) {
 		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" %s", vm->name,
-			     !vm->transient ? "is no transient one" : !vm->process ? "does not run" : "has another client already");
+			     !vm->transient ? "is no transient one"
+			     : !vm->process ? "does not run"
+					    : "has another client already");
 		return;
 	}
 	if (vm->claim_timer)
@@ -107,7 +93,8 @@ static struct vm *vm_of(struct daemon *daemon, const char *uuid, const char *dir
 
 	if (vm)
 		return vm;
-	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_DEFINITION) || file_read(path, VMDEF_JSON_MAX, &text, &bytes))
+	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_DEFINITION) ||
+	    file_read(path, VMDEF_JSON_MAX, &text, &bytes))
 		return NULL;
 	if (vmdef_from_text(text, bytes, &def, error)) {
 		log_warning("%s: %s", path, error);
@@ -146,12 +133,12 @@ static double ended(json_object *result)
 /* No process: take its result, unless the store has it already. */
 static void take_result(struct vm *vm, const char *dir)
 {
-	json_object *result = read_object(dir, CONTROL_FILE_RESULT);
+	json_object *result = vmdir_read_json(dir, CONTROL_FILE_RESULT);
 	bool known = result && vm->result && ended(result) == ended(vm->result);
 
 	json_object_put(result);
 	if (!known)
-		supervisor_record(vm, dir, 0, "trivisor-vm died while no daemon was running, and left no result");
+		vmdir_record(vm, dir, 0, "trivisor-vm died while no daemon was running, and left no result");
 	if (vm->transient)
 		registry_remove(vm);
 }

@@ -29,8 +29,9 @@ static int check_directory(const char *path, char *error, size_t error_size)
 		rc = -EPERM;
 	if (rc)
 		snprintf(error, error_size, "runtime directory %s: %s", path,
-			 rc == -EPERM ? "belongs to another user, or others may write to it; name another with --runtime-dir"
-				      : strerror(-rc));
+			 rc == -EPERM
+				 ? "belongs to another user, or others may write to it; name another with --runtime-dir"
+				 : strerror(-rc));
 	return rc;
 }
 
@@ -52,7 +53,8 @@ static int open_runtime(struct daemon *daemon, char *error, size_t error_size)
 	int rc = file_make_dirs(dir, 0700);
 
 	if (rc) {
-		snprintf(error, error_size, "runtime directory %s: %s; name another with --runtime-dir", dir, strerror(-rc));
+		snprintf(error, error_size, "runtime directory %s: %s; name another with --runtime-dir", dir,
+			 strerror(-rc));
 		return rc;
 	}
 	rc = check_directory(dir, error, error_size);
@@ -81,7 +83,8 @@ static json_object *parse_object(const char *text)
 	return text ? json_tokener_parse(text) : NULL;
 }
 
-static void load_row(void *opaque, const char *uuid, const char *definition, double created, const char *decision, const char *result)
+static void load_row(void *opaque, const char *uuid, const char *definition, double created, const char *decision,
+		     const char *result)
 {
 	struct daemon *daemon = opaque;
 	char error[VMDEF_ERROR_BYTES];
@@ -103,7 +106,8 @@ static void load_row(void *opaque, const char *uuid, const char *definition, dou
 		registry_set_result(vm, parse_object(result));
 }
 
-int daemon_create(struct event_base *base, struct settings *settings, struct daemon **ret_daemon, char *error, size_t error_size)
+int daemon_create(struct event_base *base, struct settings *settings, struct daemon **ret_daemon, char *error,
+		  size_t error_size)
 {
 	struct daemon *daemon = calloc(1, sizeof(*daemon));
 	int rc;
@@ -180,7 +184,7 @@ unsigned daemon_running(struct daemon *daemon)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(vm, &daemon->vms, link)
-		n += vm->process != NULL;
+	n += vm->process != NULL;
 	return n;
 }
 

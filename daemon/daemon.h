@@ -34,7 +34,8 @@ struct daemon_error {
 	char message[1024];
 };
 
-/* Called exactly once. error is NULL on success; result (may be NULL) stays the daemon's. Both are valid during the call. */
+/* Called exactly once. error is NULL on success; result (may be NULL) stays the daemon's. Both are valid during the
+ * call. */
 typedef void (*daemon_done_fn)(void *opaque, const struct daemon_error *error, json_object *result);
 
 /* ---- life of the daemon ----------------------------------------------------- */
@@ -72,8 +73,8 @@ struct vm *daemon_find(struct daemon *daemon, const char *name_or_uuid);
 const char *daemon_vm_uuid(const struct vm *vm);
 
 /*
- * Writes the definition to the store, then answers {"uuid","name"}. With the UUID of a defined VM it replaces that one's
- * definition (used from its next start on).
+ * Writes the definition to the store, then answers {"uuid","name"}. With the UUID of a defined VM it replaces that
+ * one's definition (used from its next start on).
  */
 void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
 /* Only while it does not run. Its decisions and results go too. */
@@ -84,20 +85,21 @@ json_object *daemon_list(struct daemon *daemon);
 json_object *daemon_get(struct daemon *daemon, struct vm *vm);
 
 struct daemon_start {
-	bool no_reboot; /* a guest's reboot ends the VM, whatever its definition says */
+	bool no_reboot;   /* a guest's reboot ends the VM, whatever its definition says */
 	const char *mode; /* instead of the definition's; NULL: as defined */
 };
 
 /* Answers once the VM runs ({"uuid","name","state","mode","mode_reason","pid","console"}), or why it does not. */
-void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done, void *opaque);
+void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done,
+		     void *opaque);
 
 /* A client whose end ends the transient VMs it owns. The APIs make one for each connection. */
 struct daemon_owner;
 struct daemon_owner *daemon_owner_create(struct daemon *daemon);
 void daemon_owner_destroy(struct daemon_owner *owner);
 /* Makes a transient VM (never in the store; gone when it ends) and starts it. owner NULL: it ends with nobody. */
-void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options, struct daemon_owner *owner,
-		daemon_done_fn done, void *opaque);
+void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options,
+		struct daemon_owner *owner, daemon_done_fn done, void *opaque);
 
 /* Makes owner the one whose end ends this transient VM: for a client that comes back after the daemon was restarted. */
 void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *owner, daemon_done_fn done, void *opaque);
@@ -114,12 +116,13 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 const char *daemon_console_path(struct vm *vm);
 
 /*
- * Answers when the VM has ended, with its result; at once when it does not run (its last result). timeout_s < 0 waits for
- * ever, else DAEMON_TIMEOUT. Returns a handle for daemon_wait_cancel, NULL when done was called already; the handle
+ * Answers when the VM has ended, with its result; at once when it does not run (its last result). timeout_s < 0 waits
+ * for ever, else DAEMON_TIMEOUT. Returns a handle for daemon_wait_cancel, NULL when done was called already; the handle
  * dies with the call of done. After a cancel done is not called.
  */
 struct daemon_wait;
-struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double timeout_s, daemon_done_fn done, void *opaque);
+struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double timeout_s, daemon_done_fn done,
+				void *opaque);
 void daemon_wait_cancel(struct daemon_wait *wait);
 
 /* ---- events ----------------------------------------------------------------- */
@@ -132,6 +135,7 @@ struct daemon_listener *daemon_listen(struct daemon *daemon, daemon_event_fn fn,
 void daemon_unlisten(struct daemon_listener *listener);
 
 /* What the store kept, newest first. kind: "events", "decisions" or "results"; vm NULL: of all. */
-void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque);
+void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done,
+		    void *opaque);
 
 #endif

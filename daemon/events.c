@@ -61,7 +61,8 @@ static void log_event(const struct vm *vm, const char *event, json_object *messa
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (text_of(message, keys[i]) && used < sizeof(text))
-			used += (size_t)snprintf(text + used, sizeof(text) - used, ", %s %.400s", keys[i], text_of(message, keys[i]));
+			used += (size_t)snprintf(text + used, sizeof(text) - used, ", %s %.400s", keys[i],
+						 text_of(message, keys[i]));
 	log_info("%s", text);
 }
 
@@ -76,14 +77,13 @@ void event_emit(struct vm *vm, const char *event, json_object *params)
 	put_text(message, "uuid", vm->uuid);
 	put_text(message, "name", vm->name);
 	if (params) {
-		json_object_object_foreach(params, key, value)
-			if (!json_object_object_get_ex(message, key, NULL))
-				json_object_object_add(message, key, json_object_get(value));
+		json_object_object_foreach(params, key, value) if (!json_object_object_get_ex(message, key, NULL))
+			json_object_object_add(message, key, json_object_get(value));
 		json_object_put(params);
 	}
 	log_event(vm, event, message);
-	store_add(daemon->store, STORE_EVENT, vm->uuid, vm->name, now, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN),
-		  NULL, NULL);
+	store_add(daemon->store, STORE_EVENT, vm->uuid, vm->name, now,
+		  json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN), NULL, NULL);
 	daemon->telling++;
 	for (struct daemon_listener *listener = daemon->listeners; listener; listener = listener->next)
 		if (listener->fn)

@@ -17,11 +17,8 @@ static const struct {
 	const char *name;
 	int priority; /* syslog(3) */
 } levels[] = {
-	[LOG_LEVEL_ERROR] = {"error", 3},
-	[LOG_LEVEL_WARNING] = {"warning", 4},
-	[LOG_LEVEL_NOTICE] = {"notice", 5},
-	[LOG_LEVEL_INFO] = {"info", 6},
-	[LOG_LEVEL_DEBUG] = {"debug", 7},
+	[LOG_LEVEL_ERROR] = {"error", 3}, [LOG_LEVEL_WARNING] = {"warning", 4}, [LOG_LEVEL_NOTICE] = {"notice", 5},
+	[LOG_LEVEL_INFO] = {"info", 6},   [LOG_LEVEL_DEBUG] = {"debug", 7},
 };
 
 void log_init(void)
@@ -90,7 +87,8 @@ void log_write(enum log_level level, const char *format, ...)
 	}
 	n += escape(line + n, sizeof(line) - n - 1, text);
 	line[n++] = '\n';
-	/* One write, so that lines of several processes on one stderr do not mix. A full or closed stderr is no reason to stop. */
+	/* One write, so that lines of several processes on one stderr do not mix. A full or closed stderr is no reason
+	 * to stop. */
 	r = write(STDERR_FILENO, line, n);
 	(void)r;
 }

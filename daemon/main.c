@@ -79,12 +79,18 @@ static int take(char **slot, const char *value, struct settings *settings, unsig
 static int parse_options(int argc, char **argv, struct settings *s, int *ret_status)
 {
 	static const struct option options[] = {
-		{"foreground", no_argument, NULL, 'f'},         {"socket", required_argument, NULL, 's'},
-		{"state-dir", required_argument, NULL, 'd'},    {"runtime-dir", required_argument, NULL, 'r'},
-		{"config", required_argument, NULL, 'c'},       {"vm-program", required_argument, NULL, 'v'},
-		{"log-level", required_argument, NULL, 'l'},    {"lifeline", required_argument, NULL, 'L'},
-		{"print-api", no_argument, NULL, 'p'},          {"print-openrpc", no_argument, NULL, 'o'},
-		{"version", no_argument, NULL, 'V'},            {"help", no_argument, NULL, 'h'},
+		{"foreground", no_argument, NULL, 'f'},
+		{"socket", required_argument, NULL, 's'},
+		{"state-dir", required_argument, NULL, 'd'},
+		{"runtime-dir", required_argument, NULL, 'r'},
+		{"config", required_argument, NULL, 'c'},
+		{"vm-program", required_argument, NULL, 'v'},
+		{"log-level", required_argument, NULL, 'l'},
+		{"lifeline", required_argument, NULL, 'L'},
+		{"print-api", no_argument, NULL, 'p'},
+		{"print-openrpc", no_argument, NULL, 'o'},
+		{"version", no_argument, NULL, 'V'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	int option, rc = 0;
@@ -106,7 +112,10 @@ static int parse_options(int argc, char **argv, struct settings *s, int *ret_sta
 			s->log_level = log_level_parse(optarg);
 			s->from_command_line |= SETTING_LOG_LEVEL;
 			if (s->log_level < 0) {
-				fprintf(stderr, "trivisord: --log-level: \"%s\" is none of error, warning, notice, info, debug\n", optarg);
+				fprintf(stderr,
+					"trivisord: --log-level: \"%s\" is none of error, warning, notice, info, "
+					"debug\n",
+					optarg);
 				rc = -EINVAL;
 			}
 			break;
@@ -192,14 +201,17 @@ static void on_stop(evutil_socket_t number, short what, void *opaque)
 {
 	struct program *program = opaque;
 
-	log_notice("%s: stopping; %u running VMs stay", number == SIGTERM ? "SIGTERM" : "SIGINT", daemon_running(program->daemon));
+	log_notice("%s: stopping; %u running VMs stay", number == SIGTERM ? "SIGTERM" : "SIGINT",
+		   daemon_running(program->daemon));
 	stop(program);
 }
 
 static struct rpc_server_config server_config(const struct settings *s)
 {
-	return (struct rpc_server_config){
-		.path = s->socket_path, .mode = s->socket_mode, .group = s->socket_group, .max_clients = s->max_clients};
+	return (struct rpc_server_config){.path = s->socket_path,
+					  .mode = s->socket_mode,
+					  .group = s->socket_group,
+					  .max_clients = s->max_clients};
 }
 
 /* The settings as a start now would see them: defaults, file, command line. */
@@ -293,7 +305,8 @@ static void on_lifeline(evutil_socket_t fd, short what, void *opaque)
 	daemon_end_transient(program->daemon, transient_gone, program);
 }
 
-/* A client is one descriptor, a VM three: the customary soft limit of 1024 is soon reached, and costs nothing to lift. */
+/* A client is one descriptor, a VM three: the customary soft limit of 1024 is soon reached, and costs nothing to lift.
+ */
 static void raise_descriptor_limit(void)
 {
 	struct rlimit limit;
@@ -320,7 +333,8 @@ static int watch_signals(struct program *program)
 			return -ENOMEM;
 	}
 	if (program->settings.lifeline_fd >= 0) {
-		program->lifeline = event_new(program->base, program->settings.lifeline_fd, EV_READ | EV_PERSIST, on_lifeline, program);
+		program->lifeline = event_new(program->base, program->settings.lifeline_fd, EV_READ | EV_PERSIST,
+					      on_lifeline, program);
 		if (!program->lifeline || event_add(program->lifeline, NULL))
 			return -ENOMEM;
 	}
@@ -363,7 +377,8 @@ static int set_up(struct program *program)
 /* A private daemon leaves nothing behind. Known names only, never a whole tree. */
 static void remove_private(const struct settings *s)
 {
-	static const char *const names[] = {"lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal", "trivisord.log"};
+	static const char *const names[] = {"lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal",
+					    "trivisord.log"};
 	const char *const dirs[] = {s->runtime_dir, s->state_dir};
 	char path[PATH_MAX];
 
@@ -423,7 +438,8 @@ int main(int argc, char **argv)
 		tear_down(&program);
 		return EXIT_FAILURE;
 	}
-	log_notice("version " PACKAGE_VERSION " serves %s; %u VMs run", program.settings.socket_path, daemon_running(program.daemon));
+	log_notice("version " PACKAGE_VERSION " serves %s; %u VMs run", program.settings.socket_path,
+		   daemon_running(program.daemon));
 	if (ready_fd >= 0)
 		detach(&program, ready_fd);
 	sd_notify(0, "READY=1");

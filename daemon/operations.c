@@ -103,20 +103,22 @@ static void on_defined(void *opaque, int error, const char *message, json_object
 	op_free(op);
 }
 
-/* Whether the definition may come in: false and the error was answered. *ret_vm: the VM it replaces, NULL for a new one. */
+/* Whether the definition may come in: false and the error was answered. *ret_vm: the VM it replaces, NULL for a new
+ * one. */
 static bool admit(struct daemon *daemon, const struct vmdef *def, struct vm **ret_vm, daemon_done_fn done, void *opaque)
 {
 	struct vm *same = registry_find_uuid(daemon, def->uuid), *named = registry_find_name(daemon, def->name);
 
 	if (named && named != same) {
-		answer_error(done, opaque, DAEMON_EXISTS, "the name \"%s\" is taken by VM %s; to redefine it give that uuid", def->name,
+		answer_error(done, opaque, DAEMON_EXISTS,
+			     "the name \"%s\" is taken by VM %s; to redefine it give that uuid", def->name,
 			     named->uuid);
 	} else if (same && (same->transient || same->storing || same->forgetting)) {
 		answer_error(done, opaque, DAEMON_EXISTS, "the uuid %s is taken by a VM that is %s", def->uuid,
 			     same->transient ? "transient" : "being changed right now");
 	} else if (!same && daemon->vm_count >= daemon->settings->max_vms) {
-		answer_error(done, opaque, DAEMON_LIMIT, "there are %u VMs already; max_vms in the configuration sets the limit",
-			     daemon->vm_count);
+		answer_error(done, opaque, DAEMON_LIMIT,
+			     "there are %u VMs already; max_vms in the configuration sets the limit", daemon->vm_count);
 	} else {
 		*ret_vm = same;
 		return true;
@@ -155,9 +157,10 @@ void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_f
 	}
 	json = vmdef_to_json(def);
 	if (json)
-		store_put_definition(daemon->store, def->uuid, def->name,
-				     json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
-				     vm->created, on_defined, op);
+		store_put_definition(
+			daemon->store, def->uuid, def->name,
+			json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
+			vm->created, on_defined, op);
 	else
 		on_defined(op, -ENOMEM, "out of memory", NULL);
 	json_object_put(json);
@@ -177,7 +180,7 @@ static void on_undefined(void *opaque, int error, const char *message, json_obje
 		if (vm) {
 			event_emit(vm, "undefined", NULL);
 			if (!paths_join(dir, sizeof(dir), op->daemon->vms_dir, vm->uuid))
-				supervisor_remove_directory(dir);
+				vmdir_remove(dir);
 			registry_remove(vm);
 		}
 		answer_empty(op->done, op->opaque);
@@ -283,7 +286,8 @@ static bool choose_mode(struct vm *vm, const struct daemon_start *options, struc
 	store_add(vm->daemon->store, STORE_DECISION, vm->uuid, vm->name, epoch_seconds(),
 		  json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), NULL, NULL);
 	if (ret_decision->guest.problem[0])
-		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name, ret_decision->guest.problem);
+		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name,
+			     ret_decision->guest.problem);
 	else if (!ret_decision->possible)
 		answer_error(done, opaque, DAEMON_START, "VM \"%s\" cannot start: %s", vm->name, ret_decision->reason);
 	else
@@ -291,7 +295,8 @@ static bool choose_mode(struct vm *vm, const struct daemon_start *options, struc
 	return !ret_decision->guest.problem[0] && ret_decision->possible;
 }
 
-void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done, void *opaque)
+void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_start *options, daemon_done_fn done,
+		     void *opaque)
 {
 	struct policy_decision decision;
 
@@ -333,8 +338,8 @@ void daemon_owner_destroy(struct daemon_owner *owner)
 	free(owner);
 }
 
-void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options, struct daemon_owner *owner,
-		daemon_done_fn done, void *opaque)
+void daemon_run(struct daemon *daemon, json_object *definition, const struct daemon_start *options,
+		struct daemon_owner *owner, daemon_done_fn done, void *opaque)
 {
 	struct vmdef *def = parse(definition, done, opaque);
 	struct policy_decision decision;
@@ -376,7 +381,8 @@ void daemon_destroy_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done
 	if (vm->process)
 		supervisor_end(vm, done, opaque);
 	else
-		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name, vm_state_text(vm));
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name,
+			     vm_state_text(vm));
 }
 
 void daemon_end_transient(struct daemon *daemon, void (*done)(void *opaque), void *opaque)
@@ -388,10 +394,10 @@ void daemon_end_transient(struct daemon *daemon, void (*done)(void *opaque), voi
 	daemon->transient_done = done;
 	daemon->transient_opaque = opaque;
 	TAILQ_FOREACH(vm, &daemon->vms, link)
-		if (vm->transient && vm->process) {
-			any = true;
-			supervisor_end(vm, NULL, NULL);
-		}
+	if (vm->transient && vm->process) {
+		any = true;
+		supervisor_end(vm, NULL, NULL);
+	}
 	if (!any) {
 		daemon->transient_done = NULL;
 		done(opaque);
@@ -404,7 +410,8 @@ void daemon_end_transient(struct daemon *daemon, void (*done)(void *opaque), voi
 static bool reachable(struct vm *vm, daemon_done_fn done, void *opaque)
 {
 	if (!vm->process)
-		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name, vm_state_text(vm));
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run (%s)", vm->name,
+			     vm_state_text(vm));
 	else if (!vm->process->ready)
 		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" is still starting", vm->name);
 	else if (!vm->process->vmlink)
@@ -416,7 +423,8 @@ static bool reachable(struct vm *vm, daemon_done_fn done, void *opaque)
 
 static void answer_code(struct op *op, int code, const char *message)
 {
-	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM, "VM %s: %s", op->uuid, message);
+	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM, "VM %s: %s",
+		     op->uuid, message);
 }
 
 static void on_empty(void *opaque, int code, const char *message, json_object *result)
@@ -496,7 +504,8 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 	if (vm->result && json_object_object_get_ex(vm->result, "stats", &stats))
 		done(opaque, NULL, stats);
 	else
-		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run, and its last run left no statistics", vm->name);
+		answer_error(done, opaque, DAEMON_WRONG_STATE,
+			     "VM \"%s\" does not run, and its last run left no statistics", vm->name);
 }
 
 const char *daemon_console_path(struct vm *vm)
@@ -517,9 +526,12 @@ static void on_rows(void *opaque, int error, const char *message, json_object *r
 	op_free(op);
 }
 
-void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque)
+void daemon_history(struct daemon *daemon, const char *kind, struct vm *vm, unsigned limit, daemon_done_fn done,
+		    void *opaque)
 {
-	enum store_record record = !strcmp(kind, "decisions") ? STORE_DECISION : !strcmp(kind, "results") ? STORE_RESULT : STORE_EVENT;
+	enum store_record record = !strcmp(kind, "decisions") ? STORE_DECISION
+				   : !strcmp(kind, "results") ? STORE_RESULT
+							      : STORE_EVENT;
 	struct op *op = op_create(daemon, vm ? vm->uuid : "", done, opaque);
 
 	if (op)

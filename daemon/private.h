@@ -35,19 +35,21 @@ struct vm_process {
 	char *mode_reason;
 	double started; /* seconds since the epoch */
 	bool adopted;
-	bool ready;     /* hello and status were answered */
-	bool exited;    /* the process is gone; its last messages may still come */
+	bool ready;      /* hello and status were answered */
+	bool exited;     /* the process is gone; its last messages may still come */
 	int exit_status; /* si_code and si_status of waitid, when it was our child */
 	int exit_code_kind;
 	bool exit_known;
 	struct vmlink *vmlink; /* NULL while not connected */
 	struct event *connect_timer;
 	unsigned connect_delay_ms;
-	double connect_deadline; /* CLOCK_MONOTONIC seconds; 0: none (an adopted or running one) */
-	struct event *kill_timer; /* destroy was asked for: SIGKILL when it does not end by itself */
+	double connect_deadline;    /* CLOCK_MONOTONIC seconds; 0: none (an adopted or running one) */
+	struct event *kill_timer;   /* destroy was asked for: SIGKILL when it does not end by itself */
 	struct event *linger_timer; /* it exited: how long to wait for its last messages */
 	struct pending_list starts, destroys;
-	char failure[600]; /* why we ended it ourselves, "" otherwise */
+	char failure[600];               /* why we ended it ourselves, "" otherwise */
+	double event_tokens, event_time; /* how many events it may send now; monotonic seconds of the last one */
+	unsigned events_dropped;
 };
 
 struct vm {
@@ -111,7 +113,7 @@ struct daemon {
 double epoch_seconds(void);
 double monotonic_seconds(void);
 __attribute__((format(printf, 4, 5))) void answer_error(daemon_done_fn done, void *opaque, enum daemon_error_code code,
-							 const char *format, ...);
+							const char *format, ...);
 static inline void put_text(json_object *to, const char *key, const char *text)
 {
 	json_object_object_add(to, key, text ? json_object_new_string(text) : NULL);
@@ -146,15 +148,12 @@ void event_emit(struct vm *vm, const char *event, json_object *params);
 /* ---- supervisor.c ---- */
 
 /* Starts trivisor-vm; done answers once it runs or failed. */
-void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot, daemon_done_fn done,
-		      void *opaque);
+void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot,
+		      daemon_done_fn done, void *opaque);
 /* Asks it to end, and kills it when it does not. done may be NULL. */
 void supervisor_end(struct vm *vm, daemon_done_fn done, void *opaque);
 /* Lets go of the process without touching it. Accepts NULL. */
 void supervisor_release(struct vm_process *process);
-
-/* Removes a VM's directory and the files in it. There may be none. */
-void supervisor_remove_directory(const char *dir);
 
 /* ---- adopt.c ---- */
 
@@ -162,7 +161,16 @@ void supervisor_remove_directory(const char *dir);
 void adopt_all(struct daemon *daemon);
 /* Watches a process that was found. pidfd is taken. 0 or -errno. */
 int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const char *mode);
-/* Records how a VM ended: result.json if it is there, else that it crashed for `why`. Removes a transient VM's directory. */
-void supervisor_record(struct vm *vm, const char *dir, double started, const char *why);
+/* ---- vmdir.c ---- */
+
+/* Makes it, with definition.json for the process and daemon.json for the next daemon that finds it. 0 or -errno. */
+int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot);
+/* An object from a file there, for the caller to put; NULL when there is none that can be used (that is logged). */
+json_object *vmdir_read_json(const char *dir, const char *name);
+/* Records how a VM ended: result.json if it is there, else that it crashed for `why`. Removes a transient VM's
+   directory. */
+void vmdir_record(struct vm *vm, const char *dir, double started, const char *why);
+/* Removes it and the files in it. There may be none. */
+void vmdir_remove(const char *dir);
 
 #endif

@@ -87,8 +87,8 @@ struct vm *registry_find_uuid(struct daemon *daemon, const char *uuid)
 	struct vm *vm;
 
 	TAILQ_FOREACH(vm, &daemon->vms, link)
-		if (!strcasecmp(vm->uuid, uuid))
-			return vm;
+	if (!strcasecmp(vm->uuid, uuid))
+		return vm;
 	return NULL;
 }
 
@@ -97,8 +97,8 @@ struct vm *registry_find_name(struct daemon *daemon, const char *name)
 	struct vm *vm;
 
 	TAILQ_FOREACH(vm, &daemon->vms, link)
-		if (!strcmp(vm->name, name))
-			return vm;
+	if (!strcmp(vm->name, name))
+		return vm;
 	return NULL;
 }
 
@@ -196,7 +196,8 @@ static void on_wait_timeout(evutil_socket_t fd, short what, void *opaque)
 	answer_error(done, to, DAEMON_TIMEOUT, "the VM has not ended within the time given");
 }
 
-struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double timeout_s, daemon_done_fn done, void *opaque)
+struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double timeout_s, daemon_done_fn done,
+				void *opaque)
 {
 	struct daemon_wait *wait;
 
@@ -204,7 +205,8 @@ struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double tim
 		if (vm->result)
 			done(opaque, NULL, vm->result);
 		else
-			answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run and never ran", vm->name);
+			answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" does not run and never ran",
+				     vm->name);
 		return NULL;
 	}
 	wait = calloc(1, sizeof(*wait));
@@ -264,7 +266,8 @@ json_object *daemon_list(struct daemon *daemon)
 	json_object *rows = json_object_new_array();
 	struct vm *vm;
 
-	TAILQ_FOREACH(vm, &daemon->vms, link) {
+	TAILQ_FOREACH(vm, &daemon->vms, link)
+	{
 		json_object *row;
 
 		if (vm->storing)

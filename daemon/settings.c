@@ -252,7 +252,8 @@ static int apply_line(struct settings *s, char *line, unsigned number, char *err
 		return 0;
 	equals = strchr(key, '=');
 	if (!equals) {
-		snprintf(error, error_size, "%s:%u: expected \"key = value\", found \"%s\"", s->config_path, number, key);
+		snprintf(error, error_size, "%s:%u: expected \"key = value\", found \"%s\"", s->config_path, number,
+			 key);
 		return -EINVAL;
 	}
 	*equals = '\0';
@@ -271,13 +272,15 @@ static int apply_line(struct settings *s, char *line, unsigned number, char *err
 			snprintf(error, error_size, "%s:%u: %s", s->config_path, number, strerror(-rc));
 		return rc;
 	}
-	snprintf(error, error_size, "%s:%u: unknown key \"%s\"; trivisord(8) lists the known ones", s->config_path, number, key);
+	snprintf(error, error_size, "%s:%u: unknown key \"%s\"; trivisord(8) lists the known ones", s->config_path,
+		 number, key);
 	return -EINVAL;
 }
 
 static int copy_settings(struct settings *to, const struct settings *from)
 {
-	char **slots[] = {&to->socket_path, &to->state_dir, &to->runtime_dir, &to->config_path, &to->vm_program, &to->socket_group};
+	char **slots[] = {&to->socket_path, &to->state_dir,  &to->runtime_dir,
+			  &to->config_path, &to->vm_program, &to->socket_group};
 
 	*to = *from;
 	for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {

@@ -10,17 +10,17 @@ struct settings {
 	char *socket_path;
 	char *state_dir;
 	char *runtime_dir;
-	char *config_path;   /* NULL: no file is read */
-	char *vm_program;    /* trivisor-vm */
-	char *socket_group;  /* NULL: only the daemon's own user and root may talk to it */
+	char *config_path;  /* NULL: no file is read */
+	char *vm_program;   /* trivisor-vm */
+	char *socket_group; /* NULL: only the daemon's own user and root may talk to it */
 	mode_t socket_mode;
-	int log_level;       /* enum log_level */
+	int log_level; /* enum log_level */
 	unsigned max_clients;
-	unsigned max_vms;    /* defined and transient ones together */
+	unsigned max_vms;         /* defined and transient ones together */
 	unsigned start_timeout_s; /* how long a trivisor-vm may take to answer after it was started */
 	bool foreground;
 	bool config_required; /* the path was given by the user: a missing file is an error */
-	int lifeline_fd;     /* -1, or: when it reads end of file, end transient VMs and exit (a private daemon) */
+	int lifeline_fd;      /* -1, or: when it reads end of file, end transient VMs and exit (a private daemon) */
 	unsigned from_command_line; /* SETTING_* bits: the file does not override these */
 };
 
@@ -46,7 +46,8 @@ void settings_finish(struct settings *settings);
  */
 int settings_read_file(struct settings *settings, char *error, size_t error_size);
 
-/* Finds PROGRAM: $ENVIRONMENT, beside the running binary (a build tree), the installed directory. malloc'd, maybe NULL. */
+/* Finds PROGRAM: $ENVIRONMENT, beside the running binary (a build tree), the installed directory. malloc'd, maybe NULL.
+ */
 char *settings_find_program(const char *environment, const char *program, const char *installed_dir);
 
 #endif

@@ -40,8 +40,8 @@ struct queue {
 
 struct store {
 	char dir[PATH_MAX], path[PATH_MAX + 16];
-	sqlite3 *db;    /* the worker's, once it runs */
-	bool writable;  /* the worker's */
+	sqlite3 *db;   /* the worker's, once it runs */
+	bool writable; /* the worker's */
 	unsigned added[3];
 	char problem[512];
 
@@ -55,7 +55,8 @@ struct store {
 };
 
 static const char schema[] =
-	"CREATE TABLE definition(uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, json TEXT NOT NULL, created REAL NOT NULL);"
+	"CREATE TABLE definition(uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, json TEXT NOT NULL, created REAL "
+	"NOT NULL);"
 	"CREATE TABLE decision(id INTEGER PRIMARY KEY, uuid TEXT, name TEXT, time REAL NOT NULL, json TEXT NOT NULL);"
 	"CREATE TABLE result(id INTEGER PRIMARY KEY, uuid TEXT, name TEXT, time REAL NOT NULL, json TEXT NOT NULL);"
 	"CREATE TABLE event(id INTEGER PRIMARY KEY, uuid TEXT, name TEXT, time REAL NOT NULL, json TEXT NOT NULL);"
@@ -299,8 +300,8 @@ static int run_add(struct store *store, struct job *job)
 	snprintf(sql, sizeof(sql), "INSERT INTO %s(uuid, name, time, json) VALUES(?1, ?2, ?3, ?4)", tables[job->kind]);
 	rc = run_bound(store, sql, "ssds", job->uuid, job->name, job->time, job->json);
 	if (!rc && ++store->added[job->kind] % 256 == 0) {
-		snprintf(sql, sizeof(sql), "DELETE FROM %s WHERE id <= (SELECT max(id) FROM %s) - ?1", tables[job->kind],
-			 tables[job->kind]);
+		snprintf(sql, sizeof(sql), "DELETE FROM %s WHERE id <= (SELECT max(id) FROM %s) - ?1",
+			 tables[job->kind], tables[job->kind]);
 		rc = run_bound(store, sql, "i", (sqlite3_int64)KEEP_RECORDS);
 	}
 	return rc;
@@ -345,7 +346,8 @@ static void run_job(struct store *store, struct job *job)
 	}
 	if (!job->error)
 		return;
-	describe(store, job->error, detail && store->db ? sqlite3_errmsg(store->db) : NULL, job->message, sizeof(job->message));
+	describe(store, job->error, detail && store->db ? sqlite3_errmsg(store->db) : NULL, job->message,
+		 sizeof(job->message));
 	/* A handle that met a read-only or vanished file stays broken: open it afresh next time. */
 	if (detail && (job->error == -EROFS || job->error == -EIO)) {
 		sqlite3_close(store->db);
@@ -479,10 +481,11 @@ static void submit(struct store *store, struct job template, const char *uuid, c
 	pthread_mutex_unlock(&store->lock);
 }
 
-void store_put_definition(struct store *store, const char *uuid, const char *name, const char *definition, double created,
-			  store_done_fn done, void *opaque)
+void store_put_definition(struct store *store, const char *uuid, const char *name, const char *definition,
+			  double created, store_done_fn done, void *opaque)
 {
-	submit(store, (struct job){.run = run_put, .time = created, .done = done, .opaque = opaque}, uuid, name, definition);
+	submit(store, (struct job){.run = run_put, .time = created, .done = done, .opaque = opaque}, uuid, name,
+	       definition);
 }
 
 void store_delete_definition(struct store *store, const char *uuid, store_done_fn done, void *opaque)
@@ -490,16 +493,18 @@ void store_delete_definition(struct store *store, const char *uuid, store_done_f
 	submit(store, (struct job){.run = run_delete, .done = done, .opaque = opaque}, uuid, NULL, NULL);
 }
 
-void store_add(struct store *store, enum store_record kind, const char *uuid, const char *name, double time, const char *json,
-	       store_done_fn done, void *opaque)
+void store_add(struct store *store, enum store_record kind, const char *uuid, const char *name, double time,
+	       const char *json, store_done_fn done, void *opaque)
 {
-	submit(store, (struct job){.run = run_add, .kind = kind, .time = time, .done = done, .opaque = opaque}, uuid, name, json);
+	submit(store, (struct job){.run = run_add, .kind = kind, .time = time, .done = done, .opaque = opaque}, uuid,
+	       name, json);
 }
 
-void store_list(struct store *store, enum store_record kind, const char *uuid, unsigned limit, store_done_fn done, void *opaque)
+void store_list(struct store *store, enum store_record kind, const char *uuid, unsigned limit, store_done_fn done,
+		void *opaque)
 {
-	submit(store, (struct job){.run = run_list, .kind = kind, .limit = limit, .done = done, .opaque = opaque}, uuid, NULL,
-	       NULL);
+	submit(store, (struct job){.run = run_list, .kind = kind, .limit = limit, .done = done, .opaque = opaque}, uuid,
+	       NULL, NULL);
 }
 
 int store_load(struct store *store, store_row_fn row, void *opaque, char *error, size_t error_size)
@@ -520,7 +525,8 @@ int store_load(struct store *store, store_row_fn row, void *opaque, char *error,
 		while ((rc = sqlite3_step(statement)) == SQLITE_ROW)
 			row(opaque, (const char *)sqlite3_column_text(statement, 0),
 			    (const char *)sqlite3_column_text(statement, 1), sqlite3_column_double(statement, 2),
-			    (const char *)sqlite3_column_text(statement, 3), (const char *)sqlite3_column_text(statement, 4));
+			    (const char *)sqlite3_column_text(statement, 3),
+			    (const char *)sqlite3_column_text(statement, 4));
 		rc = rc == SQLITE_DONE ? 0 : to_errno(store->db, rc);
 	}
 	sqlite3_finalize(statement);

@@ -13,7 +13,8 @@
 struct event_base;
 struct store;
 
-/* On the loop's thread. error is 0 or -errno, message then says what happened and the remedy (valid during the call). */
+/* On the loop's thread. error is 0 or -errno, message then says what happened and the remedy (valid during the call).
+ */
 typedef void (*store_done_fn)(void *opaque, int error, const char *message, json_object *rows);
 
 enum store_record { STORE_DECISION, STORE_RESULT, STORE_EVENT };
@@ -23,26 +24,28 @@ enum store_record { STORE_DECISION, STORE_RESULT, STORE_EVENT };
  * and every write tries again. Fails with -EBUSY when another daemon holds the directory, -ENOMEM, or -EBADMSG when
  * the database is of a newer version or no database; error says more.
  */
-int store_open(const char *state_dir, struct event_base *base, struct store **ret_store, char *error, size_t error_size);
+int store_open(const char *state_dir, struct event_base *base, struct store **ret_store, char *error,
+	       size_t error_size);
 /* Finishes queued writes first; their callbacks are not called any more. */
 void store_close(struct store *store);
 /* Why writes fail at present; NULL when they work as far as is known. */
 const char *store_problem(const struct store *store);
 
 /* Before the loop runs: each definition in order of creation, with the last decision and result (NULL when none). */
-typedef void (*store_row_fn)(void *opaque, const char *uuid, const char *definition, double created, const char *decision,
-			     const char *result);
+typedef void (*store_row_fn)(void *opaque, const char *uuid, const char *definition, double created,
+			     const char *decision, const char *result);
 int store_load(struct store *store, store_row_fn row, void *opaque, char *error, size_t error_size);
 
 /* Inserts, or replaces the one with this UUID. done may be NULL. */
-void store_put_definition(struct store *store, const char *uuid, const char *name, const char *definition, double created,
-			  store_done_fn done, void *opaque);
+void store_put_definition(struct store *store, const char *uuid, const char *name, const char *definition,
+			  double created, store_done_fn done, void *opaque);
 /* Also deletes the VM's decisions and results. */
 void store_delete_definition(struct store *store, const char *uuid, store_done_fn done, void *opaque);
 /* The newest 10000 of each kind are kept. uuid may be NULL for an event of the daemon itself. */
-void store_add(struct store *store, enum store_record kind, const char *uuid, const char *name, double time, const char *json,
-	       store_done_fn done, void *opaque);
+void store_add(struct store *store, enum store_record kind, const char *uuid, const char *name, double time,
+	       const char *json, store_done_fn done, void *opaque);
 /* Newest first, at most `limit`, of one VM (uuid) or all (NULL): rows is an array of the objects that were added. */
-void store_list(struct store *store, enum store_record kind, const char *uuid, unsigned limit, store_done_fn done, void *opaque);
+void store_list(struct store *store, enum store_record kind, const char *uuid, unsigned limit, store_done_fn done,
+		void *opaque);
 
 #endif

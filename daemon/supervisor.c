@@ -2,11 +2,9 @@
 #include "daemon/private.h"
 
 #include "daemon/log.h"
-#include "proto/file.h"
 #include "proto/paths.h"
 #include "proto/sock.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,18 +12,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define CONNECT_FIRST_MS 1
 #define CONNECT_LAST_MS 200
-#define KILL_AFTER_MS 5000   /* a VM that was told to end */
-#define LINGER_MS 1000       /* for the last messages of a process that has ended */
+#define KILL_AFTER_MS 5000 /* a VM that was told to end */
+#define LINGER_MS 1000     /* for the last messages of a process that has ended */
 #define CALL_TIMEOUT_S 10
-#define RESULT_MAX ((size_t)4 << 20)
-#define LOG_TAIL 2000
+/* Of events a VM's process may send. */
+#define EVENT_RATE 20.0
+#define EVENT_BURST 100.0
+#define EVENT_TEXT_MAX 1024
 
 extern char **environ;
 
@@ -60,132 +59,6 @@ void supervisor_release(struct vm_process *process)
 		close(process->pidfd);
 	free(process->mode_reason);
 	free(process);
-}
-
-static void remove_file(const char *dir, const char *name)
-{
-	char path[PATH_MAX];
-
-	if (!paths_join(path, sizeof(path), dir, name) && unlink(path) < 0 && errno != ENOENT)
-		log_warning("%s: %s", path, strerror(errno));
-}
-
-static void clear_directory(const char *dir)
-{
-	static const char *const names[] = {CONTROL_FILE_SOCKET, CONTROL_FILE_CONSOLE, CONTROL_FILE_PID, CONTROL_FILE_RESULT};
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		remove_file(dir, names[i]);
-}
-
-/* Everything in it is a file or a socket; what a process that was killed had begun to write is there too. */
-void supervisor_remove_directory(const char *dir)
-{
-	DIR *stream = opendir(dir);
-	struct dirent *entry;
-
-	if (!stream)
-		return;
-	while ((entry = readdir(stream)))
-		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-			remove_file(dir, entry->d_name);
-	closedir(stream);
-	if (rmdir(dir) < 0 && errno != ENOENT)
-		log_warning("%s: %s", dir, strerror(errno));
-}
-
-/* The end of the process's log, from a line's start. */
-static void read_log_tail(const char *dir, char *tail, size_t size)
-{
-	char path[PATH_MAX], *line;
-	ssize_t n = 0;
-	struct stat st;
-	int fd;
-
-	tail[0] = '\0';
-	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_LOG))
-		return;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-	if (fd < 0)
-		return;
-	if (fstat(fd, &st) == 0)
-		n = pread(fd, tail, size - 1, st.st_size > (off_t)size - 1 ? st.st_size - (off_t)size + 1 : 0);
-	close(fd);
-	tail[n > 0 ? n : 0] = '\0';
-	line = n == (ssize_t)size - 1 ? strchr(tail, '\n') : NULL;
-	if (line)
-		memmove(tail, line + 1, strlen(line + 1) + 1);
-	for (char *c = tail; *c; c++)
-		if ((unsigned char)*c >= 0x80)
-			*c = '?'; /* cut or foreign: JSON wants valid UTF-8 */
-}
-
-static int write_json(const char *dir, const char *name, json_object *json)
-{
-	char path[PATH_MAX];
-	size_t bytes;
-	const char *text = json_object_to_json_string_length(json, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
-	int rc = paths_join(path, sizeof(path), dir, name);
-
-	return rc ? rc : file_write_atomic(path, text, bytes, 0600);
-}
-
-static json_object *read_result(const char *dir)
-{
-	char path[PATH_MAX], *text = NULL;
-	json_object *result = NULL, *state = NULL;
-	enum vm_state parsed;
-	size_t bytes;
-
-	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_RESULT) || file_read(path, RESULT_MAX, &text, &bytes))
-		return NULL;
-	result = json_tokener_parse(text);
-	free(text);
-	if (!json_object_is_type(result, json_type_object) || !json_object_object_get_ex(result, "state", &state) ||
-	    !vm_state_parse(json_object_get_string(state), &parsed) || !vm_state_is_final(parsed)) {
-		log_warning("%s: no usable result", path);
-		json_object_put(result);
-		return NULL;
-	}
-	return result;
-}
-
-static json_object *make_result(const char *dir, double started, enum vm_state state, const char *why)
-{
-	json_object *result = json_object_new_object();
-	char tail[LOG_TAIL];
-
-	read_log_tail(dir, tail, sizeof(tail));
-	put_text(result, "state", vm_state_name(state));
-	put_text(result, "reason", why);
-	json_object_object_add(result, "exit_code", NULL);
-	json_object_object_add(result, "started", json_object_new_double(started));
-	json_object_object_add(result, "ended", json_object_new_double(epoch_seconds()));
-	put_text(result, "log_tail", tail);
-	return result;
-}
-
-void supervisor_record(struct vm *vm, const char *dir, double started, const char *why)
-{
-	json_object *result = read_result(dir), *params = json_object_new_object(), *reason = NULL;
-
-	if (!result) {
-		result = make_result(dir, started, vm->process && !vm->process->ready ? VM_FAILED : VM_CRASHED, why);
-		/* In place of its own, so that a later daemon does not record this end again. */
-		if (!vm->transient && write_json(dir, CONTROL_FILE_RESULT, result))
-			log_warning("%s: cannot write " CONTROL_FILE_RESULT, dir);
-	}
-	put_text(result, "uuid", vm->uuid);
-	put_text(result, "name", vm->name);
-	registry_set_result(vm, result);
-	store_add(vm->daemon->store, STORE_RESULT, vm->uuid, vm->name, epoch_seconds(),
-		  json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN), NULL, NULL);
-	if (vm->transient)
-		supervisor_remove_directory(dir);
-	put_text(params, "state", vm_state_text(vm));
-	json_object_object_get_ex(result, "reason", &reason);
-	json_object_object_add(params, "reason", json_object_get(reason));
-	event_emit(vm, "ended", params);
 }
 
 static void answer_list(struct pending_list *list, const struct daemon_error *error, json_object *result)
@@ -233,7 +106,7 @@ static unsigned transient_running(struct daemon *daemon)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(vm, &daemon->vms, link)
-		n += vm->transient && vm->process;
+	n += vm->transient && vm->process;
 	return n;
 }
 
@@ -249,7 +122,7 @@ static void finalise(struct vm_process *process)
 	char why[800];
 
 	describe_death(process, why, sizeof(why));
-	supervisor_record(vm, process->dir, process->started, why);
+	vmdir_record(vm, process->dir, process->started, why);
 	STAILQ_CONCAT(&starts, &process->starts);
 	STAILQ_CONCAT(&destroys, &process->destroys);
 	vm->process = NULL;
@@ -312,8 +185,8 @@ static void on_kill(evutil_socket_t fd, short what, void *opaque)
 
 	log_warning("VM %s: process %d does not end when told to; killed", process->vm->name, (int)process->pid);
 	if (!process->failure[0])
-		snprintf(process->failure, sizeof(process->failure), "it did not end within %d s of being told to, and was killed",
-			 KILL_AFTER_MS / 1000);
+		snprintf(process->failure, sizeof(process->failure),
+			 "it did not end within %d s of being told to, and was killed", KILL_AFTER_MS / 1000);
 	send_signal(process, SIGKILL);
 }
 
@@ -360,21 +233,67 @@ static void take_state(struct vm_process *process, json_object *from)
 	}
 }
 
+/* A token for each event, EVENT_RATE a second: a process that was taken over must not fill the store. */
+static bool may_tell(struct vm_process *process)
+{
+	double now = monotonic_seconds();
+
+	process->event_tokens += (now - process->event_time) * EVENT_RATE;
+	process->event_time = now;
+	if (process->event_tokens > EVENT_BURST)
+		process->event_tokens = EVENT_BURST;
+	if (process->event_tokens < 1) {
+		if (!process->events_dropped++)
+			log_warning("VM %s: sends too many events; some are dropped", process->vm->name);
+		return false;
+	}
+	process->event_tokens--;
+	return true;
+}
+
+static void copy_text(json_object *to, json_object *from, const char *key)
+{
+	json_object *value = NULL;
+
+	if (json_object_object_get_ex(from, key, &value) && json_object_is_type(value, json_type_string))
+		json_object_object_add(to, key,
+				       json_object_new_string_len(json_object_get_string(value),
+								  json_object_get_string_len(value) < EVENT_TEXT_MAX
+									  ? json_object_get_string_len(value)
+									  : 0));
+}
+
+/* Known events with known members only. */
 static void on_link_event(void *opaque, json_object *params)
 {
+	static const char *const kinds[] = {CONTROL_EVENT_STATE, CONTROL_EVENT_RESET, CONTROL_EVENT_PANIC,
+					    CONTROL_EVENT_USER_SPACE};
 	struct vm_process *process = opaque;
-	json_object *event = NULL, *state = NULL;
+	json_object *event = NULL, *value = NULL, *told;
+	const char *kind = NULL;
 	enum vm_state parsed;
 
 	if (!json_object_object_get_ex(params, "event", &event) || !json_object_is_type(event, json_type_string))
 		return;
-	if (!strcmp(json_object_get_string(event), CONTROL_EVENT_STATE)) {
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (!strcmp(json_object_get_string(event), kinds[i]))
+			kind = kinds[i];
+	if (!kind || !may_tell(process))
+		return;
+	if (!strcmp(kind, CONTROL_EVENT_STATE)) {
 		take_state(process, params);
-		if (!json_object_object_get_ex(params, "state", &state) || !vm_state_parse(json_object_get_string(state), &parsed) ||
-		    vm_state_is_final(parsed))
+		/* The end is told once the process is gone and its result was read. */
+		if (!json_object_object_get_ex(params, "state", &value) ||
+		    !json_object_is_type(value, json_type_string) ||
+		    !vm_state_parse(json_object_get_string(value), &parsed) || vm_state_is_final(parsed))
 			return;
 	}
-	event_emit(process->vm, json_object_get_string(event), json_object_get(params));
+	told = json_object_new_object();
+	copy_text(told, params, "state");
+	copy_text(told, params, "reason");
+	if (json_object_object_get_ex(params, "boot_seconds", &value) && json_object_is_type(value, json_type_double))
+		json_object_object_add(told, "boot_seconds", json_object_get(value));
+	event_emit(process->vm, kind, told);
 }
 
 static void on_link_close(void *opaque)
@@ -431,35 +350,59 @@ static void on_status(void *opaque, int code, const char *message, json_object *
 	now_ready(process);
 }
 
+static const char *string_member(json_object *object, const char *key)
+{
+	json_object *value = NULL;
+
+	return json_object_object_get_ex(object, key, &value) && json_object_is_type(value, json_type_string)
+		       ? json_object_get_string(value)
+		       : NULL;
+}
+
+/* NULL, or why this peer is not the process we take it for. */
+static const char *hello_problem(struct vm_process *process, json_object *hello, char *why, size_t size)
+{
+	const char *uuid = string_member(hello, "uuid"), *mode = string_member(hello, "mode");
+	json_object *protocol = NULL;
+	enum policy_mode known;
+
+	json_object_object_get_ex(hello, "protocol", &protocol);
+	if (json_object_get_int(protocol) != CONTROL_VERSION)
+		snprintf(why, size,
+			 "trivisor-vm speaks control protocol %d, this daemon %d; install both from one version",
+			 json_object_get_int(protocol), CONTROL_VERSION);
+	else if (!uuid || strcmp(uuid, process->vm->uuid))
+		snprintf(why, size, "its process says it is another VM (%.40s)", uuid ? uuid : "no uuid");
+	else if (!mode || !policy_mode_parse(mode, &known))
+		snprintf(why, size, "its process runs in no mode known here (%.40s)", mode ? mode : "none");
+	else
+		return NULL;
+	return why;
+}
+
 static void on_hello(void *opaque, int code, const char *message, json_object *result)
 {
 	struct vm_process *process = opaque;
-	json_object *protocol = NULL, *uuid = NULL, *mode = NULL, *reason = NULL;
-	char why[200];
+	const char *problem = message, *reason;
+	char why[200], *copy;
 
 	if (code == VMLINK_LOST)
 		return;
-	json_object_object_get_ex(result, "protocol", &protocol);
-	json_object_object_get_ex(result, "uuid", &uuid);
-	if (code || !uuid || strcmp(json_object_get_string(uuid), process->vm->uuid) ||
-	    json_object_get_int(protocol) != CONTROL_VERSION) {
-		snprintf(why, sizeof(why), "trivisor-vm speaks control protocol %d, this daemon %d; install both from one version",
-			 json_object_get_int(protocol), CONTROL_VERSION);
+	if (!code)
+		problem = hello_problem(process, result, why, sizeof(why));
+	if (problem) {
 		if (process->adopted)
-			log_error("VM %s: %s; it is left alone", process->vm->name, code ? message : why);
+			log_error("VM %s: %s; it is left alone", process->vm->name, problem);
 		else
-			fail_start(process, code ? message : why);
+			fail_start(process, problem);
 		return;
 	}
-	if (json_object_object_get_ex(result, "mode", &mode))
-		snprintf(process->mode, sizeof(process->mode), "%.7s", json_object_get_string(mode));
-	if (json_object_object_get_ex(result, "mode_reason", &reason)) {
-		char *copy = strdup(json_object_get_string(reason));
-
-		if (copy) {
-			free(process->mode_reason);
-			process->mode_reason = copy;
-		}
+	snprintf(process->mode, sizeof(process->mode), "%s", string_member(result, "mode"));
+	reason = string_member(result, "mode_reason");
+	copy = reason ? strdup(reason) : NULL;
+	if (copy) {
+		free(process->mode_reason);
+		process->mode_reason = copy;
 	}
 	vmlink_call(process->vmlink, CONTROL_STATUS, NULL, CALL_TIMEOUT_S, on_status, process);
 }
@@ -473,7 +416,8 @@ static void on_connect(evutil_socket_t timer, short what, void *opaque)
 	int fd = paths_join(path, sizeof(path), process->dir, CONTROL_FILE_SOCKET);
 
 	if (process->connect_deadline > 0 && monotonic_seconds() > process->connect_deadline) {
-		snprintf(why, sizeof(why), "trivisor-vm did not get ready within %u s (start_timeout in the configuration)",
+		snprintf(why, sizeof(why),
+			 "trivisor-vm did not get ready within %u s (start_timeout in the configuration)",
 			 daemon->settings->start_timeout_s);
 		fail_start(process, why);
 		return;
@@ -485,8 +429,8 @@ static void on_connect(evutil_socket_t timer, short what, void *opaque)
 			process->connect_delay_ms = CONNECT_LAST_MS;
 			if (process->vmlink)
 				vmlink_call(process->vmlink, CONTROL_HELLO, NULL,
-					    process->adopted ? CALL_TIMEOUT_S : daemon->settings->start_timeout_s, on_hello,
-					    process);
+					    process->adopted ? CALL_TIMEOUT_S : daemon->settings->start_timeout_s,
+					    on_hello, process);
 		}
 	}
 	/* Until it is ready, also as the guard of the deadline. */
@@ -517,6 +461,8 @@ static int process_create(struct vm *vm, const char *dir, struct vm_process **re
 		return -ENOMEM;
 	process->vm = vm;
 	process->pidfd = -1;
+	process->event_tokens = EVENT_BURST;
+	process->event_time = monotonic_seconds();
 	STAILQ_INIT(&process->starts);
 	STAILQ_INIT(&process->destroys);
 	process->connect_timer = event_new(base, -1, 0, on_connect, process);
@@ -534,41 +480,16 @@ static int process_create(struct vm *vm, const char *dir, struct vm_process **re
 
 static int watch(struct vm_process *process)
 {
-	process->exit_event = event_new(process->vm->daemon->base, process->pidfd, EV_READ | EV_PERSIST, on_exit_event, process);
+	process->exit_event =
+		event_new(process->vm->daemon->base, process->pidfd, EV_READ | EV_PERSIST, on_exit_event, process);
 	return process->exit_event && event_add(process->exit_event, NULL) == 0 ? 0 : -ENOMEM;
-}
-
-/* definition.json for the process, daemon.json for the next daemon that finds it. */
-static int prepare_directory(struct vm *vm, const char *dir, const char *mode, bool no_reboot)
-{
-	json_object *definition = NULL, *note = json_object_new_object();
-	int rc = file_make_dirs(dir, 0700);
-
-	if (!rc) {
-		clear_directory(dir);
-		if (json_object_deep_copy(vm->definition, &definition, NULL) < 0)
-			rc = -ENOMEM;
-	}
-	if (!rc && no_reboot)
-		put_text(definition, "on_reboot", "shutdown");
-	if (!rc)
-		rc = write_json(dir, CONTROL_FILE_DEFINITION, definition);
-	json_object_object_add(note, "transient", json_object_new_boolean(vm->transient));
-	json_object_object_add(note, "ends_with_client", json_object_new_boolean(vm->owner != NULL));
-	put_text(note, "mode", mode);
-	json_object_object_add(note, "decision", json_object_get(vm->decision));
-	if (!rc)
-		rc = write_json(dir, "daemon.json", note);
-	json_object_put(definition);
-	json_object_put(note);
-	return rc;
 }
 
 /* In a session of its own, so that no signal to ours reaches it; nothing inherited but its log. */
 static int spawn(const char *program, const char *dir, const char *mode, const char *reason, pid_t *ret_pid)
 {
-	char *const argv[] = {(char *)program,       (char *)"--dir",  (char *)dir, (char *)"--mode", (char *)mode,
-			      (char *)"--mode-reason", (char *)reason, NULL};
+	char *const argv[] = {(char *)program, (char *)"--dir",         (char *)dir,    (char *)"--mode",
+			      (char *)mode,    (char *)"--mode-reason", (char *)reason, NULL};
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	char log_path[PATH_MAX];
@@ -585,7 +506,8 @@ static int spawn(const char *program, const char *dir, const char *mode, const c
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setsigdefault(&attributes, &all);
 	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW,
+					 0600);
 	posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
 	r = posix_spawn(ret_pid, program, &actions, &attributes, argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
@@ -610,8 +532,8 @@ static int launch(struct vm_process *process, const char *mode, const char *reas
 	return rc;
 }
 
-void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot, daemon_done_fn done,
-		      void *opaque)
+void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot,
+		      daemon_done_fn done, void *opaque)
 {
 	struct daemon *daemon = vm->daemon;
 	struct vm_process *process = NULL;
@@ -620,7 +542,7 @@ void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_rea
 	int rc = paths_join(dir, sizeof(dir), daemon->vms_dir, vm->uuid);
 
 	if (!rc)
-		rc = prepare_directory(vm, dir, policy_mode_name(mode), no_reboot);
+		rc = vmdir_prepare(vm, dir, policy_mode_name(mode), no_reboot);
 	if (rc) {
 		answer_error(done, opaque, DAEMON_STORAGE, "runtime directory %s: %s", dir, strerror(-rc));
 		return;
@@ -639,7 +561,8 @@ void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_rea
 	rc = launch(process, process->mode, mode_reason);
 	if (rc) {
 		supervisor_release(process);
-		answer_error(done, opaque, DAEMON_START, "cannot start %s: %s", daemon->settings->vm_program, strerror(-rc));
+		answer_error(done, opaque, DAEMON_START, "cannot start %s: %s", daemon->settings->vm_program,
+			     strerror(-rc));
 		return;
 	}
 	process->started = epoch_seconds();

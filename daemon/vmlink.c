@@ -76,7 +76,8 @@ static void on_line(void *opaque, char *text, size_t bytes)
 		line_peer_finish(link->peer);
 	} else if (json_object_object_get_ex(message, "method", &method)) {
 		json_object_object_get_ex(message, "params", &params);
-		if (json_object_is_type(method, json_type_string) && !strcmp(json_object_get_string(method), CONTROL_NOTIFY) &&
+		if (json_object_is_type(method, json_type_string) &&
+		    !strcmp(json_object_get_string(method), CONTROL_NOTIFY) &&
 		    json_object_is_type(params, json_type_object))
 			link->ops.on_event(link->opaque, params);
 	} else if (json_object_object_get_ex(message, "id", &id)) {
@@ -128,7 +129,8 @@ void vmlink_destroy(struct vmlink *link)
 	free(link);
 }
 
-void vmlink_call(struct vmlink *link, const char *method, json_object *params, unsigned timeout_s, vmlink_done_fn done, void *opaque)
+void vmlink_call(struct vmlink *link, const char *method, json_object *params, unsigned timeout_s, vmlink_done_fn done,
+		 void *opaque)
 {
 	struct timeval timeout = {.tv_sec = timeout_s};
 	json_object *message = json_object_new_object();

@@ -23,6 +23,7 @@ struct vmlink *vmlink_create(struct event_base *base, int fd, const struct vmlin
 /* Calls in flight are answered with VMLINK_LOST first. Accepts NULL. */
 void vmlink_destroy(struct vmlink *link);
 /* Takes params (NULL: none). done is called once, from the loop, within timeout_s seconds. */
-void vmlink_call(struct vmlink *link, const char *method, json_object *params, unsigned timeout_s, vmlink_done_fn done, void *opaque);
+void vmlink_call(struct vmlink *link, const char *method, json_object *params, unsigned timeout_s, vmlink_done_fn done,
+		 void *opaque);
 
 #endif

@@ -79,8 +79,9 @@ static bool inspect_bzimage(struct policy_guest *guest, const char *path, int fd
 	setup_sects = header[0x1f1] ? header[0x1f1] : 4;
 	memcpy(&syssize, header + 0x1f4, 4);
 	if ((uint64_t)st->st_size < (uint64_t)(setup_sects + 1) * 512 + (uint64_t)syssize * 16)
-		set_problem(guest, "kernel %s: is truncated: %lld bytes, but its header announces %llu; copy it again", path,
-			    (long long)st->st_size, (unsigned long long)(setup_sects + 1) * 512 + (uint64_t)syssize * 16);
+		set_problem(guest, "kernel %s: is truncated: %lld bytes, but its header announces %llu; copy it again",
+			    path, (long long)st->st_size,
+			    (unsigned long long)(setup_sects + 1) * 512 + (uint64_t)syssize * 16);
 	memcpy(&version_at, header + 0x20e, 2);
 	if (version_at) {
 		char text[sizeof(guest->kernel_version)] = "";
@@ -182,7 +183,10 @@ static bool inspect_elf(struct policy_guest *guest, const char *path, int fd)
 		set_problem(guest, "kernel %s: is a truncated ELF file", path);
 	}
 	if (!guest->pvh && guest->xen_pv != POLICY_YES)
-		set_problem(guest, "kernel %s: an ELF file without a PVH entry note; use a bzImage, or a kernel built with CONFIG_PVH", path);
+		set_problem(guest,
+			    "kernel %s: an ELF file without a PVH entry note; use a bzImage, or a kernel built with "
+			    "CONFIG_PVH",
+			    path);
 	return true;
 }
 
@@ -247,7 +251,8 @@ json_object *policy_guest_json(const struct policy_guest *guest)
 	if (guest->image == POLICY_IMAGE_ELF)
 		json_object_object_add(object, "pvh_entry", json_object_new_boolean(guest->pvh));
 	json_object_object_add(object, "xen_pv_entry",
-			       guest->xen_pv == POLICY_UNKNOWN ? NULL : json_object_new_boolean(guest->xen_pv == POLICY_YES));
+			       guest->xen_pv == POLICY_UNKNOWN ? NULL
+							       : json_object_new_boolean(guest->xen_pv == POLICY_YES));
 	if (guest->problem[0])
 		json_object_object_add(object, "problem", json_object_new_string(guest->problem));
 	return object;

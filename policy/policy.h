@@ -29,16 +29,16 @@ struct policy_host {
 	char hypervisor[16]; /* CPUID 0x40000000's signature; "" when the CPU says it runs on none */
 	bool under_hypervisor;
 	char kernel[128];
-	enum policy_known vmx, svm; /* flags in /proc/cpuinfo, that is: usable by this kernel */
-	bool kvm_device; /* /dev/kvm exists */
-	int kvm_open_error; /* 0 or errno of opening it for reading and writing */
-	int kvm_api; /* KVM_GET_API_VERSION; -1 when not open */
+	enum policy_known vmx, svm;                    /* flags in /proc/cpuinfo, that is: usable by this kernel */
+	bool kvm_device;                               /* /dev/kvm exists */
+	int kvm_open_error;                            /* 0 or errno of opening it for reading and writing */
+	int kvm_api;                                   /* KVM_GET_API_VERSION; -1 when not open */
 	enum policy_known kvm_intel, kvm_amd, kvm_pvm; /* modules, loaded or built in */
-	enum policy_known nested; /* kvm_intel or kvm_amd's parameter */
-	enum policy_known kvm_hardware; /* KVM runs guests on the processor's own virtualization */
+	enum policy_known nested;                      /* kvm_intel or kvm_amd's parameter */
+	enum policy_known kvm_hardware;                /* KVM runs guests on the processor's own virtualization */
 	int exec_memory_error; /* 0 or errno: a memfd mapped executable, as bt's code cache needs */
-	int iommu_groups; /* -1: not readable */
-	unsigned cores; /* this process may use */
+	int iommu_groups;      /* -1: not readable */
+	unsigned cores;        /* this process may use */
 	uint64_t memory_mib, available_mib;
 	uint64_t huge_pages_free; /* of 2 MiB */
 	char transparent_huge_pages[16];
@@ -52,16 +52,22 @@ json_object *policy_host_facts(const struct policy_host *host);
 
 /* ---- the guest (guest.c) --------------------------------------------------------- */
 
-enum policy_image { POLICY_IMAGE_NONE, POLICY_IMAGE_BZIMAGE, POLICY_IMAGE_ELF, POLICY_IMAGE_FIRMWARE, POLICY_IMAGE_UNKNOWN };
+enum policy_image {
+	POLICY_IMAGE_NONE,
+	POLICY_IMAGE_BZIMAGE,
+	POLICY_IMAGE_ELF,
+	POLICY_IMAGE_FIRMWARE,
+	POLICY_IMAGE_UNKNOWN
+};
 
 struct policy_guest {
 	enum policy_image image;
-	unsigned bits; /* 16, 32 or 64: how it is entered; 0 when not known */
-	unsigned boot_protocol; /* bzImage: 0x0206 and up */
+	unsigned bits;            /* 16, 32 or 64: how it is entered; 0 when not known */
+	unsigned boot_protocol;   /* bzImage: 0x0206 and up */
 	bool pvh;                 /* XEN_ELFNOTE_PHYS32_ENTRY */
 	enum policy_known xen_pv; /* XEN_ELFNOTE_ENTRY or a __xen_guest section; unknown inside a bzImage */
 	char kernel_version[96];  /* bzImage's own string */
-	char problem[600]; /* "" or why it cannot boot: names the file and the remedy */
+	char problem[600];        /* "" or why it cannot boot: names the file and the remedy */
 };
 
 /* Looks at the files a definition names. Never fails: `problem` tells. */

@@ -202,8 +202,8 @@ static void probe_memory(struct policy_host *host)
 	if (!read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", line, sizeof(line)))
 		host->huge_pages_free = strtoull(line, NULL, 10);
 	/* "always [madvise] never": the one in brackets holds. */
-	if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line)) && (from = strchr(line, '[')) &&
-	    (to = strchr(from, ']'))) {
+	if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line)) &&
+	    (from = strchr(line, '[')) && (to = strchr(from, ']'))) {
 		*to = '\0';
 		snprintf(host->transparent_huge_pages, sizeof(host->transparent_huge_pages), "%.15s", from + 1);
 	}
@@ -270,26 +270,31 @@ static void put_kvm(json_object *rows, const struct policy_host *host)
 	char opened[128];
 
 	if (!host->kvm_device)
-		remedy = host->under_hypervisor ? "ask the outer hypervisor's owner for nested virtualization"
-						: "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup";
+		remedy = host->under_hypervisor
+				 ? "ask the outer hypervisor's owner for nested virtualization"
+				 : "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup";
 	put(rows, "kvm_device", json_object_new_boolean(host->kvm_device), "/dev/kvm", remedy);
 	if (host->kvm_device) {
 		snprintf(opened, sizeof(opened), "%s", host->kvm_open_error ? strerror(host->kvm_open_error) : "yes");
 		put(rows, "kvm_opens", json_object_new_string(opened), "open(\"/dev/kvm\", O_RDWR)",
 		    host->kvm_open_error == EACCES ? "add the daemon's user to the group that owns /dev/kvm" : NULL);
 	}
-	put(rows, "kvm_api_version", host->kvm_api >= 0 ? json_object_new_int(host->kvm_api) : NULL, "ioctl KVM_GET_API_VERSION", NULL);
+	put(rows, "kvm_api_version", host->kvm_api >= 0 ? json_object_new_int(host->kvm_api) : NULL,
+	    "ioctl KVM_GET_API_VERSION", NULL);
 	put(rows, "vmx", known(host->vmx), "/proc/cpuinfo flags", NULL);
 	put(rows, "svm", known(host->svm), "/proc/cpuinfo flags", NULL);
 	put(rows, "module_kvm_intel", known(host->kvm_intel), modules, NULL);
 	put(rows, "module_kvm_amd", known(host->kvm_amd), modules, NULL);
 	put(rows, "module_kvm_pvm", known(host->kvm_pvm), modules,
-	    host->kvm_pvm == POLICY_YES ? "this KVM emulates in software; a host with VT-x or AMD-V (or nested virtualization) has a real one" : NULL);
+	    host->kvm_pvm == POLICY_YES ? "this KVM emulates in software; a host with VT-x or AMD-V (or nested "
+					  "virtualization) has a real one"
+					: NULL);
 	put(rows, "kvm_is_hardware", known(host->kvm_hardware), "/dev/kvm, the flags and the modules together", NULL);
 	put(rows, "nested_virtualization", known(host->nested), "/sys/module/kvm_{intel,amd}/parameters/nested", NULL);
 	put(rows, "iommu_groups", host->iommu_groups >= 0 ? json_object_new_int(host->iommu_groups) : NULL,
 	    "/sys/kernel/iommu_groups",
-	    host->iommu_groups == 0 ? "enable VT-d or AMD-Vi in the firmware's setup (only passthrough needs it)" : NULL);
+	    host->iommu_groups == 0 ? "enable VT-d or AMD-Vi in the firmware's setup (only passthrough needs it)"
+				    : NULL);
 }
 
 json_object *policy_host_facts(const struct policy_host *host)
@@ -300,14 +305,16 @@ json_object *policy_host_facts(const struct policy_host *host)
 	put(rows, "cpu_vendor", json_object_new_string(host->cpu_vendor), "CPUID leaf 0", NULL);
 	put(rows, "cpu_model", json_object_new_string(host->cpu_model), "CPUID leaves 0x80000002 to 0x80000004", NULL);
 	put(rows, "kernel", json_object_new_string(host->kernel), "uname(2)", NULL);
-	put(rows, "under_hypervisor", json_object_new_boolean(host->under_hypervisor), "CPUID leaf 1, ECX bit 31", NULL);
+	put(rows, "under_hypervisor", json_object_new_boolean(host->under_hypervisor), "CPUID leaf 1, ECX bit 31",
+	    NULL);
 	if (host->under_hypervisor)
 		put(rows, "hypervisor", json_object_new_string(host->hypervisor), "CPUID leaf 0x40000000", NULL);
 	put(rows, "cores", json_object_new_int64(host->cores), "sched_getaffinity(2)", NULL);
 	put(rows, "avx2", json_object_new_boolean(host->avx2), "CPUID leaf 7, EBX bit 5", NULL);
 	put(rows, "avx512f", json_object_new_boolean(host->avx512), "CPUID leaf 7, EBX bit 16", NULL);
 	put(rows, "memory_mib", json_object_new_int64((int64_t)host->memory_mib), "/proc/meminfo MemTotal", NULL);
-	put(rows, "available_mib", json_object_new_int64((int64_t)host->available_mib), "/proc/meminfo MemAvailable", NULL);
+	put(rows, "available_mib", json_object_new_int64((int64_t)host->available_mib), "/proc/meminfo MemAvailable",
+	    NULL);
 	put(rows, "huge_pages_2m_free", json_object_new_int64((int64_t)host->huge_pages_free),
 	    "/sys/kernel/mm/hugepages/hugepages-2048kB", NULL);
 	put(rows, "transparent_huge_pages",
@@ -315,7 +322,8 @@ json_object *policy_host_facts(const struct policy_host *host)
 	    "/sys/kernel/mm/transparent_hugepage/enabled", NULL);
 	snprintf(text, sizeof(text), "%s", host->exec_memory_error ? strerror(host->exec_memory_error) : "yes");
 	put(rows, "executable_memfd", json_object_new_string(text), "a memfd mapped PROT_EXEC",
-	    host->exec_memory_error ? "set sysctl vm.memfd_noexec=0, or let the security policy allow executable memory" : NULL);
+	    host->exec_memory_error ? "set sysctl vm.memfd_noexec=0, or let the security policy allow executable memory"
+				    : NULL);
 	put_kvm(rows, host);
 	return rows;
 }

@@ -47,29 +47,38 @@ static void judge_bt(const struct policy_host *host, struct policy_mode_state *s
 }
 
 /* What the host says of hardware virtualization, whether or not this version could use it. */
-static bool judge_hardware(const struct policy_host *host, char *reason, size_t reason_size, char *remedy, size_t remedy_size)
+static bool judge_hardware(const struct policy_host *host, char *reason, size_t reason_size, char *remedy,
+			   size_t remedy_size)
 {
 	const char *flag = host->vmx == POLICY_YES ? "VT-x" : "AMD-V";
 
 	if (!host->kvm_device) {
 		snprintf(reason, reason_size, "there is no /dev/kvm");
 		snprintf(remedy, remedy_size, "%s",
-			 host->under_hypervisor ? "ask the outer hypervisor's owner for nested virtualization"
-						: "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup");
+			 host->under_hypervisor
+				 ? "ask the outer hypervisor's owner for nested virtualization"
+				 : "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup");
 	} else if (host->kvm_pvm == POLICY_YES) {
-		snprintf(reason, reason_size, "/dev/kvm is kvm_pvm, a software KVM that emulates unmodified guests instruction by instruction");
-		snprintf(remedy, remedy_size, "a host with VT-x or AMD-V, or with nested virtualization, has a real one");
+		snprintf(reason, reason_size,
+			 "/dev/kvm is kvm_pvm, a software KVM that emulates unmodified guests instruction by "
+			 "instruction");
+		snprintf(remedy, remedy_size,
+			 "a host with VT-x or AMD-V, or with nested virtualization, has a real one");
 	} else if (host->vmx == POLICY_NO && host->svm == POLICY_NO) {
-		snprintf(reason, reason_size, "there is a /dev/kvm, but the processor shows neither vmx nor svm to this kernel");
+		snprintf(reason, reason_size,
+			 "there is a /dev/kvm, but the processor shows neither vmx nor svm to this kernel");
 		snprintf(remedy, remedy_size, "%s",
 			 host->under_hypervisor ? "ask the outer hypervisor's owner for nested virtualization"
 						: "enable VT-x or AMD-V in the firmware's setup");
 	} else if (host->kvm_open_error) {
 		snprintf(reason, reason_size, "/dev/kvm cannot be opened: %s", strerror(host->kvm_open_error));
 		snprintf(remedy, remedy_size, "%s",
-			 host->kvm_open_error == EACCES ? "add the daemon's user to the group that owns /dev/kvm" : "load kvm_intel or kvm_amd");
+			 host->kvm_open_error == EACCES ? "add the daemon's user to the group that owns /dev/kvm"
+							: "load kvm_intel or kvm_amd");
 	} else if (host->kvm_hardware != POLICY_YES) {
-		snprintf(reason, reason_size, "whether /dev/kvm is hardware could not be learned (/proc/cpuinfo or /sys/module tell nothing)");
+		snprintf(reason, reason_size,
+			 "whether /dev/kvm is hardware could not be learned (/proc/cpuinfo or /sys/module tell "
+			 "nothing)");
 		snprintf(remedy, remedy_size, "mount /sys where the daemon runs");
 	} else {
 		snprintf(reason, reason_size, "%s through /dev/kvm (API %d)", flag, host->kvm_api);
@@ -98,7 +107,8 @@ void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, st
 		break;
 	case POLICY_PV:
 		ret_state->usable = ret_state->in_build;
-		SAY(ret_state->reason, "%s", ret_state->in_build ? "needs only Linux on x86-64" : "not in this version");
+		SAY(ret_state->reason, "%s",
+		    ret_state->in_build ? "needs only Linux on x86-64" : "not in this version");
 		break;
 	default: break;
 	}
@@ -145,8 +155,9 @@ static void judge_candidate(enum policy_mode mode, const struct policy_host *hos
 		return;
 	if (mode == POLICY_PV && guest->xen_pv != POLICY_YES) {
 		candidate->verdict = POLICY_RULED_OUT;
-		SAY(candidate->reason, "%s", guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
-									: "whether the guest's kernel has a Xen PV entry is not known");
+		SAY(candidate->reason, "%s",
+		    guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
+					       : "whether the guest's kernel has a Xen PV entry is not known");
 		SAY(candidate->remedy, "boot a kernel with the Xen PV ABI, as an ELF file");
 	} else if (mode != POLICY_PV && guest->image == POLICY_IMAGE_ELF && !guest->pvh) {
 		candidate->verdict = POLICY_RULED_OUT;
@@ -176,7 +187,8 @@ static void note_changes(struct policy_decision *d, const struct policy_host *ho
 		if (host->kvm_hardware == POLICY_YES)
 			change(d, "a version of trivisor with an hvm engine: this host has hardware virtualization");
 		else
-			change(d, "real hardware virtualization on this host, and a version of trivisor with an hvm engine");
+			change(d, "real hardware virtualization on this host, and a version of trivisor with an hvm "
+				  "engine");
 	}
 	if (strcmp(d->wish, "auto"))
 		change(d, "\"mode\": \"auto\" in the definition lets the policy choose");
@@ -186,7 +198,8 @@ static void note_changes(struct policy_decision *d, const struct policy_host *ho
 
 static void decide_auto(struct policy_decision *d)
 {
-	/* By what is known without measuring: hardware first where it is real, translation otherwise, cooperation last. */
+	/* By what is known without measuring: hardware first where it is real, translation otherwise, cooperation last.
+	 */
 	static const enum policy_mode order[] = {POLICY_HVM, POLICY_BT, POLICY_PV};
 
 	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++)
@@ -199,7 +212,8 @@ static void decide_auto(struct policy_decision *d)
 		SAY(d->reason, "no mode can run this VM here; bt: %.250s; hvm: %.200s", d->candidates[POLICY_BT].reason,
 		    d->candidates[POLICY_HVM].reason);
 	else if (d->mode == POLICY_BT)
-		SAY(d->reason, "bt: runs any unmodified x86 guest; hvm is ruled out (%.300s)", d->candidates[POLICY_HVM].reason);
+		SAY(d->reason, "bt: runs any unmodified x86 guest; hvm is ruled out (%.300s)",
+		    d->candidates[POLICY_HVM].reason);
 	else
 		SAY(d->reason, "%s: %.400s", modes[d->mode].name, d->candidates[d->mode].reason);
 }
@@ -242,8 +256,10 @@ void policy_decide(const struct policy_host *host, const struct policy_guest *gu
 
 json_object *policy_decision_json(const struct policy_decision *d)
 {
-	static const char *const verdicts[] = {[POLICY_CHOSEN] = "chosen", [POLICY_POSSIBLE] = "possible", [POLICY_RULED_OUT] = "ruled out"};
-	json_object *object = json_object_new_object(), *candidates = json_object_new_array(), *changes = json_object_new_array();
+	static const char *const verdicts[] = {
+		[POLICY_CHOSEN] = "chosen", [POLICY_POSSIBLE] = "possible", [POLICY_RULED_OUT] = "ruled out"};
+	json_object *object = json_object_new_object(), *candidates = json_object_new_array(),
+		    *changes = json_object_new_array();
 
 	add(object, "wish", d->wish);
 	json_object_object_add(object, "mode", d->possible ? json_object_new_string(modes[d->mode].name) : NULL);

@@ -1,5 +1,6 @@
 # Tests of the daemon, its JSON-RPC API and trictl.
-DAEMON_CLIENT_TESTS = tests/clients/rpc_conformance.py tests/clients/daemon_state.py tests/clients/daemon_vms.py
+DAEMON_CLIENT_TESTS = tests/clients/rpc_conformance.py tests/clients/daemon_state.py tests/clients/daemon_vms.py \
+	tests/clients/daemon_hostile_vm.py
 dist_check_SCRIPTS += $(DAEMON_CLIENT_TESTS)
 TESTS += $(DAEMON_CLIENT_TESTS)
 
@@ -10,7 +11,7 @@ tests/clients/tiny.elf: $(top_srcdir)/tests/clients/tiny.S
 		ld -m elf_i386 -Ttext 0x101000 --section-start=.note.Xen=0x100000 -e start -z noexecstack --no-warn-rwx-segments -n \
 			tests/clients/tiny.o -o $@
 CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o
-EXTRA_DIST += tests/clients/tiny.S
+EXTRA_DIST += tests/clients/tiny.S tests/clients/fake_vm.py
 
 DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_rpc_schema tests/unit/test_store
 check_PROGRAMS += $(DAEMON_UNIT_TESTS)

@@ -11,7 +11,7 @@
 #include <sys/types.h>
 
 /* Exit statuses, as trictl(1) lists them. */
-#define EXIT_ERROR 1     /* the daemon refused, or something went wrong here */
+#define EXIT_ERROR 1 /* the daemon refused, or something went wrong here */
 #define EXIT_USAGE 2
 #define EXIT_NOT_STARTED 3
 #define EXIT_CRASHED 4
@@ -34,7 +34,8 @@ int client_connect(struct client *client, const char *socket_path);
 void client_close(struct client *client);
 /* Sends a request and takes params (NULL: none). Its id, or -errno. */
 int64_t client_send(struct client *client, const char *method, json_object *params);
-/* The next message of any kind, for the caller to put. -ETIMEDOUT, -EPIPE at the end, else -errno. timeout_ms < 0: for ever. */
+/* The next message of any kind, for the caller to put. -ETIMEDOUT, -EPIPE at the end, else -errno. timeout_ms < 0: for
+ * ever. */
 int client_next(struct client *client, int timeout_ms, json_object **ret_message);
 /*
  * A request and its answer. 0 and *ret_result for the caller to put; otherwise a message was printed to standard error

@@ -50,7 +50,9 @@ int cli_connect(struct cli *cli)
 	if (!rc)
 		return 0;
 	complain("%s: %s%s", path, strerror(-rc),
-		 rc == -ENOENT || rc == -ECONNREFUSED ? "; no trivisord serves it: start one, or name its socket with --socket" : "");
+		 rc == -ENOENT || rc == -ECONNREFUSED
+			 ? "; no trivisord serves it: start one, or name its socket with --socket"
+			 : "");
 	return EXIT_NO_DAEMON;
 }
 
@@ -78,11 +80,20 @@ unsigned cli_memory_mib(const char *text)
 		return 0;
 	switch (*end) {
 	case 'K':
-	case 'k': value = value % 1024 ? 0 : value / 1024; end++; break;
+	case 'k':
+		value = value % 1024 ? 0 : value / 1024;
+		end++;
+		break;
 	case 'G':
-	case 'g': value *= 1024; end++; break;
+	case 'g':
+		value *= 1024;
+		end++;
+		break;
 	case 'T':
-	case 't': value *= 1024 * 1024; end++; break;
+	case 't':
+		value *= 1024 * 1024;
+		end++;
+		break;
 	case 'M':
 	case 'm': end++; break;
 	default: break;
@@ -98,7 +109,8 @@ static void print_usage(FILE *to, const char *name)
 {
 	const struct command *command = find_command(name);
 
-	fprintf(to, "Usage: trictl %s%s%s\n%s\n", command->name, command->arguments[0] ? " " : "", command->arguments, command->summary);
+	fprintf(to, "Usage: trictl %s%s%s\n%s\n", command->name, command->arguments[0] ? " " : "", command->arguments,
+		command->summary);
 }
 
 int cli_option(struct cli *cli, int argc, char **argv, const struct option *options)
@@ -242,8 +254,9 @@ static int on_vm(struct cli *cli, int argc, char **argv, const char *method, voi
 
 static void show_list(json_object *rows)
 {
-	static const struct column columns[] = {{"NAME", "name"}, {"STATE", "state"},   {"MODE", "mode"}, {"MEMORY (MiB)", "memory_mib"},
-						{"VCPUS", "vcpus"}, {"PID", "pid"}, {"UUID", "uuid"}};
+	static const struct column columns[] = {
+		{"NAME", "name"},   {"STATE", "state"}, {"MODE", "mode"}, {"MEMORY (MiB)", "memory_mib"},
+		{"VCPUS", "vcpus"}, {"PID", "pid"},     {"UUID", "uuid"}};
 
 	render_table(rows, columns, sizeof(columns) / sizeof(columns[0]));
 }
@@ -259,7 +272,8 @@ static void show_facts(json_object *host)
 		json_object *row = json_object_array_get_idx(rows, i), *remedy = NULL;
 
 		if (json_object_object_get_ex(row, "remedy", &remedy)) {
-			printf("%s  %s: %s\n", any ? "" : "\nremedies:\n", json_object_get_string(json_object_object_get(row, "name")),
+			printf("%s  %s: %s\n", any ? "" : "\nremedies:\n",
+			       json_object_get_string(json_object_object_get(row, "name")),
 			       json_object_get_string(remedy));
 			any = true;
 		}
@@ -268,7 +282,8 @@ static void show_facts(json_object *host)
 
 static void show_modes(json_object *rows)
 {
-	static const struct column columns[] = {{"MODE", "mode"}, {"IN BUILD", "in_build"}, {"USABLE", "usable"}, {"WHY", "reason"}};
+	static const struct column columns[] = {
+		{"MODE", "mode"}, {"IN BUILD", "in_build"}, {"USABLE", "usable"}, {"WHY", "reason"}};
 
 	render_table(rows, columns, 4);
 }
@@ -489,7 +504,8 @@ static int command_wait(struct cli *cli, int argc, char **argv)
 		return status;
 	}
 	id = client_send(&cli->client, "vm.wait", params);
-	while (id >= 0 && client_next(&cli->client, -1, &message) == 0 && !client_is_answer(message, id, &result, &error))
+	while (id >= 0 && client_next(&cli->client, -1, &message) == 0 &&
+	       !client_is_answer(message, id, &result, &error))
 		json_object_put(message);
 	if (!result && !error) {
 		complain("the daemon is gone");
@@ -522,10 +538,12 @@ static int command_events(struct cli *cli, int argc, char **argv)
 		return status;
 	json_object_put(result);
 	while (client_next(&cli->client, -1, &message) == 0) {
-		if (json_object_object_get_ex(message, "method", &method) && !strcmp(json_object_get_string(method), "event") &&
+		if (json_object_object_get_ex(message, "method", &method) &&
+		    !strcmp(json_object_get_string(method), "event") &&
 		    json_object_object_get_ex(message, "params", &params)) {
 			if (cli->json) {
-				puts(json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+				puts(json_object_to_json_string_ext(params, JSON_C_TO_STRING_PLAIN |
+										    JSON_C_TO_STRING_NOSLASHESCAPE));
 				fflush(stdout);
 			} else {
 				render_event(params);
@@ -557,11 +575,13 @@ static int command_call(struct cli *cli, int argc, char **argv)
 }
 
 const struct command commands[] = {
-	{"run", command_run, "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
-			     "                  [--firmware FILE] [--disk FILE[,readonly]] [--workload W] [--timeout S] [--stats FILE]\n"
-			     "                  [--no-reboot] [--debug-exit] [--debug-console] [--verbose]",
+	{"run", command_run,
+	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
+	 "                  [--firmware FILE] [--disk FILE[,readonly]] [--workload W] [--timeout S] [--stats FILE]\n"
+	 "                  [--no-reboot] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
-	{"define", command_define, "FILE", "Keeps the definition in FILE (JSON; - is standard input) and prints its UUID."},
+	{"define", command_define, "FILE",
+	 "Keeps the definition in FILE (JSON; - is standard input) and prints its UUID."},
 	{"undefine", command_undefine, "VM", "Forgets a VM that does not run."},
 	{"list", command_list, "", "All VMs."},
 	{"info", command_info, "VM", "Everything known of one VM."},

@@ -35,7 +35,8 @@ static int make_directory(struct private_daemon *daemon)
 	for (size_t i = 0; i < sizeof(parents) / sizeof(parents[0]); i++) {
 		if (!parents[i] || parents[i][0] != '/')
 			continue;
-		if (snprintf(daemon->dir, sizeof(daemon->dir), "%s/trivisor-run-XXXXXX", parents[i]) < (int)sizeof(daemon->dir) &&
+		if (snprintf(daemon->dir, sizeof(daemon->dir), "%s/trivisor-run-XXXXXX", parents[i]) <
+			    (int)sizeof(daemon->dir) &&
 		    mkdtemp(daemon->dir))
 			return paths_join(daemon->socket, sizeof(daemon->socket), daemon->dir, "api.sock");
 	}
@@ -45,9 +46,19 @@ static int make_directory(struct private_daemon *daemon)
 static int spawn(struct private_daemon *daemon, const char *program, int lifeline_end)
 {
 	char fd_text[16], log_path[PATH_MAX];
-	char *const argv[] = {(char *)program, (char *)"--foreground", (char *)"--config",      (char *)"/dev/null",
-			      (char *)"--socket", daemon->socket,      (char *)"--runtime-dir", daemon->dir,
-			      (char *)"--state-dir", daemon->dir,      (char *)"--lifeline",    fd_text, NULL};
+	char *const argv[] = {(char *)program,
+			      (char *)"--foreground",
+			      (char *)"--config",
+			      (char *)"/dev/null",
+			      (char *)"--socket",
+			      daemon->socket,
+			      (char *)"--runtime-dir",
+			      daemon->dir,
+			      (char *)"--state-dir",
+			      daemon->dir,
+			      (char *)"--lifeline",
+			      fd_text,
+			      NULL};
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	sigset_t none;
@@ -153,7 +164,8 @@ static bool gone(pid_t pid, unsigned ms)
 /* What the daemon removes itself unless it was killed. Known names only, never a whole tree. */
 static void remove_directory(const struct private_daemon *daemon)
 {
-	static const char *const names[] = {"api.sock", "lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal", "trivisord.log"};
+	static const char *const names[] = {
+		"api.sock", "lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal", "trivisord.log"};
 	char path[PATH_MAX];
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)

@@ -8,10 +8,12 @@
 
 void render_json(json_object *value)
 {
-	printf("%s\n", json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+	printf("%s\n", json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+								     JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* A value in one line; "-" for none. What a guest or a file named may hold control characters: they are shown as '?'. */
+/* A value in one line; "-" for none. What a guest or a file named may hold control characters: they are shown as '?'.
+ */
 static const char *plain(json_object *value, char *buffer, size_t size)
 {
 	if (!value)
@@ -44,7 +46,8 @@ void render_table(json_object *rows, const struct column *columns, size_t count)
 	for (size_t c = 0; c < count; c++) {
 		widths[c] = strlen(columns[c].title);
 		for (size_t r = 0; r < n; r++) {
-			size_t w = strlen(plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer, sizeof(buffer)));
+			size_t w = strlen(plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
+						sizeof(buffer)));
 
 			widths[c] = w > widths[c] ? w : widths[c];
 		}
@@ -54,7 +57,8 @@ void render_table(json_object *rows, const struct column *columns, size_t count)
 	for (size_t r = 0; r < n; r++)
 		for (size_t c = 0; c < count; c++)
 			printf("%-*s%s", c + 1 < count ? (int)widths[c] : 0,
-			       plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer, sizeof(buffer)),
+			       plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
+				     sizeof(buffer)),
 			       c + 1 < count ? "  " : "\n");
 }
 
@@ -62,8 +66,7 @@ static void render_value(const char *key, json_object *value, unsigned indent);
 
 void render_object(json_object *object, unsigned indent)
 {
-	json_object_object_foreach(object, key, value)
-		render_value(key, value, indent);
+	json_object_object_foreach(object, key, value) render_value(key, value, indent);
 }
 
 static bool is_time(const char *key)
@@ -204,10 +207,12 @@ void render_event(json_object *event)
 	char name[256], kind[64], buffer[512];
 
 	print_time(json_object_get_double(member(event, "time")));
-	printf("  %s  %s", plain(member(event, "name"), name, sizeof(name)), plain(member(event, "event"), kind, sizeof(kind)));
-	json_object_object_foreach(event, key, value)
-		if (strcmp(key, "time") && strcmp(key, "name") && strcmp(key, "event") && strcmp(key, "uuid") && strcmp(key, "subscription"))
-			printf("  %s=%s", key, plain(value, buffer, sizeof(buffer)));
+	printf("  %s  %s", plain(member(event, "name"), name, sizeof(name)),
+	       plain(member(event, "event"), kind, sizeof(kind)));
+	json_object_object_foreach(event, key, value) if (strcmp(key, "time") && strcmp(key, "name") &&
+							  strcmp(key, "event") && strcmp(key, "uuid") &&
+							  strcmp(key, "subscription"))
+		printf("  %s=%s", key, plain(value, buffer, sizeof(buffer)));
 	putchar('\n');
 	fflush(stdout);
 }

@@ -38,12 +38,12 @@ struct run {
 	int signals;
 	int64_t run_id, wait_id;
 	bool started;
-	int64_t deadline_ms;    /* of --timeout; 0: none */
-	int64_t give_up_ms;     /* after we asked for the end; 0: we did not */
-	int64_t lost_ms;        /* since when the daemon is away; 0: it is there */
-	int forced_status;      /* why we ended it: EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_DESTROYED; 0: we did not */
-	json_object *result;    /* how it ended */
-	char failure[1200];     /* why it did not start */
+	int64_t deadline_ms; /* of --timeout; 0: none */
+	int64_t give_up_ms;  /* after we asked for the end; 0: we did not */
+	int64_t lost_ms;     /* since when the daemon is away; 0: it is there */
+	int forced_status;   /* why we ended it: EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_DESTROYED; 0: we did not */
+	json_object *result; /* how it ended */
+	char failure[1200];  /* why it did not start */
 	bool done;
 };
 
@@ -153,14 +153,22 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 static int parse(struct run *run, int argc, char **argv, int *ret_status)
 {
 	static const struct option options[] = {
-		{"name", required_argument, NULL, 'n'},      {"mode", required_argument, NULL, 'm'},
-		{"memory", required_argument, NULL, 'M'},    {"vcpus", required_argument, NULL, 'v'},
-		{"kernel", required_argument, NULL, 'k'},    {"initrd", required_argument, NULL, 'i'},
-		{"append", required_argument, NULL, 'a'},    {"firmware", required_argument, NULL, 'f'},
-		{"disk", required_argument, NULL, 'd'},      {"workload", required_argument, NULL, 'w'},
-		{"timeout", required_argument, NULL, 't'},   {"stats", required_argument, NULL, 's'},
-		{"no-reboot", no_argument, NULL, 'R'},       {"debug-exit", no_argument, NULL, 'X'},
-		{"debug-console", no_argument, NULL, 'C'},   {"verbose", no_argument, NULL, 'V'},
+		{"name", required_argument, NULL, 'n'},
+		{"mode", required_argument, NULL, 'm'},
+		{"memory", required_argument, NULL, 'M'},
+		{"vcpus", required_argument, NULL, 'v'},
+		{"kernel", required_argument, NULL, 'k'},
+		{"initrd", required_argument, NULL, 'i'},
+		{"append", required_argument, NULL, 'a'},
+		{"firmware", required_argument, NULL, 'f'},
+		{"disk", required_argument, NULL, 'd'},
+		{"workload", required_argument, NULL, 'w'},
+		{"timeout", required_argument, NULL, 't'},
+		{"stats", required_argument, NULL, 's'},
+		{"no-reboot", no_argument, NULL, 'R'},
+		{"debug-exit", no_argument, NULL, 'X'},
+		{"debug-console", no_argument, NULL, 'C'},
+		{"verbose", no_argument, NULL, 'V'},
 		{0},
 	};
 	json_object *boot = json_object_new_object();
@@ -287,7 +295,8 @@ static void end_without_daemon(const struct run *run)
 	line_client_init(&line, fd);
 	char *answer = NULL;
 	static const char request[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"" CONTROL_DESTROY "\"}";
-	if (line_client_send(&line, request, sizeof(request) - 1) == 0 && line_client_receive(&line, 2000, &answer, &(size_t){0}) == 0)
+	if (line_client_send(&line, request, sizeof(request) - 1) == 0 &&
+	    line_client_receive(&line, 2000, &answer, &(size_t){0}) == 0)
 		free(answer);
 	line_client_finish(&line);
 }
@@ -305,7 +314,8 @@ static void take_event(struct run *run, json_object *params)
 	if (run->verbose && json_object_object_get_ex(params, "event", &event)) {
 		json_object_object_get_ex(params, "boot_seconds", &seconds);
 		if (seconds)
-			complain("user space after %.3f s%s", json_object_get_double(seconds), run->terminal.raw ? "\r" : "");
+			complain("user space after %.3f s%s", json_object_get_double(seconds),
+				 run->terminal.raw ? "\r" : "");
 	}
 }
 
@@ -317,10 +327,12 @@ static void take_start(struct run *run, json_object *result, json_object *error)
 		return;
 	}
 	run->started = true;
-	snprintf(run->console, sizeof(run->console), "%s", json_object_get_string(json_object_object_get(result, "console")));
+	snprintf(run->console, sizeof(run->console), "%s",
+		 json_object_get_string(json_object_object_get(result, "console")));
 	if (run->verbose)
 		complain("VM %s runs in %s%s", json_object_get_string(json_object_object_get(result, "name")),
-			 json_object_get_string(json_object_object_get(result, "mode_reason")), run->terminal.raw ? "\r" : "");
+			 json_object_get_string(json_object_object_get(result, "mode_reason")),
+			 run->terminal.raw ? "\r" : "");
 	run->wait_id = client_send(&run->cli->client, "vm.wait", vm_params(run));
 }
 
@@ -538,10 +550,10 @@ static int write_stats(const struct run *run, const char *state, const char *rea
 	if (run->result && json_object_object_get_ex(run->result, "exit_code", &stats))
 		json_object_object_add(out, "exit_code", json_object_get(stats));
 	if (run->result && json_object_object_get_ex(run->result, "stats", &stats)) {
-		json_object_object_foreach(stats, key, value)
-			json_object_object_add(out, key, json_object_get(value));
+		json_object_object_foreach(stats, key, value) json_object_object_add(out, key, json_object_get(value));
 	}
-	text = json_object_to_json_string_length(out, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
+	text = json_object_to_json_string_length(
+		out, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
 	rc = file_write_atomic(run->stats_path, text, bytes, 0644);
 	if (rc)
 		complain("--stats %s: %s", run->stats_path, strerror(-rc));
@@ -582,7 +594,8 @@ static int conclude(struct run *run)
 	else if (status == EXIT_NOT_STARTED || status == EXIT_ERROR)
 		complain("%s", reason);
 	else if (run->verbose || (status && strcmp(state, "shutdown")))
-		complain("VM %s: %s: %s", json_object_get_string(json_object_object_get(run->definition, "name")), state, reason);
+		complain("VM %s: %s: %s", json_object_get_string(json_object_object_get(run->definition, "name")),
+			 state, reason);
 	if (run->stats_path && write_stats(run, state, reason) && !status)
 		status = EXIT_ERROR;
 	return status;

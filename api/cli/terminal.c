@@ -157,7 +157,8 @@ int terminal_attach(const char *path)
 	while (terminal.console >= 0 && !terminal.left) {
 		struct pollfd fds[2] = {
 			{.fd = terminal.console, .events = (short)(POLLIN | (terminal.typed_bytes ? POLLOUT : 0))},
-			{.fd = terminal.input_open && terminal.typed_bytes < sizeof(terminal.typed) ? STDIN_FILENO : -1, .events = POLLIN},
+			{.fd = terminal.input_open && terminal.typed_bytes < sizeof(terminal.typed) ? STDIN_FILENO : -1,
+			 .events = POLLIN},
 		};
 
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)

@@ -23,9 +23,11 @@ struct rpc_batch {
 
 const struct rpc_error_row rpc_errors[] = {
 	{RPC_PARSE_ERROR, "parse_error", "the message is not JSON"},
-	{RPC_INVALID_REQUEST, "invalid_request", "the message is JSON, but no JSON-RPC 2.0 request, or it is too large"},
+	{RPC_INVALID_REQUEST, "invalid_request",
+	 "the message is JSON, but no JSON-RPC 2.0 request, or it is too large"},
 	{RPC_METHOD_NOT_FOUND, "method_not_found", "there is no such method"},
-	{RPC_INVALID_PARAMS, "invalid_params", "a parameter is missing, unknown, or not what the method takes; the message names it"},
+	{RPC_INVALID_PARAMS, "invalid_params",
+	 "a parameter is missing, unknown, or not what the method takes; the message names it"},
 	{RPC_INTERNAL_ERROR, "internal_error", "out of memory, or a bug in the daemon"},
 	{-32001, "not_found", "there is no such VM"},
 	{-32002, "exists", "the name or UUID is taken"},
@@ -44,10 +46,17 @@ const size_t rpc_error_count = sizeof(rpc_errors) / sizeof(rpc_errors[0]);
 int rpc_error_code(enum daemon_error_code code)
 {
 	static const int codes[] = {
-		[DAEMON_INVALID] = RPC_INVALID_PARAMS, [DAEMON_NOT_FOUND] = -32001,   [DAEMON_EXISTS] = -32002,
-		[DAEMON_WRONG_STATE] = -32003,         [DAEMON_STORAGE] = -32004,     [DAEMON_START] = -32005,
-		[DAEMON_VM] = -32006,                  [DAEMON_LIMIT] = -32007,       [DAEMON_TIMEOUT] = -32008,
-		[DAEMON_UNSUPPORTED] = -32009,         [DAEMON_INTERNAL] = RPC_INTERNAL_ERROR,
+		[DAEMON_INVALID] = RPC_INVALID_PARAMS,
+		[DAEMON_NOT_FOUND] = -32001,
+		[DAEMON_EXISTS] = -32002,
+		[DAEMON_WRONG_STATE] = -32003,
+		[DAEMON_STORAGE] = -32004,
+		[DAEMON_START] = -32005,
+		[DAEMON_VM] = -32006,
+		[DAEMON_LIMIT] = -32007,
+		[DAEMON_TIMEOUT] = -32008,
+		[DAEMON_UNSUPPORTED] = -32009,
+		[DAEMON_INTERNAL] = RPC_INTERNAL_ERROR,
 	};
 	_Static_assert(sizeof(codes) / sizeof(codes[0]) == DAEMON_ERROR_COUNT, "each daemon error has a code");
 
@@ -64,7 +73,8 @@ static const char *error_name(int code)
 
 json_object *rpc_error_response(json_object *id, int code, const char *message)
 {
-	json_object *response = json_object_new_object(), *error = json_object_new_object(), *data = json_object_new_object();
+	json_object *response = json_object_new_object(), *error = json_object_new_object(),
+		    *data = json_object_new_object();
 
 	json_object_object_add(data, "name", json_object_new_string(error_name(code)));
 	json_object_object_add(error, "code", json_object_new_int(code));
@@ -235,7 +245,8 @@ static void dispatch_one(struct rpc_conn *conn, struct rpc_batch *batch, json_ob
 		return;
 	}
 	if (conn->open_calls >= OPEN_CALLS_MAX) {
-		answer(conn, batch, rpc_error_response(id, RPC_ERROR_BUSY, "too many unanswered calls on this connection"));
+		answer(conn, batch,
+		       rpc_error_response(id, RPC_ERROR_BUSY, "too many unanswered calls on this connection"));
 		return;
 	}
 	call = call_create(conn, batch, id, !json_object_object_get_ex(request, "id", NULL));
@@ -265,8 +276,8 @@ static void dispatch_batch(struct rpc_conn *conn, json_object *requests)
 	char message[100];
 
 	if (n == 0 || n > BATCH_MAX) {
-		snprintf(message, sizeof(message), n ? "a batch of %zu requests; at most %d are taken" : "an empty batch", n,
-			 BATCH_MAX);
+		snprintf(message, sizeof(message),
+			 n ? "a batch of %zu requests; at most %d are taken" : "an empty batch", n, BATCH_MAX);
 		answer(conn, NULL, rpc_error_response(NULL, RPC_INVALID_REQUEST, message));
 		return;
 	}

@@ -1,7 +1,9 @@
-/* The methods: one row each, with what it takes and gives. Dispatch, validation, rpc.discover and docs/api.md read it. */
+/* The methods, a row each: what it takes and gives. Dispatch, validation, rpc.discover and docs/api.md read it. */
 #include "api/jsonrpc/private.h"
 
 #include <string.h>
+
+/* clang-format off: tables, a row for each field and method */
 
 #define END {.name = NULL}
 
@@ -15,7 +17,9 @@ static const char *const history_values[] = {"events", "decisions", "results", N
 #define VM_FIELD {"vm", RPC_STRING, RPC_REQUIRED, 1, 200, .summary = "the VM's name or UUID"}
 #define UUID_FIELD {"uuid", RPC_STRING, RPC_REQUIRED, .summary = "the VM's UUID"}
 #define NAME_FIELD {"name", RPC_STRING, RPC_REQUIRED, .summary = "the VM's name"}
-#define STATE_FIELD {"state", RPC_STRING, RPC_REQUIRED, .values = state_values, .summary = "defined: it never ran; the last four are how its last run ended"}
+#define STATE_FIELD \
+	{"state", RPC_STRING, RPC_REQUIRED, .values = state_values, \
+	 .summary = "defined: it never ran; the last four are how its last run ended"}
 #define NOTHING {"result", RPC_OBJECT, 0, .fields = no_fields, .summary = "an empty object"}
 
 static const struct rpc_field no_fields[] = {END};
@@ -128,8 +132,10 @@ static const struct rpc_field get_fields[] = {
 	{"created", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "as stored"},
 	{"process", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = process_fields, .summary = "while it has one"},
-	{"decision", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = decision_fields, .summary = "the policy's last"},
-	{"result", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE | RPC_OPEN, .fields = result_fields, .summary = "of its last run"},
+	{"decision", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = decision_fields,
+	 .summary = "the policy's last"},
+	{"result", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE | RPC_OPEN, .fields = result_fields,
+	 .summary = "of its last run"},
 	END,
 };
 
@@ -143,7 +149,8 @@ static const struct rpc_field version_fields[] = {
 	{"socket", RPC_STRING, RPC_REQUIRED, .summary = "this socket"},
 	{"state_dir", RPC_STRING, RPC_REQUIRED, .summary = "where definitions are kept"},
 	{"runtime_dir", RPC_STRING, RPC_REQUIRED, .summary = "where running VMs have their sockets"},
-	{"store_problem", RPC_STRING, RPC_REQUIRED | RPC_NULLABLE, .summary = "why definitions cannot be written at present"},
+	{"store_problem", RPC_STRING, RPC_REQUIRED | RPC_NULLABLE,
+	 .summary = "why definitions cannot be written at present"},
 	END,
 };
 
@@ -166,7 +173,8 @@ static const struct rpc_field stats_fields[] = {
 static const struct rpc_field event_fields[] = {
 	{"subscription", RPC_INTEGER, RPC_REQUIRED, .summary = "what events.subscribe answered"},
 	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
-	{"event", RPC_STRING, RPC_REQUIRED, .summary = "defined, undefined, started, state, panic, reset, user_space or ended"},
+	{"event", RPC_STRING, RPC_REQUIRED,
+	 .summary = "defined, undefined, started, state, panic, reset, user_space or ended"},
 	UUID_FIELD,
 	NAME_FIELD,
 	END,
@@ -279,7 +287,8 @@ static void handle_run(struct rpc_call *call, json_object *params)
 		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
 		return;
 	}
-	daemon_run(conn->daemon, definition_of(params), &options, ends_with_client ? conn->owner : NULL, rpc_done, call);
+	daemon_run(conn->daemon, definition_of(params), &options, ends_with_client ? conn->owner : NULL, rpc_done,
+		   call);
 }
 
 static void handle_claim(struct rpc_call *call, json_object *params)
@@ -376,7 +385,8 @@ static void handle_history(struct rpc_call *call, json_object *params)
 			return;
 	}
 	json_object_object_get_ex(params, "limit", &limit);
-	daemon_history(call->conn->daemon, rpc_string(params, "kind"), vm, limit ? (unsigned)json_object_get_int(limit) : 100,
+	daemon_history(call->conn->daemon, rpc_string(params, "kind"), vm,
+		       limit ? (unsigned)json_object_get_int(limit) : 100,
 		       rpc_done, call);
 }
 
@@ -387,7 +397,10 @@ static void handle_discover(struct rpc_call *call, json_object *params)
 
 /* ---- parameters -------------------------------------------------------------------- */
 
-static const struct rpc_field definition_only[] = {{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "a VM's definition"}, END};
+static const struct rpc_field definition_only[] = {
+	{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "a VM's definition"},
+	END,
+};
 static const struct rpc_field explain_params[] = {
 	{"definition", RPC_DEFINITION, 0, .summary = "a VM's definition"},
 	{"vm", RPC_STRING, 0, 1, 200, .summary = "or a VM's name or UUID"},
@@ -413,11 +426,13 @@ static const struct rpc_field wait_params[] = {
 };
 static const struct rpc_field console_params[] = {
 	VM_FIELD,
-	{"stream", RPC_BOOLEAN, 0, .summary = "send the output as console.data notifications on this connection (default: false)"},
+	{"stream", RPC_BOOLEAN, 0,
+	 .summary = "send the output as console.data notifications on this connection (default: false)"},
 	END,
 };
 static const struct rpc_field console_fields[] = {
-	{"path", RPC_STRING, RPC_REQUIRED, .summary = "console socket, for clients on this host: raw bytes, the scrollback first"},
+	{"path", RPC_STRING, RPC_REQUIRED,
+	 .summary = "console socket, for clients on this host: raw bytes, the scrollback first"},
 	{"stream", RPC_INTEGER, RPC_REQUIRED | RPC_NULLABLE, .summary = "the stream's number, null without one"},
 	END,
 };
@@ -461,31 +476,82 @@ static const struct rpc_field console_end_fields[] = {
 #define ROWS(item, text) {"result", RPC_ARRAY, 0, .fields = item, .summary = text}
 
 const struct rpc_method rpc_methods[] = {
-	{"daemon.version", "Version, user and directories of the daemon.", NULL, RESULT(version_fields, "about the daemon"), handle_version},
-	{"host.probe", "What this host offers for running VMs; each fact with its source.", NULL, RESULT(host_fields, "facts and what follows"), handle_host},
-	{"modes.list", "The modes, and whether this host can use them.", NULL, ROWS(mode_row, "one entry for each mode"), handle_modes},
-	{"modes.compare", "The modes side by side: technique, compatibility, performance, users, independence of the guest.", NULL, ROWS(compare_row, "one row for each aspect"), handle_compare},
-	{"policy.explain", "Which mode a VM would get, and why; nothing is started.", explain_params, RESULT(decision_fields, "the decision"), handle_explain},
-	{"vm.define", "Keeps a VM's definition. It is on disk when this is answered. With the UUID of a defined VM it replaces that definition, from the VM's next start on.", definition_only, RESULT(identity_fields, "the VM"), handle_define},
-	{"vm.undefine", "Forgets a VM that does not run.", vm_only, NOTHING, handle_undefine},
-	{"vm.list", "All VMs, oldest first.", NULL, ROWS(summary_row, "one entry for each VM"), handle_list},
-	{"vm.get", "Everything known of one VM.", vm_only, RESULT(get_fields, "the VM"), handle_get},
-	{"vm.start", "Starts a VM; answered when it runs.", start_params, RESULT(started_fields, "the running VM"), handle_start},
-	{"vm.run", "Makes a transient VM and starts it: it is in no store and is gone when it ends.", run_params, RESULT(started_fields, "the running VM"), handle_run},
-	{"vm.claim", "Takes over a transient VM whose client was lost with the daemon before: it ends with this connection.", vm_only, RESULT(started_fields, "the running VM"), handle_claim},
-	{"vm.shutdown", "Presses the VM's ACPI power button; the guest decides what follows.", vm_only, NOTHING, handle_shutdown},
-	{"vm.destroy", "Ends a VM at once; answered when its process is gone.", vm_only, RESULT(state_fields, "the VM's new state"), handle_destroy},
-	{"vm.pause", "Stops a VM's processors and its time.", vm_only, RESULT(state_fields, "the VM's new state"), handle_pause},
-	{"vm.resume", "Continues a paused VM.", vm_only, RESULT(state_fields, "the VM's new state"), handle_resume},
-	{"vm.stats", "Counters of a running VM, or of the last run.", vm_only, {"result", RPC_OBJECT, RPC_OPEN, .fields = stats_fields, .summary = "counters by name"}, handle_stats},
-	{"vm.wait", "Answered when the VM has ended; at once when it does not run and has ended before.", wait_params, {"result", RPC_OBJECT, RPC_OPEN, .fields = result_fields, .summary = "how it ended"}, handle_wait},
-	{"vm.console", "The VM's serial console: a socket for clients on this host, or a stream of notifications.", console_params, RESULT(console_fields, "where it is"), rpc_console_open},
-	{"vm.console_write", "Types into a console stream. Give text or data.", console_write_params, NOTHING, rpc_console_write},
-	{"vm.console_close", "Ends a console stream; the VM goes on.", stream_params, NOTHING, rpc_console_close},
-	{"events.subscribe", "Sends an `event` notification for each thing that happens.", subscribe_params, RESULT(subscription_fields, "the subscription"), rpc_events_subscribe},
-	{"events.unsubscribe", "Ends a subscription.", subscription_fields, NOTHING, rpc_events_unsubscribe},
-	{"events.history", "Kept events, decisions or results, newest first.", history_params, ROWS(stored_event, "what was kept"), handle_history},
-	{"rpc.discover", "This API as an OpenRPC document.", NULL, {"result", RPC_OBJECT, 0, .summary = "OpenRPC 1.2.6"}, handle_discover},
+	{"daemon.version",
+	 "Version, user and directories of the daemon.",
+	 NULL, RESULT(version_fields, "about the daemon"), handle_version},
+	{"host.probe",
+	 "What this host offers for running VMs; each fact with its source.",
+	 NULL, RESULT(host_fields, "facts and what follows"), handle_host},
+	{"modes.list",
+	 "The modes, and whether this host can use them.",
+	 NULL, ROWS(mode_row, "one entry for each mode"), handle_modes},
+	{"modes.compare",
+	 "The modes side by side: technique, compatibility, performance, users, independence of the guest.",
+	 NULL, ROWS(compare_row, "one row for each aspect"), handle_compare},
+	{"policy.explain",
+	 "Which mode a VM would get, and why; nothing is started.",
+	 explain_params, RESULT(decision_fields, "the decision"), handle_explain},
+	{"vm.define",
+	 "Keeps a VM's definition. It is on disk when this is answered. With the UUID of a defined VM it "
+	 "replaces that definition, from the VM's next start on.",
+	 definition_only, RESULT(identity_fields, "the VM"), handle_define},
+	{"vm.undefine",
+	 "Forgets a VM that does not run.",
+	 vm_only, NOTHING, handle_undefine},
+	{"vm.list",
+	 "All VMs, oldest first.",
+	 NULL, ROWS(summary_row, "one entry for each VM"), handle_list},
+	{"vm.get",
+	 "Everything known of one VM.",
+	 vm_only, RESULT(get_fields, "the VM"), handle_get},
+	{"vm.start",
+	 "Starts a VM; answered when it runs.",
+	 start_params, RESULT(started_fields, "the running VM"), handle_start},
+	{"vm.run",
+	 "Makes a transient VM and starts it: it is in no store and is gone when it ends.",
+	 run_params, RESULT(started_fields, "the running VM"), handle_run},
+	{"vm.claim",
+	 "Takes over a transient VM whose client was lost with the daemon before: it ends with this connection.",
+	 vm_only, RESULT(started_fields, "the running VM"), handle_claim},
+	{"vm.shutdown",
+	 "Presses the VM's ACPI power button; the guest decides what follows.",
+	 vm_only, NOTHING, handle_shutdown},
+	{"vm.destroy",
+	 "Ends a VM at once; answered when its process is gone.",
+	 vm_only, RESULT(state_fields, "the VM's new state"), handle_destroy},
+	{"vm.pause",
+	 "Stops a VM's processors and its time.",
+	 vm_only, RESULT(state_fields, "the VM's new state"), handle_pause},
+	{"vm.resume",
+	 "Continues a paused VM.",
+	 vm_only, RESULT(state_fields, "the VM's new state"), handle_resume},
+	{"vm.stats",
+	 "Counters of a running VM, or of the last run.",
+	 vm_only, {"result", RPC_OBJECT, RPC_OPEN, .fields = stats_fields, .summary = "counters by name"}, handle_stats},
+	{"vm.wait",
+	 "Answered when the VM has ended; at once when it does not run and has ended before.",
+	 wait_params, {"result", RPC_OBJECT, RPC_OPEN, .fields = result_fields, .summary = "how it ended"}, handle_wait},
+	{"vm.console",
+	 "The VM's serial console: a socket for clients on this host, or a stream of notifications.",
+	 console_params, RESULT(console_fields, "where it is"), rpc_console_open},
+	{"vm.console_write",
+	 "Types into a console stream. Give text or data.",
+	 console_write_params, NOTHING, rpc_console_write},
+	{"vm.console_close",
+	 "Ends a console stream; the VM goes on.",
+	 stream_params, NOTHING, rpc_console_close},
+	{"events.subscribe",
+	 "Sends an `event` notification for each thing that happens.",
+	 subscribe_params, RESULT(subscription_fields, "the subscription"), rpc_events_subscribe},
+	{"events.unsubscribe",
+	 "Ends a subscription.",
+	 subscription_fields, NOTHING, rpc_events_unsubscribe},
+	{"events.history",
+	 "Kept events, decisions or results, newest first.",
+	 history_params, ROWS(stored_event, "what was kept"), handle_history},
+	{"rpc.discover",
+	 "This API as an OpenRPC document.",
+	 NULL, {"result", RPC_OBJECT, 0, .summary = "OpenRPC 1.2.6"}, handle_discover},
 };
 const size_t rpc_method_count = sizeof(rpc_methods) / sizeof(rpc_methods[0]);
 

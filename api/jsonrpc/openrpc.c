@@ -23,7 +23,8 @@ static json_object *describe_params(const struct rpc_field *fields)
 		json_object_object_add(param, "name", text(fields->name));
 		if (fields->summary)
 			json_object_object_add(param, "summary", text(fields->summary));
-		json_object_object_add(param, "required", json_object_new_boolean(fields->flags & RPC_REQUIRED ? 1 : 0));
+		json_object_object_add(param, "required",
+				       json_object_new_boolean(fields->flags & RPC_REQUIRED ? 1 : 0));
 		json_object_object_add(param, "schema", rpc_schema(fields));
 		json_object_array_add(params, param);
 	}
@@ -53,7 +54,9 @@ json_object *rpc_openrpc(void)
 
 	json_object_object_add(info, "title", text("trivisor"));
 	json_object_object_add(info, "version", text(PACKAGE_VERSION));
-	json_object_object_add(info, "description", text("The JSON-RPC API of trivisord: newline-delimited JSON-RPC 2.0 over a UNIX socket."));
+	json_object_object_add(
+		info, "description",
+		text("The JSON-RPC API of trivisord: newline-delimited JSON-RPC 2.0 over a UNIX socket."));
 	for (size_t i = 0; i < rpc_method_count; i++)
 		json_object_array_add(methods, describe_method(&rpc_methods[i]));
 	json_object_object_add(schemas, "definition", vmdef_schema());
@@ -88,8 +91,9 @@ json_object *rpc_openrpc(void)
 static const char *kind(const struct rpc_field *field)
 {
 	static const char *const names[] = {
-		[RPC_STRING] = "string", [RPC_INTEGER] = "integer", [RPC_NUMBER] = "number",        [RPC_BOOLEAN] = "boolean",
-		[RPC_OBJECT] = "object", [RPC_ARRAY] = "array",     [RPC_DEFINITION] = "definition", [RPC_ANY] = "any",
+		[RPC_STRING] = "string",         [RPC_INTEGER] = "integer", [RPC_NUMBER] = "number",
+		[RPC_BOOLEAN] = "boolean",       [RPC_OBJECT] = "object",   [RPC_ARRAY] = "array",
+		[RPC_DEFINITION] = "definition", [RPC_ANY] = "any",
 	};
 
 	return names[field->type];
@@ -99,7 +103,8 @@ static void print_fields(FILE *to, const struct rpc_field *fields, unsigned dept
 {
 	for (; fields && fields->name; fields++) {
 		fprintf(to, "%*s- `%s` (%s%s%s)", (int)depth * 2, "", fields->name, kind(fields),
-			fields->flags & RPC_REQUIRED ? "" : ", optional", fields->flags & RPC_NULLABLE ? ", or null" : "");
+			fields->flags & RPC_REQUIRED ? "" : ", optional",
+			fields->flags & RPC_NULLABLE ? ", or null" : "");
 		if (fields->values) {
 			fprintf(to, ", one of");
 			for (const char *const *v = fields->values; *v; v++)
@@ -117,7 +122,8 @@ static void print_fields(FILE *to, const struct rpc_field *fields, unsigned dept
 
 static void print_result(FILE *to, const struct rpc_field *result)
 {
-	fprintf(to, "\nResult: %s%s%s\n\n", kind(result), result->summary ? ", " : "", result->summary ? result->summary : "");
+	fprintf(to, "\nResult: %s%s%s\n\n", kind(result), result->summary ? ", " : "",
+		result->summary ? result->summary : "");
 	if (result->type == RPC_ARRAY && result->fields)
 		print_fields(to, result->fields->fields, 0);
 	else
@@ -128,8 +134,10 @@ static void print_definition(FILE *to)
 {
 	json_object *schema = vmdef_schema();
 
-	fprintf(to, "\n## A VM's definition\n\nIts JSON Schema, from the table that checks it; unknown keys are refused by name.\n\n"
-		    "```json\n%s\n```\n",
+	fprintf(to,
+		"\n## A VM's definition\n\nIts JSON Schema, from the table that checks it; unknown keys are refused by "
+		"name.\n\n"
+		"```json\n%s\n```\n",
 		json_object_to_json_string_ext(schema, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
 							       JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(schema);
@@ -139,9 +147,12 @@ void rpc_print_markdown(FILE *to)
 {
 	fprintf(to, "# The JSON-RPC API of trivisord\n\n"
 		    "<!-- Made by `trivisord --print-api` from api/jsonrpc/methods.c; do not edit. -->\n\n"
-		    "Newline-delimited JSON-RPC 2.0 over a UNIX socket; batches (up to 1000 requests) and notifications work, a\n"
-		    "message has at most 16 MiB. Parameters go by name or by position, in the order below. Answers come when they\n"
-		    "are ready, not in the order of the requests. `rpc.discover` gives the same as an OpenRPC document, and\n"
+		    "Newline-delimited JSON-RPC 2.0 over a UNIX socket; batches (up to 1000 requests) and "
+		    "notifications work, a\n"
+		    "message has at most 16 MiB. Parameters go by name or by position, in the order below. Answers "
+		    "come when they\n"
+		    "are ready, not in the order of the requests. `rpc.discover` gives the same as an OpenRPC "
+		    "document, and\n"
 		    "`trictl call METHOD [JSON]` calls any of it.\n\n## Methods\n");
 	for (size_t i = 0; i < rpc_method_count; i++) {
 		const struct rpc_method *method = &rpc_methods[i];
@@ -170,7 +181,8 @@ void rpc_print_openrpc(FILE *to)
 {
 	json_object *document = rpc_openrpc();
 
-	fprintf(to, "%s\n", json_object_to_json_string_ext(document, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-									     JSON_C_TO_STRING_NOSLASHESCAPE));
+	fprintf(to, "%s\n",
+		json_object_to_json_string_ext(document, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+								 JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(document);
 }

@@ -30,7 +30,7 @@ struct rpc_field {
 	const char *name; /* NULL ends a table */
 	enum rpc_type type;
 	unsigned flags;
-	double min, max; /* numbers, and strings' lengths; both 0: no limit but the type's */
+	double min, max;           /* numbers, and strings' lengths; both 0: no limit but the type's */
 	const char *const *values; /* of a string; NULL-terminated */
 	const struct rpc_field *fields;
 	const char *summary;
@@ -135,7 +135,7 @@ struct rpc_conn {
 	struct daemon_owner *owner; /* made when first needed */
 	struct rpc_call *calls;     /* not yet answered */
 	unsigned open_calls;
-	bool eof;                   /* the client sends no more */
+	bool eof; /* the client sends no more */
 	struct event *hangup_check;
 	struct rpc_subscription *subscriptions;
 	struct rpc_stream *streams;

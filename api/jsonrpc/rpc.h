@@ -23,11 +23,13 @@ struct rpc_server_config {
 int rpc_server_create(struct daemon *daemon, const struct rpc_server_config *config, struct rpc_server **ret_server,
 		      char *error, size_t error_size);
 /* Takes up a new group, mode and client limit; the path stays. 0 or -errno, then nothing changed. */
-int rpc_server_configure(struct rpc_server *server, const struct rpc_server_config *config, char *error, size_t error_size);
+int rpc_server_configure(struct rpc_server *server, const struct rpc_server_config *config, char *error,
+			 size_t error_size);
 /* Closes every connection and removes the socket. Accepts NULL. */
 void rpc_server_destroy(struct rpc_server *server);
 
-/* The reference of all methods, from the table that dispatches them: Markdown (docs/api.md), or the OpenRPC document. */
+/* The reference of all methods, from the table that dispatches them: Markdown (docs/api.md), or the OpenRPC document.
+ */
 void rpc_print_markdown(FILE *to);
 void rpc_print_openrpc(FILE *to);
 

@@ -13,7 +13,8 @@ static const char *const type_names[] = {
 	[RPC_OBJECT] = "object", [RPC_ARRAY] = "array",     [RPC_DEFINITION] = "object", [RPC_ANY] = "any value",
 };
 
-static int refuse(char *error, size_t size, const char *path, const char *format, ...) __attribute__((format(printf, 4, 5)));
+static int refuse(char *error, size_t size, const char *path, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 
 static int refuse(char *error, size_t size, const char *path, const char *format, ...)
 {
@@ -81,8 +82,8 @@ static int check_number(const struct rpc_field *field, json_object *value, const
 	double number = json_object_get_double(value);
 
 	if ((field->min != 0 || field->max != 0) && (number < field->min || number > field->max))
-		return refuse(error, size, path, "%s is not within %.15g to %.15g", json_object_get_string(value), field->min,
-			      field->max);
+		return refuse(error, size, path, "%s is not within %.15g to %.15g", json_object_get_string(value),
+			      field->min, field->max);
 	return 0;
 }
 
@@ -162,7 +163,9 @@ int rpc_check(const struct rpc_field *field, json_object *value, const char *pat
 	case RPC_INTEGER:
 	case RPC_NUMBER: return check_number(field, value, path, error, error_size);
 	case RPC_OBJECT:
-		return field->fields ? check_members(field->fields, field->flags & RPC_OPEN, value, path, error, error_size) : 0;
+		return field->fields
+			       ? check_members(field->fields, field->flags & RPC_OPEN, value, path, error, error_size)
+			       : 0;
 	case RPC_ARRAY: return check_items(field->fields, value, path, error, error_size);
 	default: return 0; /* a definition is checked by who takes it, with messages of its own */
 	}
@@ -208,7 +211,8 @@ static void put_string(json_object *to, const char *key, const char *text)
 static void put_number(json_object *to, const char *key, double number)
 {
 	json_object_object_add(to, key,
-			       number == floor(number) ? json_object_new_int64((int64_t)number) : json_object_new_double(number));
+			       number == floor(number) ? json_object_new_int64((int64_t)number)
+						       : json_object_new_double(number));
 }
 
 static void describe_members(json_object *schema, const struct rpc_field *field)
@@ -225,7 +229,8 @@ static void describe_members(json_object *schema, const struct rpc_field *field)
 		json_object_object_add(schema, "required", required);
 	else
 		json_object_put(required);
-	json_object_object_add(schema, "additionalProperties", json_object_new_boolean(field->flags & RPC_OPEN ? 1 : 0));
+	json_object_object_add(schema, "additionalProperties",
+			       json_object_new_boolean(field->flags & RPC_OPEN ? 1 : 0));
 }
 
 json_object *rpc_schema(const struct rpc_field *field)

@@ -176,7 +176,8 @@ static bool allowed(struct rpc_server *server, int fd, struct ucred *ret_peer)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret_peer, &size) < 0)
 		return false;
-	return ret_peer->uid == 0 || ret_peer->uid == geteuid() || (server->has_group && in_group(fd, ret_peer, server->group));
+	return ret_peer->uid == 0 || ret_peer->uid == geteuid() ||
+	       (server->has_group && in_group(fd, ret_peer, server->group));
 }
 
 /* One line, as far as the socket's buffer takes it, and goodbye. */
@@ -194,7 +195,8 @@ static void turn_away(int fd, int code, const char *message)
 
 static void conn_create(struct rpc_server *server, int fd, const struct ucred *peer)
 {
-	static const struct line_ops ops = {.on_line = on_line, .on_close = on_close, .on_eof = on_eof, .on_too_long = on_too_long};
+	static const struct line_ops ops = {
+		.on_line = on_line, .on_close = on_close, .on_eof = on_eof, .on_too_long = on_too_long};
 	struct rpc_conn *conn = calloc(1, sizeof(*conn));
 
 	if (!conn) {
@@ -236,10 +238,12 @@ static void on_accept(evutil_socket_t listening, short what, void *opaque)
 	}
 	if (!allowed(server, fd, &peer)) {
 		log_warning("uid %u (pid %d) may not use this daemon", (unsigned)peer.uid, (int)peer.pid);
-		turn_away(fd, RPC_ERROR_PERMISSION, "this user may not use this daemon; its owner can set socket_group");
+		turn_away(fd, RPC_ERROR_PERMISSION,
+			  "this user may not use this daemon; its owner can set socket_group");
 	} else if (server->clients >= server->max_clients) {
 		log_warning("too many clients (%u); pid %d turned away", server->clients, (int)peer.pid);
-		turn_away(fd, rpc_error_code(DAEMON_LIMIT), "too many clients; max_clients in the configuration sets the limit");
+		turn_away(fd, rpc_error_code(DAEMON_LIMIT),
+			  "too many clients; max_clients in the configuration sets the limit");
 	} else {
 		conn_create(server, fd, &peer);
 	}
@@ -266,7 +270,8 @@ static int find_group(const char *name, gid_t *ret_gid, char *error, size_t erro
 	return 0;
 }
 
-int rpc_server_configure(struct rpc_server *server, const struct rpc_server_config *config, char *error, size_t error_size)
+int rpc_server_configure(struct rpc_server *server, const struct rpc_server_config *config, char *error,
+			 size_t error_size)
 {
 	gid_t gid = (gid_t)-1;
 	mode_t mode = config->mode;

@@ -21,7 +21,7 @@ struct rpc_subscription {
 	struct rpc_subscription *next;
 	struct rpc_conn *conn;
 	unsigned id;
-	char uuid[64]; /* "": all VMs */
+	char uuid[64];      /* "": all VMs */
 	json_object *kinds; /* NULL: all */
 	struct daemon_listener *listener;
 };
@@ -49,8 +49,7 @@ static void on_event(void *opaque, json_object *event)
 		return;
 	params = json_object_new_object();
 	json_object_object_add(params, "subscription", json_object_new_int64(s->id));
-	json_object_object_foreach(event, key, value)
-		json_object_object_add(params, key, json_object_get(value));
+	json_object_object_foreach(event, key, value) json_object_object_add(params, key, json_object_get(value));
 	rpc_conn_notify(s->conn, "event", params);
 }
 
@@ -72,7 +71,8 @@ void rpc_events_subscribe(struct rpc_call *call, json_object *params)
 	if (name) {
 		vm = daemon_find(conn->daemon, name);
 		if (!vm) {
-			rpc_fail(call, rpc_error_code(DAEMON_NOT_FOUND), "there is no VM \"%.200s\"; vm.list names them", name);
+			rpc_fail(call, rpc_error_code(DAEMON_NOT_FOUND),
+				 "there is no VM \"%.200s\"; vm.list names them", name);
 			return;
 		}
 	}
@@ -111,7 +111,8 @@ void rpc_events_unsubscribe(struct rpc_call *call, json_object *params)
 		rpc_reply(call, json_object_new_object());
 		return;
 	}
-	rpc_fail(call, RPC_INVALID_PARAMS, "subscription: there is no %s on this connection", json_object_get_string(id));
+	rpc_fail(call, RPC_INVALID_PARAMS, "subscription: there is no %s on this connection",
+		 json_object_get_string(id));
 }
 
 void rpc_subscriptions_drop(struct rpc_conn *conn)
@@ -135,7 +136,8 @@ static char *encode(const unsigned char *data, size_t n)
 	if (!text)
 		return NULL;
 	for (size_t i = 0; i < n; i += 3) {
-		uint32_t v = (uint32_t)data[i] << 16 | (i + 1 < n ? data[i + 1] << 8 : 0) | (i + 2 < n ? data[i + 2] : 0);
+		uint32_t v =
+			(uint32_t)data[i] << 16 | (i + 1 < n ? data[i + 1] << 8 : 0) | (i + 2 < n ? data[i + 2] : 0);
 
 		*to++ = alphabet[v >> 18];
 		*to++ = alphabet[v >> 12 & 63];
@@ -302,7 +304,8 @@ void rpc_console_open(struct rpc_call *call, json_object *params)
 	}
 	path = daemon_console_path(vm);
 	if (!path) {
-		rpc_fail(call, rpc_error_code(DAEMON_WRONG_STATE), "VM \"%.200s\" does not run; start it with vm.start", name);
+		rpc_fail(call, rpc_error_code(DAEMON_WRONG_STATE), "VM \"%.200s\" does not run; start it with vm.start",
+			 name);
 		return;
 	}
 	if (rpc_boolean(params, "stream", false)) {

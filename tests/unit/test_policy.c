@@ -1,4 +1,5 @@
-/* The policy over hosts and guests that are made up: what is ruled out, what is chosen, and that the reasons name it. */
+/* The policy over hosts and guests that are made up: what is ruled out, what is chosen, and that the reasons name it.
+ */
 #include "policy/policy.h"
 #include "proto/vmdef.h"
 
@@ -19,8 +20,15 @@
 static struct policy_host bare_host(void)
 {
 	return (struct policy_host){
-		.vmx = POLICY_NO, .svm = POLICY_NO, .kvm_api = -1, .kvm_intel = POLICY_NO, .kvm_amd = POLICY_NO, .kvm_pvm = POLICY_NO,
-		.nested = POLICY_UNKNOWN, .kvm_hardware = POLICY_NO, .cores = 2,
+		.vmx = POLICY_NO,
+		.svm = POLICY_NO,
+		.kvm_api = -1,
+		.kvm_intel = POLICY_NO,
+		.kvm_amd = POLICY_NO,
+		.kvm_pvm = POLICY_NO,
+		.nested = POLICY_UNKNOWN,
+		.kvm_hardware = POLICY_NO,
+		.cores = 2,
 	};
 }
 
@@ -116,7 +124,8 @@ static void wishes(void **state)
 	policy_decide(&host, &guest, "hvm", &d);
 	assert_false(d.possible);
 	assert_non_null(strstr(d.reason, "hvm was asked for"));
-	assert_int_equal(d.candidates[POLICY_BT].verdict, POLICY_POSSIBLE); /* a wish is not replaced behind the user's back */
+	assert_int_equal(d.candidates[POLICY_BT].verdict,
+			 POLICY_POSSIBLE); /* a wish is not replaced behind the user's back */
 	policy_decide(&host, &guest, "warp", &d);
 	assert_false(d.possible);
 	assert_non_null(strstr(d.reason, "warp"));
@@ -248,9 +257,14 @@ struct elf_image {
 static struct elf_image make_elf(unsigned type)
 {
 	return (struct elf_image){
-		.ehdr = {.e_ident = ELFMAG "\2\1\1", .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_phoff = sizeof(Elf64_Ehdr),
-			 .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1},
-		.phdr = {.p_type = PT_NOTE, .p_offset = offsetof(struct elf_image, note),
+		.ehdr = {.e_ident = ELFMAG "\2\1\1",
+			 .e_type = ET_EXEC,
+			 .e_machine = EM_X86_64,
+			 .e_phoff = sizeof(Elf64_Ehdr),
+			 .e_phentsize = sizeof(Elf64_Phdr),
+			 .e_phnum = 1},
+		.phdr = {.p_type = PT_NOTE,
+			 .p_offset = offsetof(struct elf_image, note),
 			 .p_filesz = sizeof(struct elf_image) - offsetof(struct elf_image, note)},
 		.note = {.n_namesz = 4, .n_descsz = 8, .n_type = type},
 		.name = "Xen",

@@ -108,7 +108,8 @@ static void described(void **state)
 		"\"colour\":{\"type\":\"string\",\"enum\":[\"red\",\"green\"]},"
 		"\"points\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{"
 		"\"x\":{\"description\":\"across\",\"type\":\"integer\",\"minimum\":-10,\"maximum\":10},"
-		"\"y\":{\"description\":\"up\",\"type\":[\"number\",\"null\"]}},\"required\":[\"x\"],\"additionalProperties\":false}},"
+		"\"y\":{\"description\":\"up\",\"type\":[\"number\",\"null\"]}},\"required\":[\"x\"],"
+		"\"additionalProperties\":false}},"
 		"\"flag\":{\"type\":\"boolean\"},\"free\":{\"type\":\"object\"},\"any\":{}},"
 		"\"required\":[\"name\"],\"additionalProperties\":false}");
 

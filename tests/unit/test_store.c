@@ -87,12 +87,14 @@ static void run_until(struct fixture *f, unsigned answers)
 		assert_int_equal(event_base_loop(f->base, EVLOOP_ONCE), 0);
 }
 
-static void note_row(void *opaque, const char *uuid, const char *definition, double created, const char *decision, const char *result)
+static void note_row(void *opaque, const char *uuid, const char *definition, double created, const char *decision,
+		     const char *result)
 {
 	struct fixture *f = opaque;
 	size_t n = strlen(f->loaded);
 
-	snprintf(f->loaded + n, sizeof(f->loaded) - n, "%s=%s/%s/%s;", uuid, definition, decision ? decision : "-", result ? result : "-");
+	snprintf(f->loaded + n, sizeof(f->loaded) - n, "%s=%s/%s/%s;", uuid, definition, decision ? decision : "-",
+		 result ? result : "-");
 }
 
 static const char *reload(struct fixture *f)
@@ -178,7 +180,8 @@ static void records_are_listed_newest_first(void **state)
 	store_list(f->store, STORE_EVENT, "odd", 3, on_done, f);
 	run_until(f, 601);
 	assert_int_equal(f->errors, 0);
-	assert_string_equal(json_object_to_json_string_ext(f->rows, JSON_C_TO_STRING_PLAIN), "[{\"n\":599},{\"n\":597},{\"n\":595}]");
+	assert_string_equal(json_object_to_json_string_ext(f->rows, JSON_C_TO_STRING_PLAIN),
+			    "[{\"n\":599},{\"n\":597},{\"n\":595}]");
 	store_list(f->store, STORE_EVENT, NULL, 1000, on_done, f);
 	store_list(f->store, STORE_RESULT, NULL, 10, on_done, f);
 	run_until(f, 603);
@@ -227,14 +230,26 @@ static void settings_from_a_file(void **state)
 	struct settings s;
 	char error[700];
 	static const char *const bad[][2] = {
-		{"max_vms = 0", "max_vms"},        {"max_vms = 3x", "max_vms"},      {"max_vms =", "max_vms"},
-		{"socket = x", "absolute path"},   {"socket_mode = 999", "octal"},   {"log_level = loud", "log_level"},
-		{"nothing", "key = value"},        {"colour = red", "colour"},       {"= 5", "unknown key \"\""},
-		{"start_timeout = -1", "seconds"}, {"max_clients = 99999999999999999999", "max_clients"},
+		{"max_vms = 0", "max_vms"},
+		{"max_vms = 3x", "max_vms"},
+		{"max_vms =", "max_vms"},
+		{"socket = x", "absolute path"},
+		{"socket_mode = 999", "octal"},
+		{"log_level = loud", "log_level"},
+		{"nothing", "key = value"},
+		{"colour = red", "colour"},
+		{"= 5", "unknown key \"\""},
+		{"start_timeout = -1", "seconds"},
+		{"max_clients = 99999999999999999999", "max_clients"},
 	};
 
 	assert_int_equal(settings_init(&s), 0);
-	assert_int_equal(read_settings(&s, "# all\n\n  max_vms=7 # seven\n\tlog_level = debug\nsocket_mode = 0660\nstate_dir = /a b/c\n", error, sizeof(error)), 0);
+	assert_int_equal(
+		read_settings(
+			&s,
+			"# all\n\n  max_vms=7 # seven\n\tlog_level = debug\nsocket_mode = 0660\nstate_dir = /a b/c\n",
+			error, sizeof(error)),
+		0);
 	assert_int_equal(s.max_vms, 7);
 	assert_int_equal(s.log_level, LOG_LEVEL_DEBUG);
 	assert_int_equal(s.socket_mode, 0660);
