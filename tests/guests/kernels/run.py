@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Runs the system-test kernels under a mode of trivisor, and under QEMU's TCG as a reference where it is installed.
+
+Each test of each kernel is a TAP line. For every kernel one more says whether QEMU's verdicts agree; known deviations of
+QEMU are in deviations.txt, each with the manual's section that settles it.
+  run.py [--mode M] [--no-reference] [--repeat N] [KERNEL[:TEST-NUMBER]...]
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from vmtest import BUILD, MODE, Failed, Skip, Tap, Vm, check, program  # noqa: E402
+
+MEMORY_MIB = 64
+TIMEOUT = float(os.environ.get("TRIVISOR_TEST_KERNEL_TIMEOUT", "60"))
+
+
+class Kernel:
+    """One program. `crashes`: each of its tests must end in a triple fault, so each has a machine to itself."""
+
+    def __init__(self, name, vcpus=1, crashes=0):
+        self.name, self.vcpus, self.crashes = name, vcpus, crashes
+        self.file = os.path.join(BUILD, "tests/guests/kernels", name + ".elf")
+
+
+KERNELS = [
+    Kernel("paging"),
+    Kernel("edges"),
+]
+
+
+class Outcome:
+    """What a run printed: verdicts by test name, comments in front of each, and how the machine ended."""
+
+    def __init__(self, text, end):
+        self.text, self.end = text.replace("\r", ""), end
+        self.verdicts, self.comments = {}, {}
+        self.planned = None
+        comments = []
+        for line in self.text.splitlines():
+            if m := re.fullmatch(r"1\.\.(\d+)", line):
+                self.planned = int(m[1])
+                comments = []
+            elif m := re.fullmatch(r"(ok|not ok) \d+ - (.*?)( # SKIP.*| \(error\))?", line):
+                self.verdicts[m[2]] = "skip" if (m[3] or "").startswith(" # SKIP") else m[1] + (m[3] or "")
+                self.comments[m[2]] = comments
+                comments = []
+            elif line.startswith("# ") or "Bail out!" in line:
+                comments.append(line.removeprefix("# "))
+        self.rest = comments
+
+
+def run_here(kernel, mode, words):
+    folder = tempfile.mkdtemp(prefix="trivisor-kernel.", dir="/tmp")
+    definition = {"memory_mib": MEMORY_MIB, "vcpus": kernel.vcpus, "debug_exit": True, "on_reboot": "shutdown",
+                  "boot": {"kernel": kernel.file, "cmdline": f"wait {words}"}}
+    try:
+        with Vm(folder, definition, mode=mode) as vm:
+            console = vm.console()
+            console.type("g")
+            deadline = time.monotonic() + TIMEOUT
+            while console.pump(max(0, deadline - time.monotonic())) and time.monotonic() < deadline:
+                pass
+            if time.monotonic() >= deadline:
+                return Outcome(console.text, f"did not end within {TIMEOUT:.0f} s")
+            status = vm.wait(10)
+            result = vm.result()
+            end = "crashed" if result["state"] == "crashed" else f"exit {status}"
+            outcome = Outcome(console.text, end)
+            outcome.reason = result["reason"]
+            return outcome
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_qemu(kernel, words):
+    command = [QEMU, "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", str(kernel.vcpus), "-m", str(MEMORY_MIB), "-display", "none",
+               "-nodefaults", "-no-reboot", "-no-hpet", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+               "-kernel", kernel.file, "-append", words]
+    try:
+        r = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired as e:
+        return Outcome((e.stdout or b"").decode(errors="replace"), f"did not end within {TIMEOUT:.0f} s")
+    # A triple fault under -no-reboot ends QEMU with status 0.
+    return Outcome(r.stdout.decode(errors="replace"), "crashed" if r.returncode == 0 else f"exit {r.returncode}")
+
+
+def deviations():
+    known = {}
+    with open(os.path.join(HERE, "deviations.txt")) as f:
+        for line in f:
+            if line.strip() and not line.startswith("#"):
+                test, section, what = (part.strip() for part in line.split("|"))
+                known[test] = f"{what} ({section})"
+    return known
+
+
+def report(tap, kernel, outcome):
+    """Forwards the kernel's own lines."""
+    for test, verdict in outcome.verdicts.items():
+        name = f"{kernel.name}: {test}"
+        if verdict == "skip":
+            tap.skip(name, "; ".join(outcome.comments[test]).removeprefix("skip: "))
+            continue
+        tap.run(name, lambda: check(verdict == "ok", "\n".join([verdict, *outcome.comments[test]])))
+
+    def ended():
+        check(outcome.planned is not None, f"it printed no plan; it {outcome.end}; output:\n{outcome.text[-2000:]}")
+        # The debug-exit port turns 0 into status 1 and 1 into 3.
+        check(outcome.end in ("exit 1", "exit 3"), f"it {outcome.end} ({getattr(outcome, 'reason', '')}):\n" + "\n".join(outcome.rest))
+    tap.run(f"{kernel.name}: ran to its end", ended)
+
+
+def compare(kernel, ours, theirs, known):
+    """Every verdict of both; what a known deviation explains is no difference."""
+    different = []
+    for test, verdict in theirs.verdicts.items():
+        mine = ours.verdicts.get(test)
+        if "skip" in (mine, verdict) or mine == verdict or mine is None:
+            continue
+        if f"{kernel.name}: {test}" in known:
+            Tap.explain(f"{kernel.name}: {test}: QEMU: {known[f'{kernel.name}: {test}']}")
+            continue
+        different.append("\n  ".join([f"{test}: QEMU {verdict}, here {mine}", *theirs.comments[test]]))
+    check(theirs.end in ("exit 1", "exit 3") or f"{kernel.name}: end" in known,
+          f"QEMU {theirs.end}:\n{theirs.text[-1500:]}")
+    check(not different, "\n".join(different))
+
+
+def crash(kernel, number, mode):
+    """One test whose end must be a triple fault, told as a crash."""
+    ours = run_here(kernel, mode, f"only={number}")
+    check(ours.end == "crashed", f"it {ours.end}, instead of crashing; output:\n{ours.text[-1000:]}")
+    check("triple fault" in ours.reason, f"the reason given is: {ours.reason}")
+    check(not ours.verdicts, f"it came back:\n{ours.text}")
+    if QEMU:
+        theirs = run_qemu(kernel, f"only={number}")
+        check(theirs.end == "crashed", f"QEMU {theirs.end}; output:\n{theirs.text[-1000:]}")
+
+
+def run_kernel(tap, kernel, mode, words, known):
+    theirs = []
+    reference = threading.Thread(target=lambda: theirs.append(run_qemu(kernel, words))) if QEMU else None
+    # Side by side where both have a processor to themselves.
+    if reference and kernel.vcpus == 1:
+        reference.start()
+    ours = run_here(kernel, mode, words)
+    report(tap, kernel, ours)
+    if not reference:
+        tap.skip(f"{kernel.name}: QEMU agrees", "no qemu-system-x86_64")
+        return
+    if kernel.vcpus > 1:
+        reference.start()
+    reference.join()
+    tap.run(f"{kernel.name}: QEMU agrees", compare, kernel, ours, theirs[0], known)
+
+
+def main():
+    global QEMU
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mode", default=MODE)
+    parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL[:TEST]")
+    options = parser.parse_args()
+    QEMU = None if options.no_reference else shutil.which("qemu-system-x86_64")
+    wanted = {k.partition(":")[0]: k.partition(":")[2] for k in options.kernels}
+    unknown = set(wanted) - {k.name for k in KERNELS}
+    if unknown:
+        parser.error(f"no kernel {', '.join(sorted(unknown))}: there are {', '.join(k.name for k in KERNELS)}")
+    known = deviations()
+    tap = Tap()
+    try:
+        program("trivisor-vm")
+    except Skip as e:
+        tap.skip("system-test kernels", str(e))
+        tap.finish()
+    for _ in range(options.repeat):
+        for kernel in KERNELS:
+            if wanted and kernel.name not in wanted:
+                continue
+            for i in range(1, kernel.crashes + 1):
+                tap.run(f"{kernel.name} {i}: a triple fault is told as a crash", crash, kernel, i, options.mode)
+            if not kernel.crashes:
+                words = f"only={wanted[kernel.name]}" if wanted.get(kernel.name) else ""
+                run_kernel(tap, kernel, options.mode, words, known)
+    tap.finish()
+
+
+QEMU = None
+if __name__ == "__main__":
+    main()
