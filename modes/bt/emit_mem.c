@@ -124,6 +124,7 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 		slot = SITE_TLB;
 	s->slot = slot;
 	s->group = -1;
+	s->masked = NULL;
 	s->tag_off = tag_of(t, access);
 	s->bytes = (uint16_t)bytes;
 	if (slot >= 0) {
@@ -151,9 +152,18 @@ void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, int slot, u
 	s->access |= (uint8_t)site_flags;
 }
 
+/* x87 and MMX, but for fnstcw and fnstsw: #MF first if an exception is pending. */
+static bool waits_for_x87(const struct bt_insn *in)
+{
+	bool control = in->map == BT_MAP_1 && (in->opcode == 0xd9 || in->opcode == 0xdd) && in->modrm_reg == 7;
+
+	return in->flags & BT_I_FPU && !(control && in->mem_bytes == 2);
+}
+
 static unsigned site_flags_of(const struct bt_insn *in)
 {
-	return (in->seg == SEG_SS ? BT_SITE_STACK : 0) | (in->flags & BT_I_ALIGNED ? BT_SITE_ALIGNED : 0);
+	return (in->seg == SEG_SS ? BT_SITE_STACK : 0) | (in->flags & BT_I_ALIGNED ? BT_SITE_ALIGNED : 0) |
+	       (waits_for_x87(in) ? BT_SITE_FPU : 0);
 }
 
 void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group)
@@ -187,6 +197,7 @@ static void emit_const_check(struct trans *t, gva_t gva, unsigned bytes, unsigne
 	e_mov_imm(e, H_T0, gva & 0xfff);
 	s->slot = SITE_CONST;
 	s->group = -1;
+	s->masked = NULL;
 	s->gva = gva;
 	s->tail = s->end = e->p;
 	s->bytes = (uint16_t)bytes;
@@ -207,10 +218,16 @@ void bt_emit_operand(struct trans *t, const struct bt_insn *in, int extra, unsig
 	if (const_operand(t, in, bytes, &gva)) {
 		emit_const_check(t, gva, bytes, access);
 		t->slow[t->slow_count - 1].access |= (uint8_t)site_flags_of(in);
-		return;
+	} else {
+		bt_emit_gva(t, in, extra);
+		bt_emit_check(t, bytes, access, operand_slot(in), site_flags_of(in));
 	}
-	bt_emit_gva(t, in, extra);
-	bt_emit_check(t, bytes, access, operand_slot(in), site_flags_of(in));
+	if (in->flags & BT_I_MASKED) {
+		struct bt_insn *copy = bt_meta_alloc(t->vm, sizeof(*copy));
+		*copy = *in;
+		t->slow[t->slow_count - 1].masked = copy;
+		t->slow[t->slow_count - 1].at = t->at;
+	}
 }
 
 void bt_emit_access_end(struct trans *t) { t->slow[t->slow_count - 1].end = t->e.p; }
@@ -239,6 +256,19 @@ static void emit_miss(struct trans *t, struct slow *s)
 		e_load(e, H_T0, V_MEM(slot_gva));
 }
 
+/* Calls the helper, which finishes the instruction element by element, and goes on behind the access. */
+static void emit_masked(struct trans *t, const struct slow *s)
+{
+	struct emit *e = &t->e;
+
+	e_mov_imm(e, H_T0, s->at);
+	e_store(e, V_MEM(cs.rip), H_T0);
+	e_mov_imm(e, H_T0, (uintptr_t)s->masked);
+	e_mov_imm(e, H_T1, (uintptr_t)bt_op_table[s->masked->handler]);
+	e_call(e, t->vm->thunk.op);
+	e_jmp(e, s->end + e->exec);
+}
+
 void bt_emit_slow_paths(struct trans *t)
 {
 	struct emit *e = &t->e;
@@ -254,6 +284,10 @@ void bt_emit_slow_paths(struct trans *t)
 		emit_miss(t, s);
 		if (copy) {
 			e_jmp(e, copy + e->exec);
+			continue;
+		}
+		if (s->masked) {
+			emit_masked(t, s);
 			continue;
 		}
 		e_call(e, t->vm->thunk.mem);

@@ -14,6 +14,14 @@ void bt_fpu_leave(struct bt_vcpu *v)
 	v->fpu_live = 0;
 }
 
+bool bt_fpu_pending(void)
+{
+	uint16_t status;
+
+	__asm__ volatile("fnstsw %0" : "=a"(status));
+	return status & 0x80; /* ES */
+}
+
 void bt_fpu_enter(struct bt_vcpu *v)
 {
 	if (v->fpu_live)

@@ -172,8 +172,10 @@ void bt_op_enter(struct bt_vcpu *v, const struct bt_insn *insn)
 		sp -= b;
 		bt_store(v, bt_stack_gva(v, sp, b, true), frame, b);
 	}
+	sp -= insn->imm & 0xffff;
+	bt_probe_store(v, bt_stack_gva(v, sp, b, true), b); /* the new top must be writable */
 	bt_gpr_set(v, GPR_RBP, b, frame & mask);
-	bt_sp_set(v, mask, sp - (insn->imm & 0xffff));
+	bt_sp_set(v, mask, sp);
 }
 
 void bt_op_xlat(struct bt_vcpu *v, const struct bt_insn *insn)

@@ -58,6 +58,7 @@ static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n
 		case BT_TLB_MMIO: mmio_write(v, gpa, buf, n); return;
 		case BT_TLB_CODE:
 			v->stats.smc++;
+			v->code_hit = true;
 			bt_lock(v);
 			bt_code_written(v->vm, gpa, n);
 			bt_copy(host, buf, n);
@@ -69,9 +70,11 @@ static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n
 	bt_copy(host, buf, n);
 }
 
-/* Raises what an access would, leaving nothing changed but A and D bits. */
-static void probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_mmu mmu)
+/* Raises what an access would, leaving nothing changed but A and D bits. True: a write meets translated code. */
+static bool probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_mmu mmu)
 {
+	bool code = false;
+
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, VEC_GP, 0);
 	while (n) {
@@ -79,10 +82,11 @@ static void probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_
 		uint8_t *host;
 		gpa_t gpa;
 		if (!bt_tlb_hit(v, gva, part, write, mmu))
-			bt_tlb_fill(v, gva, write, mmu, &host, &gpa);
+			code |= bt_tlb_fill(v, gva, write, mmu, &host, &gpa) == BT_TLB_CODE;
 		gva += part;
 		n -= part;
 	}
+	return code;
 }
 
 static void load(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum bt_mmu mmu)
@@ -212,8 +216,17 @@ static struct bt_mem_result bounced(struct bt_vcpu *v, gva_t gva, const struct b
 	unsigned access = site->access & SITE_ACCESS, n = site->bytes;
 	const uint8_t *resume = (const uint8_t *)site + site->back;
 
-	if (access & BT_ACCESS_WRITE)
-		probe(v, gva, n, true, mmu);
+	if (access & BT_ACCESS_WRITE && probe(v, gva, n, true, mmu)) {
+		/* The running TB may be what it changes: do the store alone. */
+		bt_lock(v);
+		struct bt_tb *tb = bt_tb_of(v->vm, v->site);
+		bool one = tb && tb->key & KEY_ONE;
+		bt_unlock(v);
+		if (!one) {
+			v->run_one = true;
+			bt_restart(v);
+		}
+	}
 	if (access & BT_ACCESS_READ)
 		load(v, gva, v->bounce, n, mmu);
 	if (access & BT_ACCESS_WRITE) {
@@ -270,6 +283,8 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 	v->site = (const uint8_t *)site;
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (site->access & BT_SITE_FPU && bt_fpu_pending())
+		bt_raise(v, VEC_MF);
 	if (site->access & BT_SITE_ALIGNED && gva & (n - 1))
 		bt_raise_error(v, VEC_GP, 0);
 	if (n > room_in_page(gva))

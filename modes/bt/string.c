@@ -158,13 +158,15 @@ static uint64_t movs_piece(struct bt_vcpu *v, const struct string *s)
 	uint64_t n;
 
 	n = run_length(v, s, GPR_RSI, s->seg, s->count, false, &from);
-	if (n)
+	src = n ? run_host(v, s, from, n, false) : NULL; /* its faults come before any of the destination */
+	if (src)
 		n = run_length(v, s, GPR_RDI, SEG_ES, n, true, &to);
-	if (!n)
+	if (!src || !n)
 		return 0;
-	if (s->step < 0) /* the destination's run may be the shorter one */
+	if (s->step < 0) { /* the destination's run may be the shorter one */
 		run_length(v, s, GPR_RSI, s->seg, n, false, &from);
-	src = run_host(v, s, from, n, false);
+		src = run_host(v, s, from, n, false);
+	}
 	dst = run_host(v, s, to, n, true);
 	if (!src || !dst)
 		return 0;
@@ -293,31 +295,29 @@ void bt_op_cmps(struct bt_vcpu *v, const struct bt_insn *insn)
 	if (!s.count)
 		return;
 	for (;;) {
-		uint8_t *hs = NULL, *hd = NULL;
+		uint8_t *hs, *hd;
 
-		n = s.rep && s.step > 0 ? run_length(v, &s, GPR_RSI, s.seg, s.count, false, &src) : 0;
-		if (n)
-			n = run_length(v, &s, GPR_RDI, SEG_ES, n, false, &dst);
-		if (n) {
-			hs = run_host(v, &s, src, n, false);
-			hd = run_host(v, &s, dst, n, false);
-		}
+		/* The second operand's faults come first. */
+		n = s.rep && s.step > 0 ? run_length(v, &s, GPR_RDI, SEG_ES, s.count, false, &dst) : 0;
+		hd = n ? run_host(v, &s, dst, n, false) : NULL;
+		n = hd ? run_length(v, &s, GPR_RSI, s.seg, n, false, &src) : 0;
+		hs = n ? run_host(v, &s, src, n, false) : NULL;
 		if (hs && hd) {
 			n = host_compare(hs, hd, 0, n, s.size, equal, &a, &b);
 		} else {
-			a = element_load(v, &s, GPR_RSI, s.seg);
 			b = element_load(v, &s, GPR_RDI, SEG_ES);
+			a = element_load(v, &s, GPR_RSI, s.seg);
 			n = 1;
 		}
 		advance(v, &s, GPR_RSI, n);
 		advance(v, &s, GPR_RDI, n);
 		done(v, &s, n);
+		compare(v, a, b, s.size); /* a fault or an event may come before the next piece */
 		if (!s.rep || !s.count || (a == b) != equal)
 			break;
 		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
 			poll(v, &s);
 	}
-	compare(v, a, b, s.size);
 }
 
 void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
@@ -344,12 +344,12 @@ void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
 		}
 		advance(v, &s, GPR_RDI, n);
 		done(v, &s, n);
+		compare(v, a, b, s.size); /* a fault or an event may come before the next piece */
 		if (!s.rep || !s.count || (a == b) != equal)
 			break;
 		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
 			poll(v, &s);
 	}
-	compare(v, a, b, s.size);
 }
 
 /* ---- ins and outs ------------------------------------------------------------------------------------ */

@@ -74,13 +74,22 @@ static void make_op(struct emit *e, struct bt_thunks *t)
 	save_regs(e, 8);
 	e_lea(e, H_RDI, MEM_BD(H_RSP, 8));
 	e_mov_rr(e, H_RSI, H_R15);
+	e_store(e, MEM_BD(H_RSP, 8 + V_OFF(op_insn)), H_R15);
 	add_rsp(e, -8);
 	e8(e, 0x41);
 	e8(e, 0xff);
 	e8(e, 0xd6); /* call r14 */
 	add_rsp(e, 8);
+	/* It may have changed the code behind itself: that is left then, for what is there now. */
+	e_op_mem(e, 0, 0x80, 7, MEM_BD(H_RSP, 8 + V_OFF(code_hit)));
+	e8(e, 0);
+	uint8_t *changed = e_jcc_fwd(e, COND_NE);
 	load_regs(e, 8);
 	e8(e, 0xc3);
+	e_fix32(changed, e->p);
+	add_rsp(e, 8);
+	e_mov_rr(e, H_RDI, H_RSP);
+	call_c(e, (const void *)(uintptr_t)bt_code_changed);
 }
 
 /* call mem, with r15 = gva; a struct bt_site follows. Goes on with r14 = host address, r15 = 0. */

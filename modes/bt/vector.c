@@ -89,6 +89,42 @@ void bt_op_gather(struct bt_vcpu *v, const struct bt_insn *insn)
 	registers_load(&image);
 }
 
+/*
+ * vmaskmovps/pd, vpmaskmovd/q where the whole operand is not plain memory: only elements whose mask's top bit is set
+ * are accessed. A load faults before the destination changes, a store before anything is stored.
+ */
+void bt_op_vmaskmov(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	bool store = insn->access & BT_ACCESS_WRITE, on;
+	unsigned size = insn->opcode & 0x80 ? (insn->vex_w ? 8 : 4) : insn->opcode & 1 ? 8 : 4;
+	unsigned bytes = insn->vex_l ? 32 : 16, n = bytes / size, mask = insn->vvvv, reg = insn->modrm_reg, i;
+	uint64_t offset = bt_operand_offset(v, insn), address = bt_size_mask(insn->addrsize), value;
+	struct image image;
+	gva_t gva[8] = {0};
+
+	registers_save(v, &image);
+	for (i = 0; i < n; i++) {
+		if (!(element(&image, mask, i, size) >> (size * 8 - 1)))
+			continue;
+		gva[i] = bt_seg_gva(v, insn->seg, (offset + i * size) & address, size, store);
+		if (store)
+			bt_probe_store(v, gva[i], size);
+	}
+	for (i = 0; i < n; i++) {
+		/* A load's destination may be its mask: element i is read before it is written. */
+		on = element(&image, mask, i, size) >> (size * 8 - 1);
+		value = store ? element(&image, reg, i, size) : on ? bt_load(v, gva[i], size) : 0;
+		if (!store)
+			element_set(&image, reg, i, size, value);
+		else if (on)
+			bt_store(v, gva[i], value, size);
+	}
+	if (store)
+		return;
+	clear(&image, reg, bytes);
+	registers_load(&image);
+}
+
 /* The MMX register in an FXSAVE image, whose x87 registers are in stack order. */
 static const uint8_t *mmx(const struct image *image, unsigned n)
 {
@@ -114,5 +150,5 @@ void bt_op_maskmov(struct bt_vcpu *v, const struct bt_insn *insn)
 			bt_store(v, gva + i, data[i], 1);
 	}
 	if (!wide) /* an MMX instruction: stack top 0, all registers in use */
-		__asm__ volatile("movq %%mm0, %%mm0" : : : "memory");
+		__asm__ volatile("movd %%mm0, %0" : "=r"(i) : : "memory");
 }

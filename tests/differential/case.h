@@ -166,10 +166,11 @@ void guest_print_stats(struct guest *g);
 
 /* NULL: they agree. Else what differs first, in words. */
 const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest);
-/* NULL, or why the case proves nothing; `native` may have been traced. */
-const char *outcome_excuse(const struct diff_case *c, const struct outcome *native, const struct outcome *guest);
-/* The excuse for a difference, if there is one: runs c natively once more, step by step. */
-const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *guest);
+/* NULL, or why the case proves nothing. */
+const char *outcome_excuse(const struct outcome *native);
+/* The excuse for a difference, if there is one: runs c natively once more, step by step. `native` may not be native_run's. */
+const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *native,
+			      const struct outcome *guest);
 
 void case_print(const struct diff_case *c);
 void outcomes_print(const struct diff_case *c, const struct outcome *native, const struct outcome *guest);

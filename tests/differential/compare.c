@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define VEC_DB 1
+#define VEC_GP 13
 #define VEC_PF 14
 #define VEC_AC 17
 
@@ -174,7 +175,7 @@ const char *outcome_compare(const struct diff_case *c, const struct outcome *nat
 
 /* ---- excuses -------------------------------------------------------------------------------------------- */
 
-const char *outcome_excuse(const struct diff_case *c, const struct outcome *native, const struct outcome *guest)
+const char *outcome_excuse(const struct outcome *native)
 {
 	switch ((enum outcome_kind)native->kind) {
 	case OUTCOME_TIMEOUT: return "does not end";
@@ -182,9 +183,7 @@ const char *outcome_excuse(const struct diff_case *c, const struct outcome *nati
 	case OUTCOME_LOST: return "kills the native side";
 	default: break;
 	}
-	if (native->kind == OUTCOME_EXCEPTION && native->vector == VEC_AC)
-		return "alignment checks";
-	return NULL;
+	return native->kind == OUTCOME_EXCEPTION && native->vector == VEC_AC ? "alignment checks" : NULL;
 }
 
 /* Instructions whose result is the system's: the tester never makes them up, but code that runs astray may be one. */
@@ -233,9 +232,50 @@ static const char *step_excuse(const struct diff_case *c, const uint8_t *bytes)
 	return !strncmp(in.name, "rdrand", 6) || !strncmp(in.name, "rdseed", 6) ? in.name : NULL;
 }
 
-const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *guest)
+static bool is_state_image(const struct bt_insn *in)
+{
+	switch (in->handler) {
+	case BT_OP_fxsave:
+	case BT_OP_fxrstor:
+	case BT_OP_xsave:
+	case BT_OP_xsaveopt:
+	case BT_OP_xsavec:
+	case BT_OP_xrstor:
+	case BT_OP_fnsave:
+	case BT_OP_frstor:
+	case BT_OP_fnstenv:
+	case BT_OP_fldenv: return true;
+	default: return false;
+	}
+}
+
+/*
+ * What docs/bt.md lists as differing on purpose: x87 instruction pointers in images are zero; which byte of an image a
+ * page fault names; and a near branch to a non-canonical address, which faults at its target.
+ */
+static const char *known_difference(const struct outcome *native, const struct outcome *guest, const struct bt_insn *last,
+				    bool pointers)
+{
+	bool both = native->kind == OUTCOME_EXCEPTION && guest->kind == OUTCOME_EXCEPTION;
+
+	if (pointers)
+		return "x87 instruction pointers in an image";
+	if (both && native->vector == VEC_PF && guest->vector == VEC_PF && native->cpu.rip == guest->cpu.rip &&
+	    is_state_image(last))
+		return "which byte of an image a fault names";
+	bool branch = last->cls == BT_CLASS_RET || last->cls == BT_CLASS_JMP_IND || last->cls == BT_CLASS_CALL_IND;
+	if (both && native->vector == VEC_GP && guest->vector == VEC_GP && branch &&
+	    (uint64_t)((int64_t)(guest->cpu.rip << 16) >> 16) != guest->cpu.rip)
+		return "a branch to a non-canonical address";
+	return NULL;
+}
+
+const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *native,
+			      const struct outcome *guest)
 {
 	static struct diff_case traced;
+	bool x87 = false, pointers = false;
+	struct bt_insn in = {.handler = BT_OP_NONE};
 	const struct outcome *o;
 	const char *why;
 
@@ -248,8 +288,12 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 		why = step_excuse(c, o->step[i].bytes);
 		if (why)
 			return why;
+		if (bt_decode(o->step[i].bytes, 16, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
+			continue;
+		pointers |= x87 && is_state_image(&in);
+		x87 |= (in.flags & BT_I_FPU) && in.cls == BT_CLASS_NATIVE;
 	}
-	return NULL;
+	return known_difference(native, guest, &in, pointers);
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------- */

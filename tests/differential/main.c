@@ -46,7 +46,7 @@ static void excused(struct run *r, const char *why)
 /* Runs c translated, twice, against what happened natively. NULL: no difference, or an excused one. */
 static const char *check(struct run *r, const struct diff_case *c, const struct outcome *native, bool count)
 {
-	const char *what = NULL, *why = outcome_excuse(c, native, NULL);
+	const char *what = NULL, *why = outcome_excuse(native);
 
 	if (why) {
 		if (count)
@@ -57,7 +57,7 @@ static const char *check(struct run *r, const struct diff_case *c, const struct 
 		const struct outcome *guest = guest_run(r->guest, c, i > 0);
 		what = outcome_compare(c, native, guest);
 		if (what) {
-			why = difference_excuse(r->native, c, guest);
+			why = difference_excuse(r->native, c, native, guest);
 			if (why) {
 				if (count)
 					excused(r, why);
@@ -131,6 +131,7 @@ static void fill(struct run *r, unsigned slot, unsigned number, unsigned n, unsi
 static void run_cases(struct run *r, unsigned from, unsigned count, unsigned bits)
 {
 	static struct diff_case c;
+	static struct outcome native;
 	unsigned done = 0, next = count < HALF ? count : HALF, slot = 0;
 
 	fill(r, 0, from, next, bits);
@@ -148,14 +149,14 @@ static void run_cases(struct run *r, unsigned from, unsigned count, unsigned bit
 		/* The child is busy with the other half: what needs it comes after. */
 		for (unsigned i = 0; i < now; i++) {
 			const struct diff_case *it = native_case(r->native, at + i);
-			const struct outcome *native = native_outcome(r->native, at + i);
-			const char *why = outcome_excuse(it, native, NULL), *w = NULL;
+			const struct outcome *o = native_outcome(r->native, at + i);
+			const char *why = outcome_excuse(o), *w = NULL;
 			if (why) {
 				excused(r, why);
 				continue;
 			}
 			for (unsigned k = 0; k < 2 && !w; k++)
-				w = outcome_compare(it, native, guest_run(r->guest, it, k > 0));
+				w = outcome_compare(it, o, guest_run(r->guest, it, k > 0));
 			if (w) {
 				bad[bads] = it;
 				what[bads++] = w;
@@ -165,7 +166,8 @@ static void run_cases(struct run *r, unsigned from, unsigned count, unsigned bit
 			native_wait(r->native);
 			for (unsigned i = 0; i < bads && r->differences < r->keep_going; i++) {
 				c = *bad[i];
-				if (!check(r, &c, native_run(r->native, &c), true))
+				native = *native_run(r->native, &c);
+				if (!check(r, &c, &native, true))
 					continue;
 				r->differences++;
 				report(r, &c, what[i]);
@@ -189,7 +191,7 @@ static void one_case(struct run *r, unsigned number, unsigned bits)
 	native = *native_run(r->native, &c);
 	guest = guest_run(r->guest, &c, false);
 	what = outcome_compare(&c, &native, guest);
-	why = outcome_excuse(&c, &native, guest);
+	why = outcome_excuse(&native);
 	if (r->verbose) {
 		case_print(&c);
 		outcomes_print(&c, &native, guest);

@@ -363,7 +363,7 @@ void native_begin(struct native *n, unsigned first, unsigned count)
 {
 	n->request = (struct request){first, count};
 	if (write(n->socket, &n->request, sizeof(n->request)) != (ssize_t)sizeof(n->request))
-		perror("# native: write");
+		fprintf(stderr, "# native: the child is gone\n");
 }
 
 void native_wait(struct native *n)
