@@ -117,22 +117,26 @@ static bool is_call_gate(const struct bt_vcpu *v, struct bt_desc d)
 	return DESC_TYPE(d) == TYPE_CALL_GATE || (DESC_TYPE(d) == TYPE_CALL_GATE16 && !bt_long_mode(v));
 }
 
-_Noreturn static void system_target(struct bt_vcpu *v, uint16_t selector, struct bt_desc d)
+/* What is neither code nor a call gate: a task, or a mistake. */
+_Noreturn static void system_target(struct bt_vcpu *v, uint16_t selector, struct bt_desc d, enum bt_task_cause cause,
+				    uint64_t next)
 {
-	if (!(d.hi & DESC_S) && !bt_long_mode(v)) {
-		switch (DESC_TYPE(d)) {
-		case TYPE_TASK_GATE:
-		case TYPE_TSS16_AVAILABLE:
-		case TYPE_TSS_AVAILABLE: bt_fail(v, "hardware task switch by far jump or call: not implemented");
-		default: break;
-		}
-	}
-	bt_raise_error(v, VEC_GP, selector & 0xfffc);
+	unsigned type = DESC_TYPE(d);
+	bool gate = type == TYPE_TASK_GATE;
+
+	if ((d.hi & DESC_S) || bt_long_mode(v) ||
+	    (!gate && type != TYPE_TSS16_AVAILABLE && type != TYPE_TSS_AVAILABLE) || DESC_DPL(d) < v->cpl ||
+	    DESC_DPL(d) < (selector & 3u))
+		bt_raise_error(v, VEC_GP, selector & 0xfffc);
+	if (!(d.hi & DESC_P))
+		bt_raise_error(v, VEC_NP, selector & 0xfffc);
+	bt_task_switch(v, gate ? (uint16_t)(d.lo >> 16) : selector, cause, &next);
+	bt_resume(v);
 }
 
 /* ---- jmp ---------------------------------------------------------------------------------------- */
 
-_Noreturn static void far_jump(struct bt_vcpu *v, uint16_t selector, uint64_t offset)
+_Noreturn static void far_jump(struct bt_vcpu *v, const struct bt_insn *insn, uint16_t selector, uint64_t offset)
 {
 	struct bt_desc d;
 	struct gate g;
@@ -155,7 +159,7 @@ _Noreturn static void far_jump(struct bt_vcpu *v, uint16_t selector, uint64_t of
 	} else if (is_code(d)) {
 		direct_check(v, selector, d, offset);
 	} else {
-		system_target(v, selector, d);
+		system_target(v, selector, d, BT_TASK_JMP, bt_next_rip(v, insn));
 	}
 	bt_desc_accessed(v, selector, &d);
 	cs_commit(v, selector, v->cpl, d, offset);
@@ -165,7 +169,7 @@ _Noreturn static void far_jump(struct bt_vcpu *v, uint16_t selector, uint64_t of
 
 void bt_op_jmp_far(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	far_jump(v, (uint16_t)insn->imm2, (uint64_t)insn->imm & bt_size_mask(insn->opsize));
+	far_jump(v, insn, (uint16_t)insn->imm2, (uint64_t)insn->imm & bt_size_mask(insn->opsize));
 }
 
 /* m16:64 exists on Intel processors only; AMD's take REX.W as 32 bits. */
@@ -188,7 +192,7 @@ void bt_op_jmp_far_mem(struct bt_vcpu *v, const struct bt_insn *insn)
 	uint64_t offset;
 	uint16_t selector = far_mem(v, insn, &offset);
 
-	far_jump(v, selector, offset);
+	far_jump(v, insn, selector, offset);
 }
 
 /* ---- call ------------------------------------------------------------------------------------------ */
@@ -300,7 +304,7 @@ _Noreturn static void far_call(struct bt_vcpu *v, const struct bt_insn *insn, un
 		offset = g.offset;
 		d = g.cs;
 	} else {
-		system_target(v, selector, d);
+		system_target(v, selector, d, BT_TASK_CALL, next);
 	}
 	cs_commit(v, selector, cpl, d, offset);
 	bt_mode_changed(v);
@@ -449,6 +453,15 @@ static void iret_to_vm86(struct bt_vcpu *v, uint64_t sp, uint64_t rip, uint16_t 
 	iret_done(v);
 }
 
+/* NT: back to the task that the present one's TSS links to. */
+static void iret_task(struct bt_vcpu *v, uint64_t next)
+{
+	uint16_t link = (uint16_t)bt_load_sys(v, v->cs.tr.base, 2);
+
+	bt_task_switch(v, link, BT_TASK_IRET, &next);
+	iret_done(v);
+}
+
 void bt_op_iret(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	uint64_t sp = v->cs.gpr[GPR_RSP], mask = bt_sp_mask(v), rip, flags, outer_sp, writable;
@@ -465,7 +478,7 @@ void bt_op_iret(struct bt_vcpu *v, const struct bt_insn *insn)
 	if (v->cs.rflags & RFLAGS_NT) {
 		if (bt_long_mode(v))
 			bt_raise_error(v, VEC_GP, 0);
-		bt_fail(v, "iret with NT set: return to a hardware task: not implemented");
+		iret_task(v, bt_next_rip(v, insn));
 	}
 	rip = pop_value(v, &sp, bytes);
 	selector = (uint16_t)pop_value(v, &sp, bytes);

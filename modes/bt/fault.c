@@ -15,6 +15,7 @@ struct event {
 
 /* What the gate says, checked. */
 struct target {
+	bool task; /* a task gate: selector is a TSS's, and nothing else counts */
 	uint16_t selector;
 	uint64_t offset;
 	struct bt_desc cs;
@@ -100,9 +101,10 @@ static void gate_read(struct bt_vcpu *v, const struct event *e, struct target *t
 		bt_raise_error(v, VEC_GP, error);
 	if (!(d.hi & DESC_P))
 		bt_raise_error(v, VEC_NP, error);
-	if (type == TYPE_TASK_GATE)
-		bt_fail(v, "interrupt through a task gate: not implemented");
 	t->selector = (uint16_t)(d.lo >> 16);
+	t->task = type == TYPE_TASK_GATE;
+	if (t->task)
+		return;
 	t->interrupt_gate = type == TYPE_INT_GATE || type == TYPE_INT_GATE16;
 	t->bytes = long_mode ? 8 : type & 8 ? 4 : 2;
 	t->ist = long_mode ? GATE_IST(d) : 0;
@@ -194,7 +196,22 @@ static uint32_t tss_stack(struct bt_vcpu *v, const struct event *e, unsigned cpl
 	return sp;
 }
 
-static void deliver_protected(struct bt_vcpu *v, const struct event *e)
+/* The error code goes onto the new task's stack. */
+static void deliver_task(struct bt_vcpu *v, struct event *e, uint16_t selector)
+{
+	unsigned bytes;
+	uint64_t sp;
+
+	bt_task_switch(v, selector, BT_TASK_INT, &e->return_rip);
+	if (!e->has_error)
+		return;
+	bytes = v->cs.tr.access & 8 ? 4 : 2;
+	sp = v->cs.gpr[GPR_RSP] - bytes;
+	bt_store(v, bt_stack_gva(v, sp, bytes, true), e->error, bytes);
+	bt_sp_set(v, bt_sp_mask(v), sp);
+}
+
+static void deliver_protected(struct bt_vcpu *v, struct event *e)
 {
 	static const uint8_t vm86_order[] = {SEG_GS, SEG_FS, SEG_DS, SEG_ES};
 	uint64_t value[10], mask;
@@ -205,6 +222,10 @@ static void deliver_protected(struct bt_vcpu *v, const struct event *e)
 	struct target t;
 
 	gate_read(v, e, &t);
+	if (t.task) {
+		deliver_task(v, e, t.selector);
+		return;
+	}
 	inner = vm86 || t.cpl != v->cpl;
 	if (inner)
 		sp = tss_stack(v, e, t.cpl, &stack);
@@ -244,7 +265,7 @@ static void deliver_protected(struct bt_vcpu *v, const struct event *e)
 
 static void deliver_event(struct bt_vcpu *v, void *arg)
 {
-	const struct event *e = arg;
+	struct event *e = arg;
 
 	if (!(v->cs.cr0 & CR0_PE))
 		deliver_real(v, e);

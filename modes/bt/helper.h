@@ -204,6 +204,13 @@ static inline void bt_push(struct bt_vcpu *v, unsigned bytes, uint64_t value)
 void bt_deliver_now(struct bt_vcpu *v, unsigned vector, bool has_error, uint32_t error, bool soft,
 		    uint64_t return_rip);
 
+/*
+ * task.c: leaves the present task at *return_rip for the one whose TSS `selector` names; *return_rip is then where that
+ * one goes on, also when it faults on its way in.
+ */
+enum bt_task_cause { BT_TASK_JMP, BT_TASK_CALL, BT_TASK_INT, BT_TASK_IRET };
+void bt_task_switch(struct bt_vcpu *v, uint16_t selector, enum bt_task_cause cause, uint64_t *return_rip);
+
 /* system.c: after IF went from 0 to 1, or the TPR fell: lets what waited in. */
 bool bt_interrupt_waits(struct bt_vcpu *v);
 /* Raises unless the I/O privilege level or the TSS's bitmap allows [port, port + bytes). */

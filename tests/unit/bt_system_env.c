@@ -65,7 +65,7 @@ static void tables(struct env *e)
 	put64(e, ENV_GDT + (SEL_UCODE32 & ~7), descriptor(0, 0xfffff, 0xc0fb));
 	put64(e, ENV_GDT + (SEL_KCODE16 & ~7), descriptor(0, 0xffff, 0x009b));
 	put64(e, ENV_GDT + (SEL_KDATA16 & ~7), descriptor(0, 0xffff, 0x0093));
-	put64(e, ENV_GDT + (SEL_TSS & ~7), descriptor(ENV_TSS, 0x67, 0x0089));
+	put64(e, ENV_GDT + (SEL_TSS & ~7), descriptor(ENV_TSS, 0x67, 0x008b));
 	put64(e, ENV_GDT + (SEL_DATA_RO & ~7), descriptor(0, 0xfffff, 0xc091));
 	put64(e, ENV_GDT + (SEL_NOT_PRESENT & ~7), descriptor(0, 0xfffff, 0xc013));
 	put64(e, ENV_GDT + (SEL_EXPAND_DOWN & ~7), descriptor(0, 0xfff, 0x4097));

@@ -361,6 +361,80 @@ static void test_protected_call_gate_and_retf(void **state)
 	assert_int_equal(SS(env).selector, SEL_UDATA);
 }
 
+#define TASK 0x205000u /* a second TSS, in env.ram */
+#define SEL_TASK 0x78u
+
+static void second_task(uint16_t ss)
+{
+	memset(env.ram + TASK, 0, 0x68);
+	put64(&env, ENV_GDT + SEL_TASK, 0x67 | (uint64_t)(TASK & 0xffffff) << 16 | 0x89ull << 40);
+	put32(&env, TASK + 0x20, 0x204800);		/* eip */
+	put32(&env, TASK + 0x24, 0x2);
+	put32(&env, TASK + 0x28, 0x1111);		/* eax */
+	put32(&env, TASK + 0x28 + 16, ENV_IST1);	/* esp */
+	put32(&env, TASK + 0x48, SEL_KDATA);
+	put32(&env, TASK + 0x4c, SEL_KCODE32);
+	put32(&env, TASK + 0x50, ss);
+	put32(&env, TASK + 0x54, SEL_KDATA);
+}
+
+static unsigned tss_type(uint16_t selector) { return env.ram[ENV_GDT + (selector & ~7) + 5] & 15; }
+
+static void test_task_gate_and_return(void **state)
+{
+	env_protected(&env, 3);
+	second_task(SEL_KDATA);
+	put64(&env, ENV_IDT + VEC_DF * 8, (uint64_t)SEL_TASK << 16 | 0x8500ull << 32);
+	RSP(env) = 0x9000;
+	env.v->cs.gpr[GPR_RAX] = 0x2222;
+	bt_set_rflags(env.v, 0x202 | BT_ZF);
+	assert_true(bt_deliver(env.v, VEC_DF, true, 0, false, 0x5678));
+	assert_int_equal(env.v->cpl, 0);
+	assert_int_equal(env.v->cs.rip, 0x204800);
+	assert_int_equal(env.v->cs.gpr[GPR_RAX], 0x1111);
+	assert_int_equal(RSP(env), ENV_IST1 - 4); /* the error code */
+	assert_int_equal(env.v->cs.tr.selector, SEL_TASK);
+	assert_true(bt_rflags(env.v) & RFLAGS_NT);
+	assert_true(env.v->cs.cr0 & CR0_TS);
+	assert_int_equal(get16(&env, TASK), SEL_TSS); /* the link */
+	assert_int_equal(tss_type(SEL_TASK), 11);
+	assert_int_equal(tss_type(SEL_TSS), 11);
+	assert_int_equal(get32(&env, ENV_TSS + 0x20), 0x5678);
+	assert_int_equal(get32(&env, ENV_TSS + 0x28), 0x2222);
+	assert_int_equal(get32(&env, ENV_TSS + 0x24), 0x202 | BT_ZF);
+	RSP(env) += 4;
+	assert_int_equal(ENV_OP(&env, 0xcf), RESUMED);
+	assert_int_equal(env.v->cpl, 3);
+	assert_int_equal(env.v->cs.rip, 0x5678);
+	assert_int_equal(env.v->cs.gpr[GPR_RAX], 0x2222);
+	assert_int_equal(RSP(env), 0x9000);
+	assert_int_equal(bt_rflags(env.v), 0x202 | BT_ZF);
+	assert_int_equal(env.v->cs.tr.selector, SEL_TSS);
+	assert_int_equal(tss_type(SEL_TASK), 9);
+	assert_int_equal(get32(&env, TASK + 0x24) & RFLAGS_NT, 0); /* saved without NT */
+}
+
+static void test_task_jump_and_its_faults(void **state)
+{
+	static const uint8_t jump[] = {0xea, 0, 0, 0, 0, SEL_TASK, 0};
+
+	env_protected(&env, 0);
+	second_task(SEL_KDATA);
+	assert_int_equal(env_op(&env, jump, sizeof(jump)), RESUMED);
+	assert_int_equal(env.v->cs.rip, 0x204800);
+	assert_false(bt_rflags(env.v) & RFLAGS_NT);
+	assert_int_equal(get32(&env, ENV_TSS + 0x20), ENV_CODE + 7);
+	assert_int_equal(tss_type(SEL_TSS), 9);
+	/* A busy task cannot be jumped to: the present one, for one. */
+	assert_raised(&env, env_op(&env, jump, sizeof(jump)), VEC_GP, SEL_TASK);
+	/* A bad stack is the new task's fault. */
+	env_protected(&env, 0);
+	second_task(SEL_DATA_RO);
+	assert_raised(&env, env_op(&env, jump, sizeof(jump)), VEC_TS, SEL_DATA_RO);
+	assert_int_equal(env.v->cs.rip, 0x204800);
+	assert_int_equal(env.v->cs.tr.selector, SEL_TASK);
+}
+
 /* ---- real mode ----------------------------------------------------------------------------------- */
 
 static void test_real_mode_interrupt(void **state)
@@ -387,6 +461,7 @@ static void test_mode_switches(void **state)
 
 	env_real(&env);
 	CS(env).limit = SS(env).limit = 0xffff;
+	CS(env).selector = 0x0fff; /* whatever paragraph a DOS program sits at: privilege stays 0 */
 	cs->gpr[GPR_RAX] = cs->cr0 | CR0_PE;
 	assert_int_equal(ENV_OP(&env, 0x0f, 0x22, 0xc0), RESUMED); /* mov cr0, eax */
 	assert_true(bt_protected(env.v));
@@ -457,6 +532,8 @@ int main(void)
 		cmocka_unit_test(test_protected_exception_and_iret),
 		cmocka_unit_test(test_protected_iret_to_vm86_and_back),
 		cmocka_unit_test(test_protected_call_gate_and_retf),
+		cmocka_unit_test(test_task_gate_and_return),
+		cmocka_unit_test(test_task_jump_and_its_faults),
 		cmocka_unit_test(test_real_mode_interrupt),
 		cmocka_unit_test(test_mode_switches),
 		cmocka_unit_test(test_io_bitmap),
