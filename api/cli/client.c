@@ -123,12 +123,13 @@ int client_call(struct client *client, const char *method, json_object *params, 
 		json_object_array_add(client->waiting, message);
 	}
 	if (rc) {
-		complain("the daemon is gone: %s", rc == -EPIPE ? "it closed the connection" : strerror(-rc));
+		if (!client->quiet)
+			complain("the daemon is gone: %s", rc == -EPIPE ? "it closed the connection" : strerror(-rc));
 		return EXIT_NO_DAEMON;
 	}
-	if (error)
+	if (error && !client->quiet)
 		complain("%s", client_error_text(error));
-	else
+	if (!error)
 		*ret_result = json_object_get(result);
 	json_object_put(message);
 	return error ? EXIT_ERROR : 0;

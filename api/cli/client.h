@@ -26,6 +26,7 @@ struct client {
 	json_object *waiting; /* messages that came while another one was awaited */
 	size_t waiting_at;
 	bool connected;
+	bool quiet; /* client_call prints nothing */
 };
 
 /* 0 or -errno. */

@@ -412,6 +412,19 @@ static int command_explain(struct cli *cli, int argc, char **argv)
 	return 0;
 }
 
+static int attach(struct cli *cli, const char *vm, const char *console)
+{
+	char socket_path[PATH_MAX];
+	int fd = cli_socket(cli, socket_path, sizeof(socket_path));
+
+	if (!fd)
+		fd = terminal_connect(socket_path, vm, console);
+	if (fd >= 0)
+		return terminal_attach(fd);
+	complain("%s: %s", console, strerror(-fd));
+	return EXIT_ERROR;
+}
+
 static int command_start(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = {{"mode", required_argument, NULL, 'm'},
@@ -445,7 +458,7 @@ static int command_start(struct cli *cli, int argc, char **argv)
 		printf("%s\n", json_object_get_string(json_object_object_get(result, "mode_reason")));
 	fflush(stdout);
 	if (console)
-		status = terminal_attach(json_object_get_string(json_object_object_get(result, "console")));
+		status = attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "console")));
 	json_object_put(result);
 	return status;
 }
@@ -460,7 +473,7 @@ static int command_console(struct cli *cli, int argc, char **argv)
 	status = ask(cli, "vm.console", vm_params(argv[optind]), &result);
 	if (status)
 		return status;
-	status = terminal_attach(json_object_get_string(json_object_object_get(result, "path")));
+	status = attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "path")));
 	json_object_put(result);
 	return status;
 }

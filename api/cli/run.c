@@ -366,60 +366,69 @@ static void daemon_lost(struct run *run)
 	run->lost_ms = now_ms();
 }
 
-/* It ended while no daemon was there: the next one has its result all the same. */
-static bool find_result(struct run *run)
+/* The row of this VM in what a method answers: 0 and *ret_row (NULL: none) for the caller to put, or an exit status. */
+static int find_row(struct run *run, const char *method, json_object *params, json_object **ret_row)
 {
-	json_object *params = json_object_new_object(), *rows = NULL, *uuid = NULL;
+	json_object *rows = NULL, *uuid = NULL;
+	int status = client_call(&run->cli->client, method, params, &rows);
 
-	put(params, "kind", "results");
-	if (client_call(&run->cli->client, "events.history", params, &rows))
-		return false;
-	for (size_t i = 0; i < json_object_array_length(rows) && !run->result; i++) {
+	if (status)
+		return status;
+	*ret_row = NULL;
+	for (size_t i = 0; i < json_object_array_length(rows) && !*ret_row; i++) {
 		json_object *row = json_object_array_get_idx(rows, i);
 
 		if (json_object_object_get_ex(row, "uuid", &uuid) && !strcmp(json_object_get_string(uuid), run->uuid))
-			run->result = json_object_get(row);
+			*ret_row = json_object_get(row);
 	}
 	json_object_put(rows);
-	run->done = run->result != NULL;
-	return run->done;
+	return 0;
 }
 
-/* Whether the daemon knows the VM as one that runs. */
-static bool is_running(struct run *run)
+/* With a new daemon: takes the VM over if it runs, else its result. 0, or an exit status when it has neither. */
+static int take_over(struct run *run)
 {
-	json_object *rows = NULL, *uuid = NULL;
-	bool found = false;
+	json_object *row = NULL, *params, *result = NULL;
+	int status = find_row(run, "vm.list", NULL, &row);
 
-	if (client_call(&run->cli->client, "vm.list", NULL, &rows))
-		return false;
-	for (size_t i = 0; i < json_object_array_length(rows); i++)
-		found |= json_object_object_get_ex(json_object_array_get_idx(rows, i), "uuid", &uuid) &&
-			 !strcmp(json_object_get_string(uuid), run->uuid);
-	json_object_put(rows);
-	return found;
+	if (!status && row) {
+		json_object_put(row);
+		status = client_call(&run->cli->client, "vm.claim", vm_params(run), &result);
+		json_object_put(result);
+		if (!status) {
+			run->started = true;
+			run->wait_id = client_send(&run->cli->client, "vm.wait", vm_params(run));
+			return 0;
+		}
+	}
+	if (status == EXIT_NO_DAEMON)
+		return status;
+	/* It ended while no daemon was there, or just now: the result is kept all the same. */
+	params = json_object_new_object();
+	put(params, "kind", "results");
+	status = find_row(run, "events.history", params, &run->result);
+	run->done = run->result != NULL;
+	return status ? status : run->result ? 0 : EXIT_ERROR;
 }
 
 static void come_back(struct run *run)
 {
 	struct client *client = &run->cli->client;
+	int status = EXIT_NO_DAEMON;
 
 	if (client_connect(client, run->socket) == 0) {
-		json_object *result = NULL;
-
+		client->quiet = true;
+		status = take_over(run);
+		client->quiet = false;
+	}
+	if (status == 0) {
 		run->lost_ms = 0;
-		if (!is_running(run)) {
-			if (find_result(run))
-				return;
-		} else if (client_call(client, "vm.claim", vm_params(run), &result) == 0) {
-			json_object_put(result);
-			run->started = true;
-			run->wait_id = client_send(client, "vm.wait", vm_params(run));
-			return;
-		}
-	} else if (now_ms() - run->lost_ms < COME_BACK_MS) {
 		return;
 	}
+	/* A daemon that is being killed may take a connection yet and not answer any more. */
+	client_close(client);
+	if (status == EXIT_NO_DAEMON && now_ms() - run->lost_ms < COME_BACK_MS)
+		return;
 	snprintf(run->failure, sizeof(run->failure), "the daemon is gone, and the VM with it");
 	end_without_daemon(run);
 	run->done = true;
@@ -486,6 +495,15 @@ static void check_times(struct run *run)
 		come_back(run);
 }
 
+/* False: not yet. Its socket comes a moment after the process; through the daemon it is there when the VM runs. */
+static bool connect_console(struct run *run)
+{
+	int fd = run->started ? terminal_connect(run->socket, run->uuid, run->console) : sock_connect(run->console);
+
+	run->terminal.console = fd >= 0 ? fd : -1;
+	return fd >= 0;
+}
+
 static void loop(struct run *run)
 {
 	struct terminal *t = &run->terminal;
@@ -512,8 +530,8 @@ static void loop(struct run *run)
 		terminal_send_input(t);
 		if (t->console >= 0 && fds[2].revents & (POLLIN | POLLHUP | POLLERR))
 			terminal_take_output(t);
-		if (connecting && (t->console = sock_connect(run->console)) >= 0)
-			attached = true;
+		if (connecting)
+			attached = connect_console(run);
 		take_messages(run);
 		check_times(run);
 	}

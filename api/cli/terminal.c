@@ -2,7 +2,6 @@
 #include "api/cli/terminal.h"
 
 #include "api/cli/client.h"
-#include "proto/sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -138,15 +137,10 @@ static void on_fatal_signal(int number)
 	raise(number);
 }
 
-int terminal_attach(const char *path)
+int terminal_attach(int fd)
 {
 	struct terminal terminal;
-	int fd = sock_connect(path);
 
-	if (fd < 0) {
-		complain("%s: %s", path, strerror(-fd));
-		return EXIT_ERROR;
-	}
 	signal(SIGTERM, on_fatal_signal);
 	signal(SIGINT, on_fatal_signal);
 	signal(SIGHUP, on_fatal_signal);

@@ -36,7 +36,12 @@ bool terminal_take_output(struct terminal *terminal);
 /* Closes the console and restores the terminal. */
 void terminal_finish(struct terminal *terminal);
 
-/* Attaches to a console socket until its end or Ctrl-]. An exit status. */
-int terminal_attach(const char *path);
+/*
+ * A connection to a running VM's console, by its socket or, where that cannot be reached, through the daemon at
+ * socket_path. The descriptor or -errno.
+ */
+int terminal_connect(const char *socket_path, const char *vm, const char *console_path);
+/* Puts a connected console on this terminal until its end or Ctrl-]. Takes fd. An exit status. */
+int terminal_attach(int fd);
 
 #endif

@@ -1,4 +1,5 @@
 /* What lives on a connection: event subscriptions and console streams. */
+#include "api/jsonrpc/base64.h"
 #include "api/jsonrpc/private.h"
 #include "proto/line.h"
 #include "proto/sock.h"
@@ -125,57 +126,6 @@ void rpc_subscriptions_drop(struct rpc_conn *conn)
 	}
 }
 
-/* ---- base64 (RFC 4648, section 4) -------------------------------------------------- */
-
-static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static char *encode(const unsigned char *data, size_t n)
-{
-	char *text = malloc((n + 2) / 3 * 4 + 1), *to = text;
-
-	if (!text)
-		return NULL;
-	for (size_t i = 0; i < n; i += 3) {
-		uint32_t v =
-			(uint32_t)data[i] << 16 | (i + 1 < n ? data[i + 1] << 8 : 0) | (i + 2 < n ? data[i + 2] : 0);
-
-		*to++ = alphabet[v >> 18];
-		*to++ = alphabet[v >> 12 & 63];
-		*to++ = i + 1 < n ? alphabet[v >> 6 & 63] : '=';
-		*to++ = i + 2 < n ? alphabet[v & 63] : '=';
-	}
-	*to = '\0';
-	return text;
-}
-
-/* How many bytes, or -EINVAL. `data` has room for 3 bytes for every 4 characters. */
-static ssize_t decode(const char *text, size_t n, unsigned char *data)
-{
-	size_t pad = 0, used = 0;
-
-	if (n % 4)
-		return -EINVAL;
-	while (pad < 2 && pad < n && text[n - 1 - pad] == '=')
-		pad++;
-	for (size_t i = 0; i < n; i += 4) {
-		uint32_t v = 0;
-
-		for (size_t j = 0; j < 4; j++) {
-			const char *found = text[i + j] ? strchr(alphabet, text[i + j]) : NULL;
-
-			if (i + j >= n - pad)
-				found = alphabet;
-			if (!found)
-				return -EINVAL;
-			v = v << 6 | (uint32_t)(found - alphabet);
-		}
-		data[used++] = (unsigned char)(v >> 16);
-		data[used++] = (unsigned char)(v >> 8);
-		data[used++] = (unsigned char)v;
-	}
-	return (ssize_t)(used - pad);
-}
-
 /* ---- console streams ------------------------------------------------------------------ */
 
 struct rpc_stream {
@@ -222,7 +172,7 @@ static void stream_pump(struct rpc_stream *stream)
 			return;
 		}
 		n = evbuffer_remove(input, chunk, sizeof(chunk));
-		data = n > 0 ? encode(chunk, (size_t)n) : NULL;
+		data = n > 0 ? base64_encode(chunk, (size_t)n) : NULL;
 		if (!data)
 			return;
 		params = json_object_new_object();
@@ -353,7 +303,7 @@ void rpc_console_write(struct rpc_call *call, json_object *params)
 	}
 	if (data) {
 		bytes = malloc(strlen(data) + 4);
-		n = bytes ? decode(data, strlen(data), bytes) : -ENOMEM;
+		n = bytes ? base64_decode(data, strlen(data), bytes) : -ENOMEM;
 		if (n < 0) {
 			free(bytes);
 			if (n == -ENOMEM)

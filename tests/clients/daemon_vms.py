@@ -447,6 +447,38 @@ def run_as_a_plain_user(d):
         check(os.listdir(home) == ["tiny.elf"], f"left behind: {os.listdir(home)}")
 
 
+def group_members_have_consoles(d):
+    """They can use the daemon's socket but not reach into the VM's directory: the console comes through the daemon."""
+    if os.geteuid():
+        raise Skip("only root can become another user")
+    with scratch(world_readable=True) as folder:
+        with open(folder + "/conf", "w") as f:
+            f.write("socket_group = nogroup\n")
+        os.chmod(folder + "/conf", 0o644)
+        shutil.copy(TINY, folder + "/tiny.elf")
+        daemon = subprocess.Popen([program("trivisord"), "--foreground", "--socket", folder + "/run/api.sock", "--state-dir", folder + "/state",
+                                   "--runtime-dir", folder + "/run", "--config", folder + "/conf"], stderr=subprocess.DEVNULL)
+        try:
+            Rpc(folder + "/run/api.sock").close()
+
+            def become():
+                os.setgroups([65534])
+                os.setgid(1)
+                os.setuid(65533)
+
+            try:
+                p = subprocess.Popen([program("trictl"), "--socket", folder + "/run/api.sock", "run", "--memory", "32M", "--timeout", "30",
+                                      "--kernel", folder + "/tiny.elf"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                     preexec_fn=become, cwd="/", env={"HOME": "/", "PATH": os.environ["PATH"]})
+            except PermissionError as e:
+                raise Skip(f"another user cannot run programs of this build directory: {e}") from e
+            out = p.communicate(b"gq", timeout=60)[0].decode(errors="replace")
+            check(p.returncode == 0 and READY in out and "[g]" in out, f"{p.returncode}: {out}")
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
+
+
 def runtime_directory_is_full(d):
     """Nothing half started when the VM's directory cannot be written."""
     with scratch() as folder:
@@ -529,7 +561,7 @@ def private_daemon(d):
 
 
 TESTS = (life, ends, cannot_start, consoles, daemon_killed, ended_while_away, vm_process_killed, hung_process, start_races,
-         transient_ends_with_client, run_statuses, run_on_a_terminal, run_ends_with_trictl, run_survives_the_daemon, run_as_a_plain_user, private_daemon, runtime_directory_is_full,
+         transient_ends_with_client, run_statuses, run_on_a_terminal, run_ends_with_trictl, run_survives_the_daemon, run_as_a_plain_user, private_daemon, group_members_have_consoles, runtime_directory_is_full,
          twenty_at_once)
 
 
