@@ -5,7 +5,7 @@ dist_check_SCRIPTS += $(DAEMON_CLIENT_TESTS)
 TESTS += $(DAEMON_CLIENT_TESTS)
 
 # A guest of a few hundred bytes: no kernel has to be fetched to see a VM live and die.
-check_DATA = tests/clients/tiny.elf
+check_DATA += tests/clients/tiny.elf
 tests/clients/tiny.elf: $(top_srcdir)/tests/clients/tiny.S
 	$(AM_V_GEN)$(MKDIR_P) tests/clients && $(CC) -m32 -c $(top_srcdir)/tests/clients/tiny.S -o tests/clients/tiny.o && \
 		ld -m elf_i386 -Ttext 0x101000 --section-start=.note.Xen=0x100000 -e start -z noexecstack --no-warn-rwx-segments -n \

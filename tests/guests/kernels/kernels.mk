@@ -2,7 +2,7 @@
 TEST_KERNELS = paging edges
 TEST_KERNEL_FILES = $(TEST_KERNELS:%=tests/guests/kernels/%.elf)
 check_LIBRARIES = tests/guests/kernels/libkernel.a
-check_DATA = $(TEST_KERNEL_FILES)
+check_DATA += $(TEST_KERNEL_FILES)
 CLEANFILES += $(TEST_KERNEL_FILES)
 
 KERNEL_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -ffreestanding -fno-pic -fno-pie \
