@@ -20,11 +20,12 @@
 #define CS_32 0x23
 #define CS_16 0x07 /* LDT entry 0, RPL 3 */
 
-static void map_fixed(uint64_t at, size_t bytes, int prot, int fd, off_t offset)
+/* A second mapping of pages that are shared already: no memfd, which some hosts forbid to be executable. */
+static void alias(const struct host *h, uint64_t at, size_t offset, size_t bytes, int prot)
 {
 	void *want = (void *)(uintptr_t)at;
 
-	if (mmap(want, bytes, prot, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, offset) != want)
+	if (mremap(h->code + offset, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, want) != want || mprotect(want, bytes, prot))
 		_exit(2);
 }
 
@@ -38,7 +39,7 @@ static bool make_code16(void)
 	return syscall(SYS_modify_ldt, 1, &desc, sizeof(desc)) == 0;
 }
 
-static _Noreturn void child_main(int memfd)
+static _Noreturn void child_main(const struct host *h)
 {
 	static char stack[65536] __attribute__((aligned(64)));
 	stack_t alt = { .ss_sp = stack, .ss_size = sizeof(stack) };
@@ -46,9 +47,9 @@ static _Noreturn void child_main(int memfd)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) || sigaltstack(&alt, NULL))
 		_exit(3);
-	map_fixed(HOST_CODE, 0x1000, PROT_READ | PROT_WRITE | PROT_EXEC, memfd, 0);
-	map_fixed(HOST_DATA, HOST_DATA_BYTES, PROT_READ | PROT_WRITE, memfd, 0x1000);
-	map_fixed(HOST_CONST, HOST_DATA_BYTES, PROT_READ, memfd, 0x1000);
+	alias(h, HOST_CODE, 0, 0x1000, PROT_READ | PROT_WRITE | PROT_EXEC);
+	alias(h, HOST_DATA, 0x1000, HOST_DATA_BYTES, PROT_READ | PROT_WRITE);
+	alias(h, HOST_CONST, 0x1000, HOST_DATA_BYTES, PROT_READ);
 	_Static_assert(HOST_DATA_END < HOST_CONST, "a hole between the data pages and their read-only alias");
 	raise(make_code16() ? SIGUSR1 : SIGUSR2);
 	_exit(4);
@@ -100,11 +101,8 @@ const char *host_start(struct host *h)
 {
 	int status = 0;
 
-	*h = (struct host){ .pid = -1, .memfd = -1 };
-	h->memfd = memfd_create("bt-host", MFD_CLOEXEC);
-	if (h->memfd < 0 || ftruncate(h->memfd, MEM_BYTES))
-		return "no memfd";
-	h->code = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, h->memfd, 0);
+	*h = (struct host){ .pid = -1 };
+	h->code = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (h->code == MAP_FAILED)
 		return "no memory";
 	h->data = h->code + 0x1000;
@@ -113,7 +111,7 @@ const char *host_start(struct host *h)
 	if (h->pid < 0)
 		return "no fork";
 	if (h->pid == 0)
-		child_main(h->memfd);
+		child_main(h);
 	if (waitpid(h->pid, &status, 0) != h->pid || !WIFSTOPPED(status)) {
 		h->pid = -1;
 		return "no ptrace or no executable shared memory here";
@@ -137,9 +135,7 @@ void host_stop(struct host *h)
 	}
 	if (h->code && h->code != MAP_FAILED)
 		munmap(h->code, MEM_BYTES);
-	if (h->memfd >= 0)
-		close(h->memfd);
-	h->pid = h->memfd = -1;
+	h->pid = -1;
 	h->code = NULL;
 }
 

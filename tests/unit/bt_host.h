@@ -28,7 +28,6 @@ enum host_outcome {
 
 struct host {
 	pid_t pid;
-	int memfd;
 	cpu_set_t cpus_before;
 	uint8_t *code;  /* our view of the code page */
 	uint8_t *data;  /* and of the data pages */
