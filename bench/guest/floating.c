@@ -54,7 +54,7 @@ static uint64_t nbody_run(uint64_t operations)
 	for (int i = 0; i < BODIES; i++) {
 		double far = i * 5.0;
 
-		b[i] = (struct body){ { far, far * 0.3, -far * 0.1 }, { 0, 0, 0 }, i ? 0.01 * i : 39.5 };
+		b[i] = (struct body){{far, far * 0.3, -far * 0.1}, {0, 0, 0}, i ? 0.01 * i : 39.5};
 		if (i)
 			b[i].speed[1] = sqrt(39.5 / far);
 	}
@@ -101,7 +101,7 @@ static uint64_t matrix_run(uint64_t operations)
 }
 
 const struct workload floating_workloads[] = {
-	{ "nbody", "float", NBODY_STEPS, "step", NULL, nbody_run },
-	{ "matrix", "float", SIZE * SIZE * SIZE, "madd", matrix_prepare, matrix_run },
-	{ 0 },
+    {"nbody", "float", NBODY_STEPS, "step", NULL, nbody_run},
+    {"matrix", "float", SIZE *SIZE *SIZE, "madd", matrix_prepare, matrix_run},
+    {0},
 };

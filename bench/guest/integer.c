@@ -94,10 +94,10 @@ static uint64_t crc_run(uint64_t operations)
 
 typedef uint64_t step_fn(uint64_t x);
 
-#define STEP(n, expression) \
-	static uint64_t step##n(uint64_t x) \
-	{ \
-		return expression; \
+#define STEP(n, expression)                                                                                            \
+	static uint64_t step##n(uint64_t x)                                                                            \
+	{                                                                                                              \
+		return expression;                                                                                     \
 	}
 STEP(0, x + 0x9e3779b9)
 STEP(1, x ^ x >> 7)
@@ -109,7 +109,7 @@ STEP(6, x ^ x << 9)
 STEP(7, x * 9 + 7)
 
 /* Not const, so that the calls stay indirect. */
-static step_fn *steps[] = { step0, step1, step2, step3, step4, step5, step6, step7 };
+static step_fn *steps[] = {step0, step1, step2, step3, step4, step5, step6, step7};
 
 static uint64_t indirect_run(uint64_t operations)
 {
@@ -166,10 +166,10 @@ static uint64_t chase_run(uint64_t operations)
 }
 
 const struct workload integer_workloads[] = {
-	{ "qsort", "integer", SORT_ITEMS, "int", sort_prepare, sort_run },
-	{ "fib", "integer", FIB_CALLS, "call", NULL, fib_run },
-	{ "crc32", "integer", CRC_BYTES, "byte", crc_prepare, crc_run },
-	{ "indirect", "integer", INDIRECT_CALLS, "call", NULL, indirect_run },
-	{ "chase", "integer", CHASE_NODES, "load", chase_prepare, chase_run },
-	{ 0 },
+    {"qsort", "integer", SORT_ITEMS, "int", sort_prepare, sort_run},
+    {"fib", "integer", FIB_CALLS, "call", NULL, fib_run},
+    {"crc32", "integer", CRC_BYTES, "byte", crc_prepare, crc_run},
+    {"indirect", "integer", INDIRECT_CALLS, "call", NULL, indirect_run},
+    {"chase", "integer", CHASE_NODES, "load", chase_prepare, chase_run},
+    {0},
 };

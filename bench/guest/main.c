@@ -19,18 +19,19 @@
 #include "guest.h"
 
 /*
- * What it prints, one write for a line. Every number of nanoseconds is CLOCK_MONOTONIC's; bench/run notes its own when the
- * line's first byte arrives.
+ * What it prints, one write for a line. Every number of nanoseconds is CLOCK_MONOTONIC's; bench/run notes its own when
+ *the line's first byte arrives.
  *
  *	@bench init NOW                                    the first thing the first process does
  *	@bench start NAME NOW
- *	@bench end NAME NOW OPERATIONS ELAPSED RESULT      ELAPSED excludes the printing; natively, one more number: for how
- *	                                                   long in it the processor was another process's
+ *	@bench end NAME NOW OPERATIONS ELAPSED RESULT      ELAPSED excludes the printing; natively, one more number: for
+ *how long in it the processor was another process's
  *	@bench crash NAME STATUS                           a wait status
  *	@bench done
  *
- * The plan has a line "NAME OPERATIONS" for each workload. With OPERATIONS 0 the number that takes about TARGET ms ("target
- * TARGET") is found by trial, then run like any other, so that the result can be given to another machine as its plan.
+ * The plan has a line "NAME OPERATIONS" for each workload. With OPERATIONS 0 the number that takes about TARGET ms
+ *("target TARGET") is found by trial, then run like any other, so that the result can be given to another machine as
+ *its plan.
  */
 #define PLAN "/etc/bench.plan"
 
@@ -38,7 +39,7 @@ const char *guest_self;
 static bool native;
 
 static const struct workload *const lists[] = {
-	integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
+    integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
 };
 
 _Noreturn void guest_die(const char *what)
@@ -216,7 +217,9 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argc != 2) {
-		fprintf(stderr, "Usage: guest PLAN | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
+		fprintf(
+		    stderr,
+		    "Usage: guest PLAN | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
 		return 2;
 	}
 	native = true;

@@ -60,8 +60,8 @@ static uint64_t sum_run(uint64_t operations)
 }
 
 const struct workload memory_workloads[] = {
-	{ "memcpy", "memory", BLOCK >> 10, "KiB", blocks_prepare, memcpy_run },
-	{ "memset", "memory", BLOCK >> 10, "KiB", blocks_prepare, memset_run },
-	{ "sum", "memory", SUM_BYTES >> 10, "KiB", sum_prepare, sum_run },
-	{ 0 },
+    {"memcpy", "memory", BLOCK >> 10, "KiB", blocks_prepare, memcpy_run},
+    {"memset", "memory", BLOCK >> 10, "KiB", blocks_prepare, memset_run},
+    {"sum", "memory", SUM_BYTES >> 10, "KiB", sum_prepare, sum_run},
+    {0},
 };

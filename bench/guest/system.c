@@ -85,7 +85,7 @@ static uint64_t exec_run(uint64_t operations)
 		pid_t child = fork();
 
 		if (!child) {
-			char *arguments[] = { (char *)"guest", (char *)"--nothing", NULL };
+			char *arguments[] = {(char *)"guest", (char *)"--nothing", NULL};
 
 			execv(guest_self, arguments);
 			_exit(4);
@@ -195,12 +195,12 @@ static uint64_t file_run(uint64_t operations)
 }
 
 const struct workload system_workloads[] = {
-	{ "getppid", "system", SYSCALLS, "call", NULL, getppid_run },
-	{ "fault", "system", PAGES, "page", NULL, fault_run },
-	{ "fork", "system", 1, "process", NULL, fork_run },
-	{ "exec", "system", 1, "process", NULL, exec_run },
-	{ "pipe", "system", 1, "round trip", NULL, pipe_run },
-	{ "switch", "system", 2, "switch", NULL, switch_run },
-	{ "file", "system", FILE_BYTES / READ_BYTES, "read", file_prepare, file_run },
-	{ 0 },
+    {"getppid", "system", SYSCALLS, "call", NULL, getppid_run},
+    {"fault", "system", PAGES, "page", NULL, fault_run},
+    {"fork", "system", 1, "process", NULL, fork_run},
+    {"exec", "system", 1, "process", NULL, exec_run},
+    {"pipe", "system", 1, "round trip", NULL, pipe_run},
+    {"switch", "system", 2, "switch", NULL, switch_run},
+    {"file", "system", FILE_BYTES / READ_BYTES, "read", file_prepare, file_run},
+    {0},
 };
