@@ -67,6 +67,7 @@ struct bt_insn_map {
 };
 #define BT_MAP_FLAGS_HOST 1u /* the guest's flags are in the host's */
 #define BT_MAP_POLL 2u       /* not an instruction: a poll; `guest` is the exit's number */
+#define BT_MAP_PARKED_SHIFT 2u /* two numbers of 3 bits, 0 none: registers whose guest values are in tmp[0] and tmp[1] */
 
 struct bt_tb {
 	uint64_t rip;     /* of its first instruction: an offset in CS */
@@ -158,6 +159,7 @@ struct bt_vm {
 	volatile int flushing;
 	volatile uint64_t first_user_ns;
 	bool has_bmi2;
+	bool precise_flags; /* for tests: no flag counts as dead, so that faults show them all */
 	uint64_t low_ram_bytes;
 };
 

@@ -150,6 +150,7 @@ void bt_group_emit(struct trans *t, const struct group *g)
 
 	*todo = *g;
 	t->i = g->first;
+	bt_map_add(t, t->off[g->first], 0); /* the check is the first access's */
 	bt_flags_clobber(t, t->live_in[g->first]);
 	todo->fl_start = (uint8_t)t->fl;
 	e_lea(e, H_T0, MEM_BD((uint8_t)host_of(g->base), g->lo));

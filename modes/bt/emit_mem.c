@@ -150,13 +150,17 @@ void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, int slot, u
 	struct slow *s = emit_lookup(t, bytes, access, slot);
 
 	s->access |= (uint8_t)site_flags;
+	bt_map_flags(t); /* an empty slot leads to a host address that faults */
 }
 
 /* x87 and MMX, but for fnstcw and fnstsw: #MF first if an exception is pending. */
 static bool waits_for_x87(const struct bt_insn *in)
 {
-	bool control = in->map == BT_MAP_1 && (in->opcode == 0xd9 || in->opcode == 0xdd) && in->modrm_reg == 7;
+	bool control = in->map == BT_MAP_1 && (in->opcode == 0xd9 || in->opcode == 0xdd) && (in->modrm_reg & 7) == 7;
 
+	/* cvtpi2ps and cvtpi2pd read memory without becoming MMX instructions. */
+	if (in->map == BT_MAP_0F && in->opcode == 0x2a)
+		return false;
 	return in->flags & BT_I_FPU && !(control && in->mem_bytes == 2);
 }
 

@@ -21,15 +21,9 @@ struct native {
 	bool high_byte;        /* ah, ch, dh or bh takes part: no REX prefix possible */
 };
 
-static bool is_legacy_prefix(uint8_t b)
-{
-	return b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 || b == 0x2e || b == 0x36 || b == 0x3e ||
-	       b == 0x26 || b == 0x64 || b == 0x65;
-}
-
 static bool has_prefix(const struct bt_insn *in, uint8_t which)
 {
-	for (unsigned i = 0; i < in->len && is_legacy_prefix(in->bytes[i]); i++)
+	for (unsigned i = 0; i < in->opcode_off; i++) /* a REX that does not count may stand before it */
 		if (in->bytes[i] == which)
 			return true;
 	return false;
@@ -195,7 +189,8 @@ static void bit_offset_address(struct trans *t, const struct bt_insn *in)
 	else if (in->opsize == 2)
 		e8(e, 0x4d), e8(e, 0x0f), e8(e, 0xbf), e8(e, 0xf6); /* movsx r14, r14w */
 	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xfe), e8(e, shift); /* sar r14, shift */
-	if (t->bits == 64)
+	/* At a 32-bit address size the sum wraps too; not so with a segment's base in it, which nobody has. */
+	if (t->bits == 64 && (in->addrsize == 8 || in->seg == SEG_FS || in->seg == SEG_GS))
 		e_lea(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
 	else
 		e_lea32(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
@@ -298,6 +293,8 @@ void bt_emit_native(struct trans *t, const struct bt_insn *in)
 		o.opreg = use(&n, in->opreg);
 
 	bt_map_flags(t);
+	t->map[t->map_count - 1].flags |= (uint8_t)((n.borrows > 0 ? n.borrowed[0] : 0) << BT_MAP_PARKED_SHIFT |
+						    (n.borrows > 1 ? n.borrowed[1] : 0) << (BT_MAP_PARKED_SHIFT + 3));
 	if (!emit_short_incdec(&n))
 		emit_bytes(t, in, &o);
 	write_back(&n);

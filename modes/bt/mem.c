@@ -227,7 +227,8 @@ static struct bt_mem_result bounced(struct bt_vcpu *v, gva_t gva, const struct b
 			bt_restart(v);
 		}
 	}
-	if (access & BT_ACCESS_READ)
+	/* An x87 store that ends in an unmasked exception stores nothing: what is committed then is what was there. */
+	if (access & BT_ACCESS_READ || site->access & BT_SITE_FPU)
 		load(v, gva, v->bounce, n, mmu);
 	if (access & BT_ACCESS_WRITE) {
 		v->bounce_gva = gva;
@@ -281,12 +282,12 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 	gpa_t gpa;
 
 	v->site = (const uint8_t *)site;
-	if (!canonical_span(v, gva, n))
-		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (site->access & BT_SITE_FPU && bt_fpu_pending())
 		bt_raise(v, VEC_MF);
 	if (site->access & BT_SITE_ALIGNED && gva & (n - 1))
 		bt_raise_error(v, VEC_GP, 0);
+	if (!canonical_span(v, gva, n))
+		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (n > room_in_page(gva))
 		return bounced(v, gva, site, mmu);
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {

@@ -91,6 +91,8 @@ struct bt_tlb_entry {
 };
 #define BT_TLB_GLOBAL 1u
 #define BT_TLB_LARGE 2u
+#define BT_TLB_LISTED 4u        /* on the list of entries that a CR3 write drops */
+#define BT_TLB_LISTED_GLOBAL 8u /* on the list of the others */
 
 /*
  * In front of the TLB: the last page reached through each base register, for reads and for writes. A slot is filled only
@@ -175,10 +177,13 @@ struct bt_vcpu {
 	uint32_t itlb_local_count;
 	uint32_t itlb_key[2]; /* the tb_key that each half's entries are for */
 	struct bt_tlb_entry tlb[BT_MMU_COUNT][BT_TLB_ENTRIES] __attribute__((aligned(64)));
-	/* Filled entries since the last flush, so that flushing costs what was used. */
-	uint16_t tlb_used[BT_MMU_COUNT][BT_TLB_ENTRIES];
-	uint32_t tlb_used_count[BT_MMU_COUNT];
-	uint64_t tlb_last_flush;
+	/*
+	 * Filled entries since the last flush, so that flushing costs what was used: [0] those that a CR3 write drops, [1]
+	 * global ones. BT_TLB_LISTED* in an entry tells where it stands; an entry on both lists belongs to the first.
+	 */
+	uint16_t tlb_used[BT_MMU_COUNT][2][BT_TLB_ENTRIES];
+	uint32_t tlb_used_count[BT_MMU_COUNT][2];
+	uint64_t tlb_large_regions; /* bit gva >> 30 & 63: a large page there may have entries */
 
 	/* What helpers need often; filled by bt_system_init. */
 	struct bt_system {

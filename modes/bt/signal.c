@@ -47,6 +47,11 @@ static void guest_fault(struct bt_vcpu *v, greg_t *g, const struct bt_tb *tb, co
 	unsigned vector = (unsigned)g[REG_TRAPNO];
 
 	take_registers(v, g, m->flags & BT_MAP_FLAGS_HOST);
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned parked = m->flags >> (BT_MAP_PARKED_SHIFT + 3 * i) & 7;
+		if (parked)
+			v->cs.gpr[parked] = v->tmp[i];
+	}
 	v->cs.rip = tb->rip + m->guest;
 	switch (vector) {
 	case VEC_DE:

@@ -31,13 +31,24 @@ void bt_tlb_init(struct bt_vcpu *v)
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		for (unsigned i = 0; i < BT_TLB_ENTRIES; i++)
 			entry_clear(&v->tlb[m][i], i);
-		v->tlb_used_count[m] = 0;
+		v->tlb_used_count[m][0] = v->tlb_used_count[m][1] = 0;
 	}
 }
 
 static gpa_t a20_masked(struct bt_vcpu *v, gpa_t gpa)
 {
 	return machine_a20(v->machine) ? gpa : gpa & ~(gpa_t)(1u << 20);
+}
+
+/* Puts an entry on the list it belongs to; its BT_TLB_LISTED bits. */
+static uint64_t list_entry(struct bt_vcpu *v, unsigned mmu, unsigned index, bool global)
+{
+	uint64_t listed = v->tlb[mmu][index].info & (BT_TLB_LISTED | BT_TLB_LISTED_GLOBAL);
+
+	if (listed & BT_TLB_LISTED || (global && listed))
+		return listed;
+	v->tlb_used[mmu][global][v->tlb_used_count[mmu][global]++] = (uint16_t)index;
+	return listed | (global ? BT_TLB_LISTED_GLOBAL : BT_TLB_LISTED);
 }
 
 enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt_mmu mmu, uint8_t **ret_host,
@@ -62,12 +73,13 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	*ret_host = host + (gva & ~GUEST_PAGE_MASK);
 
 	bool code = bt_page_has_code(v->vm, gpa);
-	if (e->read == invalid_tag(index) && e->write == invalid_tag(index) && !e->host)
-		v->tlb_used[mmu][v->tlb_used_count[mmu]++] = (uint16_t)index;
+	uint64_t listed = list_entry(v, mmu, index, w.global);
 	e->read = -page;
 	e->write = w.writable && !r->readonly && !code ? -page : invalid_tag(index);
 	e->host = host;
-	e->info = gpa | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
+	e->info = gpa | listed | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
+	if (w.large)
+		v->tlb_large_regions |= 1ull << (gva >> 30 & 63);
 	/* Somebody may have begun to translate from the page meanwhile, and found no tag here to take away. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!code && bt_page_has_code(v->vm, gpa)) {
@@ -77,70 +89,97 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	return write && code ? BT_TLB_CODE : BT_TLB_DIRECT;
 }
 
+/* Empties the entries of one list; those that stand on the other as well stay there, empty. */
+static void flush_list(struct bt_vcpu *v, unsigned mmu, bool global)
+{
+	uint64_t other = global ? BT_TLB_LISTED : BT_TLB_LISTED_GLOBAL;
+
+	for (uint32_t i = 0; i < v->tlb_used_count[mmu][global]; i++) {
+		unsigned index = v->tlb_used[mmu][global][i];
+		struct bt_tlb_entry *e = &v->tlb[mmu][index];
+		uint64_t listed = e->info & other;
+		entry_clear(e, index);
+		e->info = listed;
+	}
+	v->tlb_used_count[mmu][global] = 0;
+}
+
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too)
 {
 	v->stats.tlb_flush++;
 	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
-		uint32_t kept = 0;
-		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
-			unsigned index = v->tlb_used[m][i];
-			struct bt_tlb_entry *e = &v->tlb[m][index];
-			if (!globals_too && (e->info & BT_TLB_GLOBAL))
-				v->tlb_used[m][kept++] = (uint16_t)index;
-			else
-				entry_clear(e, index);
-		}
-		v->tlb_used_count[m] = kept;
+		flush_list(v, m, false);
+		if (globals_too)
+			flush_list(v, m, true);
 	}
+	if (globals_too)
+		v->tlb_large_regions = 0;
 	bt_itlb_flush(v, globals_too);
+}
+
+/* Calls fn for every entry that may be filled. */
+static void for_each_entry(struct bt_vcpu *v, void (*fn)(struct bt_tlb_entry *e, unsigned index, uint64_t arg), uint64_t arg)
+{
+	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
+		for (unsigned g = 0; g < 2; g++)
+			for (uint32_t i = 0; i < v->tlb_used_count[m][g]; i++) {
+				unsigned index = v->tlb_used[m][g][i];
+				fn(&v->tlb[m][index], index, arg);
+			}
+}
+
+static void entry_drop(struct bt_tlb_entry *e, unsigned index)
+{
+	uint64_t listed = e->info & (BT_TLB_LISTED | BT_TLB_LISTED_GLOBAL);
+
+	entry_clear(e, index);
+	e->info = listed;
+}
+
+/* One invlpg drops all of a large page, of up to 1 GiB. */
+static void drop_large(struct bt_tlb_entry *e, unsigned index, uint64_t gva)
+{
+	if (e->info & BT_TLB_LARGE && -e->read >> 30 == gva >> 30)
+		entry_drop(e, index);
 }
 
 void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva)
 {
-	gva_t page = gva & GUEST_PAGE_MASK;
-	bool large = false;
+	unsigned index = bt_tlb_index(gva);
 
 	v->stats.tlb_flush_page++;
 	bt_slots_clear(v);
-	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
-		uint32_t kept = 0;
-		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
-			unsigned index = v->tlb_used[m][i];
-			struct bt_tlb_entry *e = &v->tlb[m][index];
-			gva_t mapped = -e->read;
-			/* One invlpg drops all of a large page, of up to 1 GiB. */
-			bool part = (e->info & BT_TLB_LARGE) && mapped >> 30 == gva >> 30;
-			large |= part;
-			if (mapped == page || part)
-				entry_clear(e, index);
-			else
-				v->tlb_used[m][kept++] = (uint16_t)index;
-		}
-		v->tlb_used_count[m] = kept;
-	}
-	if (large)
+	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
+		if (-v->tlb[m][index].read == (gva & GUEST_PAGE_MASK))
+			entry_drop(&v->tlb[m][index], index);
+	bt_itlb_flush_page(v, gva);
+	if (v->tlb_large_regions >> (gva >> 30 & 63) & 1) {
+		for_each_entry(v, drop_large, gva);
 		bt_itlb_flush(v, true);
-	else
-		bt_itlb_flush_page(v, gva);
+	}
+}
+
+static void protect(struct bt_tlb_entry *e, unsigned index, uint64_t gpa)
+{
+	if ((e->info & GUEST_PAGE_MASK) == gpa)
+		e->write = invalid_tag(index);
+}
+
+static void protect_any(struct bt_tlb_entry *e, unsigned index, uint64_t arg)
+{
+	(void)arg;
+	e->write = invalid_tag(index);
 }
 
 void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa)
 {
 	bt_slots_clear(v);
-	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
-		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++) {
-			unsigned index = v->tlb_used[m][i];
-			struct bt_tlb_entry *e = &v->tlb[m][index];
-			if ((e->info & GUEST_PAGE_MASK) == gpa)
-				e->write = invalid_tag(index);
-		}
+	for_each_entry(v, protect, gpa);
 }
 
 void bt_tlb_protect_all(struct bt_vcpu *v)
 {
 	bt_slots_clear(v);
-	for (unsigned m = 0; m < BT_MMU_COUNT; m++)
-		for (uint32_t i = 0; i < v->tlb_used_count[m]; i++)
-			v->tlb[m][v->tlb_used[m][i]].write = invalid_tag(v->tlb_used[m][i]);
+	for_each_entry(v, protect_any, 0);
 }

@@ -94,6 +94,12 @@ static void decode_block(struct trans *t)
 
 /* ---- liveness --------------------------------------------------------------------- */
 
+/* An address in code, cut to the operand size. */
+static uint64_t cut_rip(const struct trans *t, uint64_t rip, unsigned opsize)
+{
+	return opsize == 2 ? (uint16_t)rip : t->bits == 64 ? rip : (uint32_t)rip;
+}
+
 #define LOOKAHEAD 8
 
 /* Which flags may be read from `rip` on before they are written; looks only within the block's own page. */
@@ -131,19 +137,24 @@ static void analyse(struct trans *t)
 	uint16_t live = BT_FLAGS_ARITH;
 
 	if (last->cls == BT_CLASS_JMP || last->cls == BT_CLASS_CALL)
-		live = live_at(t, t->rip + t->off[t->n] + (uint64_t)last->imm);
+		live = live_at(t, cut_rip(t, t->rip + t->off[t->n] + (uint64_t)last->imm, last->opsize));
 	t->live_taken[t->n - 1] = t->live_end = live;
 	if (!ends_block(last))
 		t->live_end = live = live_at(t, t->rip + t->off[t->n]);
 	for (unsigned i = t->n; i-- > 0;) {
 		const struct bt_insn *in = &t->insn[i];
 		if (in->cls == BT_CLASS_JCC && (t->key & KEY_ONE) == 0)
-			live |= t->live_taken[i] = live_at(t, t->rip + t->off[i + 1] + (uint64_t)in->imm);
+			live |= t->live_taken[i] = live_at(t, cut_rip(t, t->rip + t->off[i + 1] + (uint64_t)in->imm, in->opsize));
 		else if (in->cls == BT_CLASS_JCC || in->cls == BT_CLASS_LOOP)
 			live = BT_FLAGS_ARITH;
 		t->live_out[i] = live;
 		live = (uint16_t)((live & ~in->flags_killed) | in->flags_read);
 		t->live_in[i] = live;
+	}
+	if (t->vm->precise_flags) {
+		for (unsigned i = 0; i < t->n; i++)
+			t->live_in[i] = t->live_out[i] = t->live_taken[i] = BT_FLAGS_ARITH;
+		t->live_end = BT_FLAGS_ARITH;
 	}
 	t->tb->live_in = t->live_in[0];
 }
@@ -441,12 +452,6 @@ static void emit_leave_insn(struct trans *t, const struct bt_insn *in)
 	emit_set_gpr(t, GPR_RBP, bytes);
 }
 
-/* An address in code, cut to the operand size. */
-static uint64_t cut_rip(const struct trans *t, uint64_t rip, unsigned opsize)
-{
-	return opsize == 2 ? (uint16_t)rip : t->bits == 64 ? rip : (uint32_t)rip;
-}
-
 static void emit_push_return(struct trans *t, unsigned bytes)
 {
 	struct emit *e = &t->e;
@@ -495,7 +500,7 @@ static void emit_target(struct trans *t, const struct bt_insn *in)
 		load_sized(t, in->opsize, H_T0, MEM_BI(H_T1, H_T0));
 		bt_emit_access_end(t);
 	} else if (spilled(in->modrm_rm)) {
-		e_load(e, H_T0, V_GPR(in->modrm_rm));
+		load_sized(t, in->opsize, H_T0, V_GPR(in->modrm_rm));
 	} else {
 		e_mov_rr(e, H_T0, host_of(in->modrm_rm));
 		if (in->opsize == 2)

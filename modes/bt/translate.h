@@ -80,7 +80,7 @@ struct trans {
 	int64_t group_lo, group_delta;
 	struct exit_todo todo[TB_MAX_EXITS];
 	unsigned todo_count;
-	struct bt_insn_map map[2 * TB_MAX_INSNS + TB_MAX_EXITS + 2];
+	struct bt_insn_map map[2 * TB_MAX_INSNS + TB_MAX_GROUPS + TB_MAX_EXITS + 2];
 	unsigned map_count;
 	struct bt_insn insn[TB_MAX_INSNS];
 };

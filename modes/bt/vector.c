@@ -138,10 +138,18 @@ void bt_op_maskmov(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	bool wide = insn->encoding == BT_ENC_VEX || insn->mandatory == 0x66;
 	unsigned bytes = wide ? 16 : 8, seg = insn->seg_override == 0xff ? SEG_DS : insn->seg_override, i;
-	gva_t gva = bt_seg_gva(v, seg, bt_gpr(v, GPR_RDI, insn->addrsize), bytes, true);
+	gva_t gva;
 	const uint8_t *data, *mask;
 	struct image image;
 
+	if (!wide) { /* an MMX instruction: stack top 0, all registers in use, before any fault of the store */
+		bt_fpu_enter(v);
+		if (bt_fpu_pending())
+			bt_raise(v, VEC_MF);
+		__asm__ volatile("movd %%mm0, %0" : "=r"(i) : : "memory");
+	}
+	gva = bt_seg_gva(v, seg, bt_gpr(v, GPR_RDI, insn->addrsize), bytes, true);
+	bt_probe_store(v, gva, bytes); /* whatever the mask */
 	registers_save(v, &image);
 	data = wide ? ymm(&image, insn->modrm_reg, 0) : mmx(&image, insn->modrm_reg & 7);
 	mask = wide ? ymm(&image, insn->modrm_rm, 0) : mmx(&image, insn->modrm_rm & 7);
@@ -149,6 +157,4 @@ void bt_op_maskmov(struct bt_vcpu *v, const struct bt_insn *insn)
 		if (mask[i] & 0x80)
 			bt_store(v, gva + i, data[i], 1);
 	}
-	if (!wide) /* an MMX instruction: stack top 0, all registers in use */
-		__asm__ volatile("movd %%mm0, %0" : "=r"(i) : : "memory");
 }

@@ -124,6 +124,7 @@ void bt_op_fxsave(struct bt_vcpu *v, const struct bt_insn *insn)
 
 	fpu_available(v);
 	gva = aligned_operand(v, insn, 512, 16, true);
+	image_probe(v, gva, 512);
 	fxsave_live(&image);
 	put64(image.bytes + 8, 0);
 	put64(image.bytes + 16, 0);
@@ -316,6 +317,8 @@ void bt_op_frstor(struct bt_vcpu *v, const struct bt_insn *insn)
 	struct image image;
 
 	fpu_available(v);
+	if (bt_fpu_pending())
+		bt_raise(v, VEC_MF);
 	image_load(v, bt_operand_gva(v, insn, bytes, false), image.bytes, bytes);
 	if (env == 14)
 		__asm__ volatile("data16 frstor %0" : : "m"(image) : "memory");
@@ -346,6 +349,8 @@ void bt_op_fldenv(struct bt_vcpu *v, const struct bt_insn *insn)
 	struct image image;
 
 	fpu_available(v);
+	if (bt_fpu_pending())
+		bt_raise(v, VEC_MF);
 	image_load(v, bt_operand_gva(v, insn, env, false), image.bytes, env);
 	if (env == 14)
 		__asm__ volatile("data16 fldenv %0" : : "m"(image) : "memory");
