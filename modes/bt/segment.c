@@ -219,8 +219,10 @@ static void sreg_loaded(struct bt_vcpu *v, const struct bt_insn *insn, enum cpu_
 {
 	uint32_t key = v->tb_key;
 
-	if (which == SEG_SS)
+	if (which == SEG_SS) {
 		v->cs.interrupt_shadow = 1;
+		v->no_trap = true; /* a single-step trap waits for the next instruction's end, too */
+	}
 	bt_mode_changed(v);
 	if (which == SEG_SS || v->tb_key != key)
 		bt_resume_next(v, insn);

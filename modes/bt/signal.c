@@ -53,6 +53,8 @@ static void guest_fault(struct bt_vcpu *v, greg_t *g, const struct bt_tb *tb, co
 			v->cs.gpr[parked] = v->tmp[i];
 	}
 	v->cs.rip = tb->rip + m->guest;
+	if (vector == VEC_XM && !(v->cs.cr4 & CR4_OSXMMEXCPT))
+		vector = VEC_UD;
 	switch (vector) {
 	case VEC_DE:
 	case VEC_UD:

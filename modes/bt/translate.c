@@ -193,6 +193,21 @@ static void emit_raise(struct trans *t, const struct bt_insn *in, unsigned vecto
 	emit_call_helper(t, &copy, raise_insn);
 }
 
+/* An x87 or MMX instruction under CR0.TS or CR0.EM: MMX has no emulation to ask for. */
+static void raise_fpu(struct bt_vcpu *v, const struct bt_insn *in)
+{
+	bt_raise(v, in->map == BT_MAP_0F && v->cs.cr0 & CR0_EM ? VEC_UD : VEC_NM);
+}
+
+/* fwait asks for MP and TS, and does not care for EM. */
+static void check_fwait(struct bt_vcpu *v, const struct bt_insn *in)
+{
+	if ((v->cs.cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
+		bt_raise(v, VEC_NM);
+}
+
+static bool is_fwait(const struct bt_insn *in) { return in->map == BT_MAP_1 && in->opcode == 0x9b; }
+
 static void emit_op(struct trans *t, const struct bt_insn *in)
 {
 	emit_call_helper(t, in, bt_op_table[in->handler]);
@@ -643,7 +658,11 @@ static bool emit_forbidden(struct trans *t, const struct bt_insn *in)
 		emit_raise(t, in, VEC_UD, false);
 		return true;
 	}
-	if ((in->flags & BT_I_FPU && t->key & KEY_FPU_NM) || (in->flags & (BT_I_SSE | BT_I_AVX) && t->key & KEY_TS)) {
+	if (in->flags & BT_I_FPU && t->key & KEY_FPU_NM) {
+		emit_call_helper(t, in, is_fwait(in) ? check_fwait : raise_fpu);
+		return !is_fwait(in);
+	}
+	if (in->flags & (BT_I_SSE | BT_I_AVX) && t->key & KEY_TS) {
 		emit_raise(t, in, VEC_NM, false);
 		return true;
 	}

@@ -122,7 +122,7 @@ bool cpu_is_amd(void)
 
 void page_free_all(void);
 
-/* ---- the command line: "wait" for a byte before the first line, "only=N" runs the test of that number --------- */
+/* ---- the command line: "wait" for a byte before the first line; "only=N", "skip=N": by number ------------ */
 
 extern uint32_t boot_start_info;
 
@@ -142,14 +142,22 @@ static const char *cmdline_word(const char *word)
 	return NULL;
 }
 
-static unsigned cmdline_number(const char *word)
+/* Whether the comma-separated list behind the word has n. */
+static bool cmdline_lists(const char *word, unsigned n)
 {
 	const char *p = cmdline_word(word);
-	unsigned n = 0;
 
-	for (; p && *p >= '0' && *p <= '9'; p++)
-		n = n * 10 + (unsigned)(*p - '0');
-	return n;
+	for (; p && *p >= '0' && *p <= '9'; p++) {
+		unsigned have = 0;
+
+		for (; *p >= '0' && *p <= '9'; p++)
+			have = have * 10 + (unsigned)(*p - '0');
+		if (have == n)
+			return true;
+		if (*p != ',')
+			break;
+	}
+	return false;
 }
 
 static void run_test(unsigned number, const struct test *t)
@@ -180,7 +188,7 @@ static void run_test(unsigned number, const struct test *t)
 
 void kernel_main(void)
 {
-	unsigned failed = 0, only = cmdline_number("only=");
+	unsigned failed = 0;
 
 	outb(COM1 + 1, 0);
 	outb(COM1 + 3, 3);
@@ -190,7 +198,7 @@ void kernel_main(void)
 		relax();
 	print("\n1..%lu\n", kernel_test_count);
 	for (size_t i = 0; i < kernel_test_count; i++) {
-		if (only && i + 1 != only)
+		if ((cmdline_word("only=") && !cmdline_lists("only=", (unsigned)i + 1)) || cmdline_lists("skip=", (unsigned)i + 1))
 			continue;
 		run_test((unsigned)i + 1, &kernel_tests[i]);
 		failed += verdict >= ERROR;
