@@ -114,6 +114,19 @@ static int build_engine(struct vm *vm)
 }
 
 /* Loads the guest and puts every vCPU into its first state. All vCPUs are parked. */
+/* The state of an application processor: reset, with the memory types that firmware gives all processors. */
+static void start_as_ap(struct cpu_state *state, unsigned index)
+{
+	uint64_t def_type = state->mtrr_def_type, fixed[ARRAY_SIZE(state->mtrr_fixed)], var[ARRAY_SIZE(state->mtrr_var)];
+
+	memcpy(fixed, state->mtrr_fixed, sizeof(fixed));
+	memcpy(var, state->mtrr_var, sizeof(var));
+	cpu_state_reset(state, index);
+	state->mtrr_def_type = def_type;
+	memcpy(state->mtrr_fixed, fixed, sizeof(fixed));
+	memcpy(state->mtrr_var, var, sizeof(var));
+}
+
 static int load_guest(struct vm *vm)
 {
 	struct cpu_state *state = aligned_alloc(64, (sizeof(*state) + 63) & ~(size_t)63);
@@ -132,7 +145,7 @@ static int load_guest(struct vm *vm)
 		fail(vm, rc, "%s", why);
 	for (unsigned i = 0; !rc && i < vm->vcpu_count; i++) {
 		if (i)
-			cpu_state_reset(state, i);
+			start_as_ap(state, i);
 		state->tsc_offset = machine_tsc_offset(vm->machine);
 		rc = vm->mode->set_state(vm->vcpus[i].engine, state);
 		if (rc)

@@ -62,11 +62,26 @@ static int put_gdt(struct machine *machine, struct cpu_state *bsp, const struct 
 	return boot_put(machine, BOOT_GDT_GPA, gdt, sizeof(gdt), "descriptor table");
 }
 
+/*
+ * Memory types as firmware leaves them (SDM vol. 3, 12.11): write-back by default, uncached from the PCI hole to 4 GiB. A
+ * Linux kernel that finds the MTRRs off also leaves the PAT alone.
+ */
+static void memory_types(struct machine *machine, struct cpu_state *bsp)
+{
+	const uint64_t enable = 1u << 11, write_back = 6, uncached = 0, hole = 1ull << 31;
+	uint64_t phys_mask = (1ull << machine_cpuid(machine)->phys_bits) - 1;
+
+	bsp->mtrr_def_type = enable | write_back;
+	bsp->mtrr_var[0] = hole | uncached;
+	bsp->mtrr_var[1] = (phys_mask & ~(hole - 1)) | enable;
+}
+
 static int enter_flat(struct machine *machine, struct cpu_state *bsp, gpa_t entry)
 {
 	const struct cpu_segment code = {.limit = 0xffffffff, .access = 0xc09b, .selector = BOOT_CS};
 
 	cpu_state_reset(bsp, 0);
+	memory_types(machine, bsp);
 	bsp->cr0 = CR0_PE | CR0_ET;
 	bsp->cr3 = 0;
 	bsp->cr4 = 0;
@@ -111,6 +126,7 @@ int entry_long_mode(struct machine *machine, struct cpu_state *ret_bsp, gpa_t en
 		return rc;
 
 	cpu_state_reset(ret_bsp, 0);
+	memory_types(machine, ret_bsp);
 	ret_bsp->cr0 = CR0_PE | CR0_ET | CR0_PG;
 	ret_bsp->cr3 = BOOT_PAGE_TABLES_GPA;
 	ret_bsp->cr4 = CR4_PAE;
