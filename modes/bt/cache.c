@@ -291,7 +291,7 @@ struct bt_tb *bt_tb_get(struct bt_vcpu *v)
 
 	if (!(v->tb_key & KEY_BITS64))
 		gva = (uint32_t)gva;
-	else if ((int64_t)gva << 16 >> 16 != (int64_t)gva)
+	else if ((int64_t)(gva << 16) >> 16 != (int64_t)gva)
 		bt_raise_error(v, VEC_GP, 0);
 	struct bt_tb *tb = NULL;
 	while (!tb)

@@ -124,8 +124,8 @@ struct bt_cache {
 /* Entry points of the thunks, in exec (thunks.c). */
 struct bt_thunks {
 	void (*enter)(struct bt_vcpu *v, const void *code);
-	void (*reenter)(struct bt_vcpu *v, const void *code) __attribute__((noreturn));
-	void (*leave)(struct bt_vcpu *v) __attribute__((noreturn)); /* back to the caller of enter; state is in cs already */
+	void (*reenter)(struct bt_vcpu *v, const void *code) BT_NORETURN;
+	void (*leave)(struct bt_vcpu *v) BT_NORETURN; /* back to the caller of enter; state is in cs already */
 	const uint8_t *op;     /* r15: struct bt_insn *, r14: function */
 	const uint8_t *mem;    /* slow path of a memory access; a struct bt_site follows the call */
 	const uint8_t *commit; /* end of a bounced write */
@@ -226,7 +226,7 @@ void bt_mem_commit(struct bt_vcpu *v);
 #define BT_SLOT_BUDGET 64
 void bt_slot_trouble(struct bt_vcpu *v, const uint8_t *ret);
 /* A helper stored to translated code: goes on behind its instruction through the dispatcher. (run.c) */
-_Noreturn void bt_code_changed(struct bt_vcpu *v);
+BT_NORETURN void bt_code_changed(struct bt_vcpu *v);
 /* run.c: called by thunks; return the host address to go on at. */
 const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *exit);
 const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip);

@@ -17,7 +17,7 @@ static void cs_commit(struct bt_vcpu *v, uint16_t selector, unsigned cpl, struct
 }
 
 /* Real mode and vm86: CS is a paragraph number; limit and attributes stay. */
-_Noreturn static void far_real(struct bt_vcpu *v, uint16_t selector, uint64_t offset)
+BT_NORETURN static void far_real(struct bt_vcpu *v, uint16_t selector, uint64_t offset)
 {
 	v->cs.seg[SEG_CS].selector = selector;
 	v->cs.seg[SEG_CS].base = (uint64_t)selector << 4;
@@ -118,7 +118,7 @@ static bool is_call_gate(const struct bt_vcpu *v, struct bt_desc d)
 }
 
 /* What is neither code nor a call gate: a task, or a mistake. */
-_Noreturn static void system_target(struct bt_vcpu *v, uint16_t selector, struct bt_desc d, enum bt_task_cause cause,
+BT_NORETURN static void system_target(struct bt_vcpu *v, uint16_t selector, struct bt_desc d, enum bt_task_cause cause,
 				    uint64_t next)
 {
 	unsigned type = DESC_TYPE(d);
@@ -136,7 +136,7 @@ _Noreturn static void system_target(struct bt_vcpu *v, uint16_t selector, struct
 
 /* ---- jmp ---------------------------------------------------------------------------------------- */
 
-_Noreturn static void far_jump(struct bt_vcpu *v, const struct bt_insn *insn, uint16_t selector, uint64_t offset)
+BT_NORETURN static void far_jump(struct bt_vcpu *v, const struct bt_insn *insn, uint16_t selector, uint64_t offset)
 {
 	struct bt_desc d;
 	struct gate g;
@@ -264,7 +264,7 @@ static void call_inner64(struct bt_vcpu *v, struct gate *g, uint64_t next)
 	v->cs.gpr[GPR_RSP] = sp - 32;
 }
 
-_Noreturn static void far_call(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, uint16_t selector,
+BT_NORETURN static void far_call(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, uint16_t selector,
 			       uint64_t offset)
 {
 	uint64_t next = bt_next_rip(v, insn), sp, mask = bt_sp_mask(v);
@@ -508,7 +508,7 @@ void bt_op_iret(struct bt_vcpu *v, const struct bt_insn *insn)
 
 /* ---- software interrupts ------------------------------------------------------------------------------------ */
 
-_Noreturn static void software_interrupt(struct bt_vcpu *v, const struct bt_insn *insn, unsigned vector, bool soft)
+BT_NORETURN static void software_interrupt(struct bt_vcpu *v, const struct bt_insn *insn, unsigned vector, bool soft)
 {
 	bt_deliver_now(v, vector, false, 0, soft, bt_next_rip(v, insn));
 	v->no_trap = true;

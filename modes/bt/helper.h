@@ -53,7 +53,7 @@ static inline uint64_t bt_next_rip(const struct bt_vcpu *v, const struct bt_insn
 }
 
 /* Continue behind the instruction, through the dispatcher: the mode or what may interrupt has changed. */
-_Noreturn static inline void bt_resume_next(struct bt_vcpu *v, const struct bt_insn *insn)
+BT_NORETURN static inline void bt_resume_next(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	v->cs.rip = bt_next_rip(v, insn);
 	bt_resume(v);

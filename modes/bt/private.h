@@ -15,6 +15,16 @@
 #include "modes/bt/decode.h"
 #include "modes/mode.h"
 
+/*
+ * Functions that do not return run on the helpers' stack, and AddressSanitizer, before it calls such a function, looks
+ * for the end of a stack that it does not know. It is not told there.
+ */
+#ifdef __SANITIZE_ADDRESS__
+#define BT_NORETURN
+#else
+#define BT_NORETURN __attribute__((noreturn))
+#endif
+
 /* CR0, CR4, EFER, RFLAGS bits (SDM vol. 3, 2.5 and 2.3). */
 #define CR0_PE (1u << 0)
 #define CR0_MP (1u << 1)
@@ -223,17 +233,17 @@ int memcmp(const void *a, const void *b, size_t n) __asm__("bt_memcmp");
  * Guest state is complete in v->cs (and flags_ax) whenever a helper runs, cs.rip being the address of the instruction
  * that called it. These do not return; the instruction has had no effect beyond what the helper stored.
  */
-_Noreturn void bt_raise(struct bt_vcpu *v, enum bt_vector vector);
-_Noreturn void bt_raise_error(struct bt_vcpu *v, enum bt_vector vector, uint32_t error);
-_Noreturn void bt_raise_pf(struct bt_vcpu *v, gva_t gva, uint32_t error); /* sets CR2 */
+BT_NORETURN void bt_raise(struct bt_vcpu *v, enum bt_vector vector);
+BT_NORETURN void bt_raise_error(struct bt_vcpu *v, enum bt_vector vector, uint32_t error);
+BT_NORETURN void bt_raise_pf(struct bt_vcpu *v, gva_t gva, uint32_t error); /* sets CR2 */
 /* Run the instruction that took the slow path again from its start, through the run loop. */
-_Noreturn void bt_restart(struct bt_vcpu *v);
+BT_NORETURN void bt_restart(struct bt_vcpu *v);
 /* Continue at cs.rip (as the helper has set it) through the dispatcher. */
-_Noreturn void bt_resume(struct bt_vcpu *v);
+BT_NORETURN void bt_resume(struct bt_vcpu *v);
 /* hlt: cs.rip is behind it already. */
-_Noreturn void bt_halt(struct bt_vcpu *v);
+BT_NORETURN void bt_halt(struct bt_vcpu *v);
 /* The engine cannot go on: run returns MODE_EXIT_ERROR with this message. */
-_Noreturn void bt_fail(struct bt_vcpu *v, const char *message);
+BT_NORETURN void bt_fail(struct bt_vcpu *v, const char *message);
 
 /* ---- flags ----------------------------------------------------------------------------- */
 

@@ -81,7 +81,7 @@ static void find_rip(struct bt_vcpu *v)
 	v->cs.rip = tb->rip + m->guest;
 }
 
-static _Noreturn void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
+static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 {
 	find_rip(v);
 	if (v->holds_lock)
@@ -93,7 +93,7 @@ static _Noreturn void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 	v->vm->thunk.leave(v);
 }
 
-static _Noreturn void raise_any(struct bt_vcpu *v, enum bt_vector vector, bool has_error, uint32_t error)
+static BT_NORETURN void raise_any(struct bt_vcpu *v, enum bt_vector vector, bool has_error, uint32_t error)
 {
 	v->cs.exception_pending = 1;
 	v->cs.exception_vector = (uint8_t)vector;

@@ -81,7 +81,7 @@ void bt_system_init(struct bt_vcpu *v)
 	v->sys.efer_allowed = efer_allowed(v->sys.cpuid);
 }
 
-_Noreturn static void undefined(struct bt_vcpu *v)
+BT_NORETURN static void undefined(struct bt_vcpu *v)
 {
 	bt_raise(v, VEC_UD);
 }
@@ -422,9 +422,9 @@ void bt_op_invd(struct bt_vcpu *v, const struct bt_insn *insn)
 void bt_op_clzero(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	unsigned seg = insn->seg_override == 0xff ? SEG_DS : insn->seg_override;
-	uint64_t offset = bt_gpr(v, GPR_RAX, insn->addrsize) & ~63ull;
+	uint64_t offset = bt_gpr(v, GPR_RAX, insn->addrsize);
 	uint64_t zero[8];
-	gva_t gva = bt_seg_gva(v, seg, offset, 64, true) & ~63ull; /* the base may be unaligned */
+	gva_t gva = bt_seg_gva(v, seg, offset, 1, true) & ~63ull;
 	uint32_t r[4];
 
 	cpuid_query(v->sys.cpuid, v->index, 0, 0, 0x80000008, 0, r);
