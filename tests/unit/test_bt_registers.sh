@@ -16,7 +16,7 @@ if nm -u "$lib" | grep -q '__asan\|__ubsan'; then
 fi
 
 # Functions whose purpose is that state: fpu.c, xstate.c, vector.c, and those that query it.
-state='bt_fpu_leave|bt_fpu_enter|bt_fpu_pending|bt_op_(fx|x|fn|frstor|fldenv).*|xsave|host_xsave|fxsave_live|bt_op_gather|bt_op_maskmov'
+state='bt_fpu_leave|bt_fpu_enter|bt_fpu_pending|bt_op_(fx|x|fn|frstor|fldenv).*|xsave|host_xsave|fxsave_live|bt_op_gather|bt_op_v?maskmov'
 state="$state|registers_save|registers_load"
 touched=$(objdump -d --no-show-raw-insn "$lib" | awk -v state="^($state)(\\\\..*)?\$" '
 	/^[0-9a-f]+ <.*>:$/ { fn = $2; gsub(/[<>:]/, "", fn); next }
