@@ -12,7 +12,10 @@
 
 #include "modes/bt/private.h"
 
+/* Overridable, so that a test build can flush all the time. */
+#ifndef BT_CACHE_BYTES
 #define BT_CACHE_BYTES (64u << 20)
+#endif
 #define BT_META_BYTES (96u << 20)
 #define BT_HASH_BITS 16
 #define BT_CODE_PAGES_MAX (1u << 20)
