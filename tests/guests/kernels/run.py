@@ -36,6 +36,9 @@ KERNELS = [
     Kernel("paging"),
     Kernel("edges"),
     Kernel("exceptions"),
+    Kernel("stacks"),
+    Kernel("syscalls"),
+    Kernel("segments"),
 ]
 
 
