@@ -39,6 +39,8 @@ KERNELS = [
     Kernel("stacks"),
     Kernel("syscalls"),
     Kernel("segments"),
+    Kernel("smc"),
+    Kernel("triple", crashes=4),
 ]
 
 
