@@ -70,6 +70,7 @@ struct bt_insn_map {
 };
 #define BT_MAP_FLAGS_HOST 1u /* the guest's flags are in the host's */
 #define BT_MAP_POLL 2u       /* not an instruction: a poll; `guest` is the exit's number */
+#define BT_MAP_POLL_HERE (BT_MAP_POLL | 4u) /* a poll in front of the instruction, which is to run again */
 #define BT_MAP_PARKED_SHIFT 2u /* two numbers of 3 bits, 0 none: registers whose guest values are in tmp[0] and tmp[1] */
 
 struct bt_tb {

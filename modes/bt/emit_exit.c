@@ -129,7 +129,12 @@ void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip, uint16_t li
 		return;
 	}
 	struct exit_todo *x = exit_new(t, rip, live);
-	if (x->in_page && !x->backward) { /* the jcc itself is the patchable jump */
+	if (x->in_page) { /* the jcc itself is the patchable jump; a loop's polls in front of it, kicked or not */
+		if (x->backward) {
+			e_load(e, H_T0, V_MEM(poll));
+			bt_map_add(t, t->off[t->i], BT_MAP_POLL_HERE);
+			e_load(e, H_T0, MEM_BD(H_T0, 0));
+		}
 		e_align4(e, 2);
 		x->stub_ref[1] = x->exit->patch = e_jcc_fwd(e, cond);
 	} else {

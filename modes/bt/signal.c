@@ -91,7 +91,10 @@ static void poll_fault(struct bt_vcpu *v, greg_t *g, const struct bt_tb *tb, con
 {
 	v->stats.polls++;
 	take_registers(v, g, m->flags & BT_MAP_FLAGS_HOST);
-	v->cs.rip = m->guest == 0xff ? (uint64_t)g[REG_R15] : tb->exits[m->guest].rip;
+	if ((m->flags & BT_MAP_POLL_HERE) == BT_MAP_POLL_HERE)
+		v->cs.rip = tb->rip + m->guest;
+	else
+		v->cs.rip = m->guest == 0xff ? (uint64_t)g[REG_R15] : tb->exits[m->guest].rip;
 	leave_code(v, g, BT_EXIT_RESUME);
 }
 
