@@ -98,14 +98,19 @@ struct operands {
 	struct emit_mem m;
 };
 
-static void emit_vex(struct emit *e, const struct bt_insn *in, const struct operands *o)
+static void emit_vex(struct trans *t, const struct bt_insn *in, const struct operands *o)
 {
+	struct emit *e = &t->e;
 	unsigned x = o->mem && o->m.index != H_NONE ? o->m.index >> 3 & 1 : 0;
 	unsigned b = o->mem ? o->m.base >> 3 & 1 : o->rm >> 3 & 1;
 
+	/* Outside 64-bit code W does not make general registers wider; what it selects among vectors stays. */
+	bool lengths = in->map == BT_MAP_0F3A && (in->opcode == 0x60 || in->opcode == 0x61); /* vpcmpestr: in rax, rdx */
+	bool w = in->vex_w && (t->bits == 64 || !(lengths || in->flags & (BT_I_REG_GPR | BT_I_RM_GPR | BT_I_VVVV_GPR)));
+
 	e8(e, 0xc4);
 	e8(e, (~(o->reg >> 3) & 1) << 7 | (~x & 1) << 6 | (~b & 1) << 5 | in->map);
-	e8(e, (unsigned)in->vex_w << 7 | (~o->vvvv & 15) << 3 | (unsigned)in->vex_l << 2 | in->vex_pp);
+	e8(e, (unsigned)w << 7 | (~o->vvvv & 15) << 3 | (unsigned)in->vex_l << 2 | in->vex_pp);
 }
 
 static void emit_legacy(struct trans *t, const struct bt_insn *in, const struct operands *o)
@@ -138,17 +143,25 @@ static void emit_legacy(struct trans *t, const struct bt_insn *in, const struct 
 		e8(e, 0x3a);
 }
 
+/* vblendvps, vblendvpd, vpblendvb: the fourth register is in the immediate; outside 64-bit code bit 7 is ignored. */
+static bool register_immediate(const struct bt_insn *in)
+{
+	return in->encoding == BT_ENC_VEX && in->map == BT_MAP_0F3A && in->opcode >= 0x4a && in->opcode <= 0x4c;
+}
+
 static void emit_bytes(struct trans *t, const struct bt_insn *in, const struct operands *o)
 {
 	struct emit *e = &t->e;
 	unsigned opcode = in->opcode;
 
 	if (in->encoding == BT_ENC_VEX)
-		emit_vex(e, in, o);
+		emit_vex(t, in, o);
 	else
 		emit_legacy(t, in, o);
 	if (in->flags & BT_I_OPREG)
 		opcode = (opcode & ~7u) | (o->opreg & 7);
+	if (in->map == BT_MAP_1 && opcode == 0x82)
+		opcode = 0x80; /* its twin, which 64-bit mode kept */
 	if (in->flags & BT_I_MOFFS)
 		opcode = (opcode & 1) | (opcode & 2 ? 0x88 : 0x8a); /* a0..a3: the ModRM forms */
 	e8(e, opcode);
@@ -158,7 +171,7 @@ static void emit_bytes(struct trans *t, const struct bt_insn *in, const struct o
 		e8(e, 0xc0 | (o->reg & 7) << 3 | (o->rm & 7));
 	if (in->imm_bytes) /* the last thing in an instruction; extrq and insertq have two */
 		for (unsigned i = in->imm_off; i < in->len; i++)
-			e8(e, in->bytes[i]);
+			e8(e, in->bytes[i] & (t->bits != 64 && register_immediate(in) ? 0x7f : 0xff));
 }
 
 /* inc and dec of 40..4f are REX prefixes to the host: ff /0 and /1 instead. */
@@ -194,6 +207,8 @@ static void bit_offset_address(struct trans *t, const struct bt_insn *in)
 		e_lea(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
 	else
 		e_lea32(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
+	if (in->addrsize == 2 && t->key & KEY_FLAT && in->seg != SEG_FS && in->seg != SEG_GS)
+		e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xff); /* movzx r15d, r15w */
 }
 
 /* T1 = the bit number within the operand. */

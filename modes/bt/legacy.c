@@ -16,17 +16,32 @@ static uint64_t szp8(uint8_t value)
 	return (value & 0x80 ? BT_SF : 0) | (value ? 0 : BT_ZF) | (parity & 1 ? 0 : BT_PF);
 }
 
+/* Signed overflow of a + b or a - b = r, in the bit that is the sign. */
+static uint64_t overflow(unsigned a, unsigned b, unsigned r, int sign, unsigned sign_bit)
+{
+	unsigned same = sign > 0 ? ~(a ^ b) : a ^ b;
+
+	return same & (a ^ r) & sign_bit ? BT_OF : 0;
+}
+
 /* ---- decimal and ASCII adjustments (SDM vol. 2) --------------------------------------------- */
 
+/*
+ * Flags that the manuals leave undefined are those of the additions inside, as processors (AMD's, here) have them.
+ */
 static void ascii_adjust(struct bt_vcpu *v, int sign)
 {
-	uint16_t ax = (uint16_t)v->cs.gpr[GPR_RAX];
-	bool adjust = (ax & 15) > 9 || (bt_rflags(v) & BT_AF);
+	uint16_t ax = (uint16_t)v->cs.gpr[GPR_RAX], by = 0, sum;
+	uint64_t flags = 0;
 
-	if (adjust)
-		ax = (uint16_t)(ax + sign * 0x106);
-	bt_gpr_set(v, GPR_RAX, 2, ax & 0xff0f);
-	flags_put(v, BT_AF | BT_CF, adjust ? BT_AF | BT_CF : 0);
+	if ((ax & 15) > 9 || (bt_rflags(v) & BT_AF)) {
+		by = 0x106;
+		flags = BT_AF | BT_CF;
+	}
+	sum = (uint16_t)(ax + sign * by);
+	flags |= (szp8((uint8_t)sum) & BT_PF) | (sum & 0x8000 ? BT_SF : 0) | (sum ? 0 : BT_ZF);
+	bt_gpr_set(v, GPR_RAX, 2, sum & 0xff0f);
+	flags_put(v, BT_FLAGS_ARITH, flags | overflow(ax, by, sum, sign, 0x8000));
 }
 
 void bt_op_aaa(struct bt_vcpu *v, const struct bt_insn *insn)
@@ -55,7 +70,7 @@ static void decimal_adjust(struct bt_vcpu *v, int sign)
 		set |= BT_CF;
 	}
 	bt_gpr_set(v, GPR_RAX, 1, al);
-	flags_put(v, BT_AF | BT_CF | BT_SF | BT_ZF | BT_PF, set | szp8(al));
+	flags_put(v, BT_FLAGS_ARITH, set | szp8(al) | overflow(old, (uint8_t)(sign * (al - old)), al, sign, 0x80));
 }
 
 void bt_op_daa(struct bt_vcpu *v, const struct bt_insn *insn)
@@ -80,11 +95,12 @@ void bt_op_aam(struct bt_vcpu *v, const struct bt_insn *insn)
 
 void bt_op_aad(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	unsigned ax = v->cs.gpr[GPR_RAX] & 0xffff;
-	uint8_t al = (uint8_t)((ax & 0xff) + (ax >> 8) * (insn->imm & 0xff));
+	uint8_t al = (uint8_t)v->cs.gpr[GPR_RAX], ah = (uint8_t)(v->cs.gpr[GPR_RAX] >> 8);
+	uint8_t by = (uint8_t)(ah * (insn->imm & 0xff)), sum = (uint8_t)(al + by);
+	uint64_t carries = (sum < al ? BT_CF : 0) | ((al & 15) + (by & 15) > 15 ? BT_AF : 0);
 
-	bt_gpr_set(v, GPR_RAX, 2, al);
-	flags_put(v, BT_FLAGS_ARITH, szp8(al));
+	bt_gpr_set(v, GPR_RAX, 2, sum);
+	flags_put(v, BT_FLAGS_ARITH, szp8(sum) | carries | overflow(al, by, sum, 1, 0x80));
 }
 
 /* Undocumented, but old code has it: AL = CF ? ff : 0. */

@@ -288,6 +288,8 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, VEC_GP, 0);
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (!bt_code64(v) && gva + n > 1ull << 32) /* past the end of a flat segment; others wrap, which is not done here */
+		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (n > room_in_page(gva))
 		return bounced(v, gva, site, mmu);
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {

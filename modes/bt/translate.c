@@ -199,6 +199,19 @@ static void raise_fpu(struct bt_vcpu *v, const struct bt_insn *in)
 	bt_raise(v, in->map == BT_MAP_0F && v->cs.cr0 & CR0_EM ? VEC_UD : VEC_NM);
 }
 
+/* Code segments are not writable in protected mode; an x87 exception that waits comes first. */
+static void raise_code_segment(struct bt_vcpu *v, const struct bt_insn *in)
+{
+	if (in->flags & BT_I_FPU && bt_fpu_pending())
+		bt_raise(v, VEC_MF);
+	bt_raise_error(v, VEC_GP, 0);
+}
+
+static bool writes_code_segment(const struct trans *t, const struct bt_insn *in)
+{
+	return t->bits != 64 && in->seg == SEG_CS && in->access & BT_ACCESS_WRITE && !(t->key & (KEY_REAL | KEY_VM86));
+}
+
 /* fwait asks for MP and TS, and does not care for EM. */
 static void check_fwait(struct bt_vcpu *v, const struct bt_insn *in)
 {
@@ -427,6 +440,10 @@ static void emit_pop(struct trans *t, const struct bt_insn *in)
 		return;
 	}
 	emit_pop_value(t, bytes);
+	if (writes_code_segment(t, in)) {
+		emit_call_helper(t, in, raise_code_segment);
+		return;
+	}
 	e_store(e, V_MEM(tmp[0]), H_T0);
 	bt_emit_operand(t, in, (int)bytes, bytes, BT_ACCESS_WRITE);
 	e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
@@ -582,7 +599,9 @@ static void emit_loop(struct trans *t, const struct bt_insn *in)
 			e8(e, 0xe3); /* jrcxz not taken */
 			zero = e->p++;
 			if (in->opcode != 0xe2) {
-				e8(e, in->opcode == 0xe1 ? 0x75 : 0x74); /* loope: jnz out; loopne: jz out */
+				bool equal = t->v->sys.amd && in->flags & (BT_I_REP | BT_I_REPNE) ? in->flags & BT_I_REP
+													    : in->opcode == 0xe1;
+				e8(e, equal ? 0x75 : 0x74); /* loope: jnz out; loopne: jz out */
 				cond = e->p++;
 			}
 			e8(e, 0xeb);
@@ -648,6 +667,10 @@ static bool emit_forbidden(struct trans *t, const struct bt_insn *in)
 	}
 	if (in->flags & BT_I_PRIV && t->key & KEY_CPL) {
 		emit_raise(t, in, VEC_GP, true);
+		return true;
+	}
+	if (writes_code_segment(t, in) && in->cls == BT_CLASS_NATIVE && !(in->flags & BT_I_MASKED)) {
+		emit_call_helper(t, in, raise_code_segment);
 		return true;
 	}
 	if (in->flags & BT_I_AVX && t->key & KEY_AVX_OFF) {

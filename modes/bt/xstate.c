@@ -17,6 +17,7 @@
 #define MXCSR_MASK_OFFSET 28u
 #define MXCSR_MASK_DEFAULT 0xffbfu
 #define FXSAVE_XMM 160u
+#define XSAVE_YMMH 576u
 
 struct image {
 	uint8_t bytes[XSTATE_BUFFER];
@@ -182,13 +183,20 @@ static void host_xsave(void *to, uint64_t mask, bool compact)
  * Straight into guest memory where one page holds it all, which is the common case: the instruction cannot fault there.
  * Otherwise through a copy that starts as what the guest has there, since parts may be left unwritten.
  */
+/* Outside 64-bit mode, registers 8 to 15 are neither saved nor restored: their places in `to` become those of `from`. */
+static void keep_upper(uint8_t *to, const uint8_t *from)
+{
+	bt_copy(to + FXSAVE_XMM + 128, from + FXSAVE_XMM + 128, 128);
+	bt_copy(to + XSAVE_YMMH + 128, from + XSAVE_YMMH + 128, 128);
+}
+
 static void xsave(struct bt_vcpu *v, const struct bt_insn *insn, bool compact)
 {
 	uint64_t mask = xsave_begin(v);
 	unsigned bytes = xsave_bytes(v, mask);
 	gva_t gva = aligned_operand(v, insn, bytes, 64, true);
-	void *host = one_page(gva, bytes) ? bt_host(v, gva, bytes, true) : NULL;
-	struct image image;
+	void *host = one_page(gva, bytes) && bt_code64(v) ? bt_host(v, gva, bytes, true) : NULL;
+	struct image image, before;
 
 	if (host) {
 		host_xsave(host, mask, compact);
@@ -196,7 +204,10 @@ static void xsave(struct bt_vcpu *v, const struct bt_insn *insn, bool compact)
 	}
 	image_probe(v, gva, bytes);
 	image_load(v, gva, image.bytes, bytes);
+	before = image;
 	host_xsave(image.bytes, mask, compact);
+	if (!bt_code64(v))
+		keep_upper(image.bytes, before.bytes);
 	image_store(v, gva, image.bytes, bytes);
 }
 
@@ -254,6 +265,26 @@ static bool xrstor_header_ok(struct bt_vcpu *v, const uint8_t *header)
 	return !(bv & ~v->cs.xcr0) && all_zero(header + 8, 16);
 }
 
+/* The same state for the registers that this mode restores; what the header calls initial is spelled out. */
+static void narrow(struct image *image, uint64_t mask, uint64_t bv, bool compact)
+{
+	struct image now;
+
+	bt_fill(now.bytes + XSAVE_HEADER, 0, 64);
+	host_xsave(now.bytes, XF_SSE | XF_AVX, false);
+	if (!(bv & XF_SSE)) {
+		bt_fill(image->bytes + FXSAVE_XMM, 0, 128);
+		if (compact)
+			*(uint32_t *)(image->bytes + MXCSR_OFFSET) = 0x1f80;
+	}
+	if (!(bv & XF_AVX))
+		bt_fill(image->bytes + XSAVE_YMMH, 0, 128);
+	keep_upper(image->bytes, now.bytes);
+	put64(image->bytes + XSAVE_HEADER, bv | (mask & (XF_SSE | XF_AVX)));
+	if (compact)
+		put64(image->bytes + XSAVE_HEADER + 8, get64(image->bytes + XSAVE_HEADER + 8) | mask);
+}
+
 void bt_op_xrstor(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	uint64_t mask = xsave_begin(v), bv;
@@ -273,6 +304,8 @@ void bt_op_xrstor(struct bt_vcpu *v, const struct bt_insn *insn)
 		fxsave_live(&now);
 		mxcsr_check(v, &now, get32(image.bytes + MXCSR_OFFSET));
 	}
+	if (!bt_code64(v))
+		narrow(&image, mask, bv, compact);
 	__asm__ volatile("xrstor64 %0" : : "m"(image), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
 }
 

@@ -37,6 +37,7 @@ extern const struct world_page world_pages[WORLD_PAGES];
 
 /* Linux says "protection violation" for every user access to its half and the page below it (set_signal_archinfo). */
 #define GVA_KERNEL 0x7ffffffff000ull
+#define GVA_HOLE 0x800000000000ull /* no address from here to the upper half is canonical */
 
 #define XSAVE_BYTES 832 /* legacy area, header, AVX */
 #define XSAVE_FX_BYTES 464 /* the rest of the legacy area is the kernel's */
@@ -159,13 +160,16 @@ const char *guest_start(struct guest **ret_guest);
 void guest_stop(struct guest *g);
 /* Runs c. `again`: keeps the translations of the run before, of the same case, and the code they came from. */
 const struct outcome *guest_run(struct guest *g, const struct diff_case *c, bool again);
+/* From the next first run on: no flags count as dead (or do again). */
+void guest_precise_flags(struct guest *g, bool on);
 /* The engine's own counters, for people. */
 void guest_print_stats(struct guest *g);
 
 /* ---- judging (compare.c) ------------------------------------------------------------------------------------ */
 
 /* NULL: they agree. Else what differs first, in words. */
-const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest);
+/* `all_flags`: also those that no code reads before it writes them. */
+const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest, bool all_flags);
 /* NULL, or why the case proves nothing. */
 const char *outcome_excuse(const struct outcome *native);
 /* The excuse for a difference, if there is one: runs c natively once more, step by step. `native` may not be native_run's. */

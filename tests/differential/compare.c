@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define VEC_DB 1
+#define VEC_UD 6
+#define VEC_SS 12
 #define VEC_GP 13
 #define VEC_PF 14
 #define VEC_AC 17
@@ -41,7 +43,7 @@ static unsigned live_flags(const struct diff_case *c, const struct outcome *o, u
 {
 	unsigned live = 0;
 
-	for (unsigned i = 0; i < 32 && unknown; i++) {
+	for (unsigned i = 0; i < 300 && unknown; i++) {
 		uint8_t code[32];
 		struct bt_insn in;
 		unsigned n = fetch(o, rip, code);
@@ -50,6 +52,7 @@ static unsigned live_flags(const struct diff_case *c, const struct outcome *o, u
 		live |= in.flags_read & unknown;
 		unknown &= ~(unsigned)in.flags_killed;
 		switch ((enum bt_class)in.cls) {
+		case BT_CLASS_CALL: /* a fault of its push */
 		case BT_CLASS_JMP: rip += in.len + (uint64_t)in.imm; continue;
 		case BT_CLASS_JCC:
 		case BT_CLASS_LOOP:
@@ -140,7 +143,7 @@ static const char *compare_memory(const struct outcome *a, const struct outcome 
 	return NULL;
 }
 
-const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest)
+const char *outcome_compare(const struct diff_case *c, const struct outcome *native, const struct outcome *guest, bool all_flags)
 {
 	const char *what;
 
@@ -167,7 +170,7 @@ const char *outcome_compare(const struct diff_case *c, const struct outcome *nat
 	uint64_t flags = (native->cpu.rflags ^ guest->cpu.rflags) & FLAGS_COMPARED;
 	if (flags & ~(uint64_t)BT_FLAGS_ARITH)
 		return "flags";
-	if (flags && flags & live_flags(c, native, native->cpu.rip, BT_FLAGS_ARITH, 6))
+	if (flags && (all_flags || flags & live_flags(c, native, native->cpu.rip, BT_FLAGS_ARITH, 6)))
 		return "arithmetic flags";
 	what = compare_vectors(native, guest);
 	return what ? what : compare_memory(native, guest);
@@ -249,23 +252,66 @@ static bool is_state_image(const struct bt_insn *in)
 	}
 }
 
+static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
+
+static bool is_memory_fault(const struct outcome *o)
+{
+	return o->vector == VEC_PF || o->vector == VEC_GP || o->vector == VEC_SS;
+}
+
+static enum bt_decode_result decodes_at(const struct diff_case *c, const struct outcome *o, uint64_t rip)
+{
+	struct bt_insn in;
+	uint8_t code[32];
+
+	return bt_decode(code, fetch(o, rip, code), (enum bt_bits)c->bits, &in);
+}
+
+static bool undefined_or_fetch(const struct outcome *a, const struct outcome *b)
+{
+	const struct outcome *fetch = a->vector == VEC_PF ? a : b, *other = fetch == a ? b : a;
+
+	return fetch->vector == VEC_PF && fetch->error & 16 && fetch->cr2 > fetch->cpu.rip && other->vector == VEC_UD;
+}
+
 /*
  * What docs/bt.md lists as differing on purpose: x87 instruction pointers in images are zero; which byte of an image a
- * page fault names; and a near branch to a non-canonical address, which faults at its target.
+ * page fault names; a near branch to a non-canonical address, which faults at its target; a gather that faults half-way,
+ * which has done nothing; how much of an undefined instruction at the end of a page is fetched; and AMD's #GP for an
+ * offset to FS or GS that is not canonical though the sum is; and the page fault in front of the non-canonical hole, when
+ * the processor splits an access that reaches into it, or wraps it at 4 GiB.
  */
-static const char *known_difference(const struct outcome *native, const struct outcome *guest, const struct bt_insn *last,
+static const char *known_difference(const struct diff_case *c, const struct outcome *native, const struct outcome *guest, const struct bt_insn *last,
 				    bool pointers)
 {
 	bool both = native->kind == OUTCOME_EXCEPTION && guest->kind == OUTCOME_EXCEPTION;
 
 	if (pointers)
 		return "x87 instruction pointers in an image";
-	if (both && native->vector == VEC_PF && guest->vector == VEC_PF && native->cpu.rip == guest->cpu.rip &&
-	    is_state_image(last))
+	if (both && native->cpu.rip == guest->cpu.rip && (is_state_image(last) || last->cls == BT_CLASS_MASKMOV) &&
+	    is_memory_fault(native) && is_memory_fault(guest))
 		return "which byte of an image a fault names";
+	if (both && native->vector == VEC_GP && guest->vector == VEC_PF && native->cpu.rip == guest->cpu.rip &&
+	    ((last->seg == SEG_FS && !canonical(guest->cr2 - native->cpu.fs_base)) ||
+	     (last->seg == SEG_GS && !canonical(guest->cr2 - native->cpu.gs_base))))
+		return "a non-canonical offset to a segment's base";
 	bool branch = last->cls == BT_CLASS_RET || last->cls == BT_CLASS_JMP_IND || last->cls == BT_CLASS_CALL_IND;
-	if (both && native->vector == VEC_GP && guest->vector == VEC_GP && branch &&
-	    (uint64_t)((int64_t)(guest->cpu.rip << 16) >> 16) != guest->cpu.rip)
+	if (both && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 >= GVA_KERNEL &&
+	    native->cr2 < GVA_HOLE && is_memory_fault(guest))
+		return "an access into the non-canonical hole";
+	if (both && c->bits == 32 && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 < 16 &&
+	    is_memory_fault(guest))
+		return "an access that wraps at 4 GiB";
+	if (both && guest->vector == VEC_UD && decodes_at(c, native, guest->cpu.rip) == BT_DECODE_INVALID)
+		return "an encoding that the manuals leave undefined";
+	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && last->cls == BT_CLASS_GATHER)
+		return "a gather that faults half-way";
+	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && last->handler == BT_OP_pusha)
+		return "what pusha stored before it faulted";
+	if (both && native->cpu.rip == guest->cpu.rip && undefined_or_fetch(native, guest))
+		return "an undefined instruction at the end of a page";
+	if (both && native->vector == VEC_GP && branch &&
+	    !canonical(guest->cpu.rip))
 		return "a branch to a non-canonical address";
 	return NULL;
 }
@@ -293,7 +339,7 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 		pointers |= x87 && is_state_image(&in);
 		x87 |= (in.flags & BT_I_FPU) && in.cls == BT_CLASS_NATIVE;
 	}
-	return known_difference(native, guest, &in, pointers);
+	return known_difference(c, native, guest, &in, pointers);
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------- */

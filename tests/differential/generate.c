@@ -206,7 +206,7 @@ static void index_rows(void)
 		for (unsigned w = 0; w < 2; w++) {
 			bool needs64 = r->match_mask & BT_SEL_64 && r->match_value & BT_SEL_64;
 			bool needs32 = r->match_mask & BT_SEL_64 && !(r->match_value & BT_SEL_64);
-			if (!(w ? needs32 : needs64))
+			if (!(w ? needs64 : needs32))
 				rows[w][cat][row_counts[w][cat]++] = i;
 		}
 	}

@@ -9,7 +9,7 @@
 #include <sys/time.h>
 
 #include "machine/machine.h"
-#include "modes/mode.h"
+#include "modes/bt/cache.h"
 
 #define RAM_BYTES (16ull << 20)
 #define GPA_TABLES 0x200000u /* page tables, handed out upwards */
@@ -181,6 +181,9 @@ static void load_state(struct guest *g, const struct diff_case *c)
 	s->rflags = c->cpu.rflags;
 	s->cr2 = 0;
 	s->activity = CPU_RUNNING;
+	bool compat = c->cpu.cs == SEL_USER_CS32;
+	segment(&s->seg[SEG_FS], compat ? SEL_USER_DS : 0, compat ? 0xc0f3 : 0);
+	segment(&s->seg[SEG_GS], compat ? SEL_USER_DS : 0, compat ? 0xc0f3 : 0);
 	s->seg[SEG_FS].base = c->cpu.fs_base;
 	s->seg[SEG_GS].base = c->cpu.gs_base;
 	segment(&s->seg[SEG_CS], (uint16_t)c->cpu.cs, c->cpu.cs == SEL_USER_CS64 ? 0xa0fb : 0xc0fb);
@@ -263,6 +266,8 @@ const struct outcome *guest_run(struct guest *g, const struct diff_case *c, bool
 	memcpy(g->out.mem, g->ram + GPA_WORLD, sizeof(g->out.mem));
 	return &g->out;
 }
+
+void guest_precise_flags(struct guest *g, bool on) { ((struct bt_vm *)(void *)g->vm)->precise_flags = on; }
 
 void guest_print_stats(struct guest *g)
 {

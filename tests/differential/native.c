@@ -54,7 +54,8 @@ static struct {
 	const struct diff_case *in;
 	struct outcome *out;
 	uint8_t *window;
-	uint64_t fs_base;
+	uint64_t fs_base; /* the child's own */
+	uint64_t gs_base; /* the case's, while the handler runs */
 	volatile unsigned ticks;
 	gregset_t harness;
 	sigset_t harness_mask;
@@ -82,6 +83,17 @@ static inline uint64_t read_gs(void)
 static inline void write_fs(uint64_t v) { __asm__ volatile("wrfsbase %0" : : "r"(v) : "memory"); }
 static inline void write_gs(uint64_t v) { __asm__ volatile("wrgsbase %0" : : "r"(v) : "memory"); }
 
+/* Segment registers as the case has them; the rest comes from the frame. */
+static void back_to_case(uint64_t fs_base)
+{
+	if (child.in->cpu.cs == SEL_USER_CS32) { /* a null selector would fault there */
+		__asm__ volatile("mov %0, %%gs; mov %0, %%fs" : : "r"(SEL_USER_DS));
+		return;
+	}
+	write_gs(child.gs_base);
+	write_fs(fs_base);
+}
+
 static void load_case(ucontext_t *uc)
 {
 	const struct cpu *cpu = &child.in->cpu;
@@ -100,8 +112,8 @@ static void load_case(ucontext_t *uc)
 	sigdelset(&uc->uc_sigmask, SIGVTALRM);
 	child.ticks = 0;
 	child.phase = RUNNING;
-	write_gs(cpu->gs_base);
-	write_fs(cpu->fs_base);
+	child.gs_base = cpu->gs_base;
+	back_to_case(cpu->fs_base);
 }
 
 static void store_outcome(ucontext_t *uc, uint64_t fs_base)
@@ -116,7 +128,7 @@ static void store_outcome(ucontext_t *uc, uint64_t fs_base)
 	o->cpu.rflags = (uint64_t)g[REG_EFL];
 	o->cpu.cs = (uint64_t)g[REG_CSGSFS] & 0xffff;
 	o->cpu.fs_base = fs_base;
-	o->cpu.gs_base = read_gs();
+	o->cpu.gs_base = child.gs_base;
 	memset(o->cpu.xsave, 0, XSAVE_BYTES);
 	memcpy(o->cpu.xsave, fp, XSAVE_FX_BYTES);
 	memcpy(o->cpu.xsave + XSAVE_HEADER, fp + XSAVE_HEADER, XSAVE_BYTES - XSAVE_HEADER);
@@ -150,7 +162,7 @@ static void note_step(uint64_t rip)
 {
 	struct outcome *o = child.out;
 
-	if (o->steps == OUTCOME_STEPS)
+	if (o->steps == OUTCOME_STEPS || (o->steps && o->step[o->steps - 1].rip == rip)) /* rep: once is enough */
 		return;
 	o->step[o->steps].rip = rip;
 	for (unsigned i = 0; i < 16; i++) {
@@ -165,6 +177,8 @@ static void handler(int sig, siginfo_t *info, void *context)
 	ucontext_t *uc = context;
 	uint64_t fs_base = read_fs();
 
+	child.gs_base = read_gs();
+	__asm__ volatile("mov %0, %%fs; mov %0, %%gs" : : "r"(0));
 	write_fs(child.fs_base);
 	__builtin_ia32_writeeflags_u64(0x202); /* no NT, AC or ID left over */
 	switch (child.phase) {
@@ -178,13 +192,13 @@ static void handler(int sig, siginfo_t *info, void *context)
 		break;
 	case RUNNING:
 		if (sig == SIGVTALRM && ++child.ticks < TIMEOUT_TICKS) {
-			write_fs(fs_base);
+			back_to_case(fs_base);
 			return;
 		}
 		if (sig == SIGTRAP && child.in->trace && uc->uc_mcontext.gregs[REG_TRAPNO] == 1 && info->si_code == TRAP_TRACE) {
 			note_step((uint64_t)uc->uc_mcontext.gregs[REG_RIP]);
 			uc->uc_mcontext.gregs[REG_EFL] |= 0x100;
-			write_fs(fs_base);
+			back_to_case(fs_base);
 			return;
 		}
 		store_outcome(uc, fs_base);

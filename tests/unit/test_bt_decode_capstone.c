@@ -269,11 +269,6 @@ static bool wide_vex(const struct pair *p)
 	return p->ours.encoding == BT_ENC_VEX && p->ours.vex_l;
 }
 
-static bool w_outside64(const struct pair *p)
-{
-	return p->ours.encoding == BT_ENC_VEX && p->ours.vex_w && p->bits != BT_BITS_64;
-}
-
 static bool fma4(const struct pair *p)
 {
 	return p->ours.encoding == BT_ENC_VEX && p->ours.map == BT_MAP_0F3A && p->ours.opcode >= 0x48 && p->ours.opcode < 0x80;
