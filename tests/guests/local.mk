@@ -1,8 +1,10 @@
 # Files of tests/guests/: whole guests under trivisor-vm and through the daemon.
 dist_check_SCRIPTS += tests/guests/boot.py tests/guests/run.py
 TESTS += tests/guests/boot.py tests/guests/run.py
+dist_check_SCRIPTS += tests/guests/systems.py
+TESTS += tests/guests/systems.py
 include tests/guests/kernels/kernels.mk
-EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/make-initramfs tools/run-vm tools/setup-debian
+EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/fetch-package tools/make-initramfs tools/run-vm tools/setup-debian
 
 # For ./check: the names of all tests.
 .PHONY: print-tests
