@@ -105,16 +105,6 @@ static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 
 static void hook_map_changed(void *opaque) { note_change(opaque, 0, 0); }
 
-static void flush_everything(struct bt_vcpu *v)
-{
-	bt_lock(v);
-	if (bt_flush_begin(v)) {
-		bt_cache_flush(v->vm);
-		bt_flush_end(v);
-		bt_unlock(v);
-	}
-}
-
 /*
  * The entries stay in the queue until they have been dealt with, so that no other vCPU goes on in between; two may deal
  * with the same ones. The queue's lock is never held while waiting for the cache's.
@@ -136,7 +126,7 @@ void bt_take_ram_changes(struct bt_vcpu *v)
 	changes_unlock(vm);
 
 	if (all) {
-		flush_everything(v);
+		bt_cache_flush_all(v);
 	} else {
 		bt_lock(v);
 		for (uint32_t i = 0; i < n; i++)

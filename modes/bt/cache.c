@@ -266,12 +266,8 @@ static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, uint64_
 			bt_unlock(v);
 			return NULL;
 		}
-		if (bt_flush_begin(v)) {
-			bt_cache_flush(vm);
-			bt_flush_end(v);
-			v->stats.cache_flush++;
-			bt_unlock(v);
-		}
+		bt_unlock(v);
+		bt_cache_flush_all(v);
 		return NULL;
 	}
 	tb = find_whole(v, id, gva, rip, base);

@@ -178,9 +178,13 @@ void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write)
 
 /* ---- the slow path of translated accesses ------------------------------------------------- */
 
-/* The access's own code, copied behind a bounce buffer: runs the tail, stores the buffer, goes back. */
-static const uint8_t *tail_get(struct bt_vm *vm, const struct bt_site *site)
+/*
+ * The access's own code, copied behind a bounce buffer: runs the tail, stores the buffer, goes back. Lock held. When the
+ * cache is full the instruction starts over, after a flush.
+ */
+static const uint8_t *tail_get(struct bt_vcpu *v, const struct bt_site *site)
 {
+	struct bt_vm *vm = v->vm;
 	struct bt_cache *c = &vm->cache;
 	const uint8_t *at = (const uint8_t *)site, *from = at + site->back, *back = from + site->tail;
 	struct bt_tail **head = &c->tails[(uintptr_t)at >> 3 & (BT_TAIL_HASH - 1)], *t;
@@ -189,6 +193,11 @@ static const uint8_t *tail_get(struct bt_vm *vm, const struct bt_site *site)
 		if (t->site == at)
 			return t->exec;
 
+	if (!bt_cache_room(vm)) {
+		v->want_flush = true;
+		v->site = at;
+		bt_restart(v);
+	}
 	uint8_t *p = c->next;
 	ptrdiff_t exec = c->exec - c->rw;
 	t = bt_meta_alloc(vm, sizeof(*t));
@@ -235,7 +244,7 @@ static struct bt_mem_result bounced(struct bt_vcpu *v, gva_t gva, const struct b
 		v->bounce_bytes = n;
 		v->bounce_mmu = (uint8_t)mmu;
 		bt_lock(v);
-		resume = tail_get(v->vm, site);
+		resume = tail_get(v, site);
 		bt_unlock(v);
 	}
 	v->site = NULL;
@@ -266,7 +275,7 @@ static struct bt_mem_result code_write(struct bt_vcpu *v, uint8_t *host, gpa_t g
 		bt_unlock(v);
 		return (struct bt_mem_result){.host = host, .resume = resume};
 	}
-	resume = tail_get(v->vm, site);
+	resume = tail_get(v, site);
 	bt_copy(v->bounce, host, site->bytes);
 	v->bounce_host = host;
 	v->bounce_bytes = site->bytes;

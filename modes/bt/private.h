@@ -175,6 +175,7 @@ struct bt_vcpu {
 	bool user_seen;
 	bool one_active;       /* it is being run: leave behind it */
 	bool no_trap;          /* the instruction ended in an interrupt, which cleared TF: no single-step trap behind it */
+	bool want_flush;       /* the cache is full and whoever noticed cannot flush where it is */
 	bool run_one;          /* the next TB is to hold a single instruction */
 
 	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */

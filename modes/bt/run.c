@@ -356,6 +356,10 @@ static void run_code(struct bt_vcpu *v)
 		v->in_code = true;
 		v->vm->thunk.enter(v, tb->exec + tb->mem_entry);
 		v->in_code = false;
+		if (v->holds_lock) { /* a fault between code_write and its commit */
+			v->bounce_host = NULL;
+			bt_unlock(v);
+		}
 		if (trap && !v->no_trap && v->exit_reason != BT_EXIT_EXCEPTION && v->exit_reason != BT_EXIT_FAIL) {
 			v->cs.dr6 |= 1u << 14; /* BS */
 			v->cs.exception_pending = 1;
@@ -378,6 +382,10 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			return MODE_EXIT_INTERRUPTED;
 		}
 		bt_take_ram_changes(v);
+		if (v->want_flush) {
+			v->want_flush = false;
+			bt_cache_flush_all(v);
+		}
 		if (machine_vcpu_events(v->machine, v->index))
 			take_events(v);
 		if (v->cs.activity == CPU_WAIT_SIPI)

@@ -173,6 +173,17 @@ void bt_flush_end(struct bt_vcpu *v)
 	v->vm->flushing = 0;
 }
 
+void bt_cache_flush_all(struct bt_vcpu *v)
+{
+	bt_lock(v);
+	if (bt_flush_begin(v)) {
+		bt_cache_flush(v->vm);
+		bt_flush_end(v);
+		v->stats.cache_flush++;
+		bt_unlock(v);
+	}
+}
+
 void bt_kick(struct bt_vcpu *v)
 {
 	v->kicked = 1;

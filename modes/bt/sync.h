@@ -24,6 +24,9 @@ void bt_protect_page(struct bt_vcpu *v, gpa_t gpa);
 bool bt_flush_begin(struct bt_vcpu *v);
 void bt_flush_end(struct bt_vcpu *v);
 
+/* The whole of it, from the run loop; the lock is free before and after. */
+void bt_cache_flush_all(struct bt_vcpu *v);
+
 /* Makes a vCPU come to the run loop soon. Any thread, async-signal-safe. */
 void bt_kick(struct bt_vcpu *v);
 
