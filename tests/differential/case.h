@@ -105,6 +105,10 @@ void case_generate(struct diff_case *ret, uint64_t seed, unsigned number, unsign
 /* Assembles the pieces into the code pages, with every fix. After case_generate, and after dropping pieces. */
 void case_layout(struct diff_case *c);
 
+/* Code that was translated wrongly once (regress.c): how many, and each with its name; laid out already. */
+unsigned regression_count(void);
+const char *regression_case(unsigned i, struct diff_case *ret);
+
 /* ---- outcomes ------------------------------------------------------------------------------------- */
 
 enum outcome_kind {

@@ -39,11 +39,13 @@ static unsigned fetch(const struct outcome *o, uint64_t rip, uint8_t code[32])
  * Which of the flags `unknown` code from rip on may read before it writes them. At a fault in the middle of a block the
  * engine keeps only these: the others are dead, whatever the handler does with the frame short of looking at them.
  */
-static unsigned live_flags(const struct diff_case *c, const struct outcome *o, uint64_t rip, unsigned unknown, unsigned depth)
+static unsigned live_flags(const struct diff_case *c, const struct outcome *o, uint64_t rip, unsigned unknown, unsigned depth,
+			   unsigned *budget)
 {
 	unsigned live = 0;
 
-	for (unsigned i = 0; i < 300 && unknown; i++) {
+	while (unknown && *budget) {
+		--*budget;
 		uint8_t code[32];
 		struct bt_insn in;
 		unsigned n = fetch(o, rip, code);
@@ -55,10 +57,9 @@ static unsigned live_flags(const struct diff_case *c, const struct outcome *o, u
 		case BT_CLASS_CALL: /* a fault of its push */
 		case BT_CLASS_JMP: rip += in.len + (uint64_t)in.imm; continue;
 		case BT_CLASS_JCC:
-		case BT_CLASS_LOOP:
 			if (!depth)
 				return live | unknown;
-			live |= live_flags(c, o, rip + in.len + (uint64_t)in.imm, unknown, depth - 1);
+			live |= live_flags(c, o, rip + in.len + (uint64_t)in.imm, unknown, depth - 1, budget);
 			break;
 		default:
 			if (in.flags & BT_I_ENDS)
@@ -170,7 +171,8 @@ const char *outcome_compare(const struct diff_case *c, const struct outcome *nat
 	uint64_t flags = (native->cpu.rflags ^ guest->cpu.rflags) & FLAGS_COMPARED;
 	if (flags & ~(uint64_t)BT_FLAGS_ARITH)
 		return "flags";
-	if (flags && (all_flags || flags & live_flags(c, native, native->cpu.rip, BT_FLAGS_ARITH, 6)))
+	unsigned budget = 2000;
+	if (flags && (all_flags || flags & live_flags(c, native, native->cpu.rip, BT_FLAGS_ARITH, 6, &budget)))
 		return "arithmetic flags";
 	what = compare_vectors(native, guest);
 	return what ? what : compare_memory(native, guest);
@@ -299,15 +301,15 @@ static const char *known_difference(const struct diff_case *c, const struct outc
 	if (both && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 >= GVA_KERNEL &&
 	    native->cr2 < GVA_HOLE && is_memory_fault(guest))
 		return "an access into the non-canonical hole";
-	if (both && c->bits == 32 && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 < 16 &&
-	    is_memory_fault(guest))
+	if (both && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 < 64 && is_memory_fault(guest) &&
+	    (c->bits == 32 || (last->addrsize == 4 && guest->cr2 >> 32 == 1)))
 		return "an access that wraps at 4 GiB";
 	if (both && guest->vector == VEC_UD && decodes_at(c, native, guest->cpu.rip) == BT_DECODE_INVALID)
 		return "an encoding that the manuals leave undefined";
 	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && last->cls == BT_CLASS_GATHER)
 		return "a gather that faults half-way";
-	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && last->handler == BT_OP_pusha)
-		return "what pusha stored before it faulted";
+	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && (last->handler == BT_OP_pusha || last->handler == BT_OP_popa))
+		return "what pusha or popa did before it faulted";
 	if (both && native->cpu.rip == guest->cpu.rip && undefined_or_fetch(native, guest))
 		return "an undefined instruction at the end of a page";
 	if (both && native->vector == VEC_GP && branch &&
@@ -320,7 +322,7 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 			      const struct outcome *guest)
 {
 	static struct diff_case traced;
-	bool x87 = false, pointers = false;
+	bool x87 = false, pointers = false, opt = false;
 	struct bt_insn in = {.handler = BT_OP_NONE};
 	const struct outcome *o;
 	const char *why;
@@ -337,9 +339,19 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 		if (bt_decode(o->step[i].bytes, 16, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
 			continue;
 		pointers |= x87 && is_state_image(&in);
-		x87 |= (in.flags & BT_I_FPU) && in.cls == BT_CLASS_NATIVE;
+		x87 |= ((in.flags & BT_I_FPU) && in.cls == BT_CLASS_NATIVE) || is_state_image(&in);
+		opt |= in.handler == BT_OP_xsaveopt;
 	}
-	return known_difference(c, native, guest, &in, pointers);
+	/* Where it ended: the trace may be too short for that, or have gone elsewhere where code changed itself. */
+	uint8_t code[32] = {0};
+	unsigned n_code = fetch(native, native->cpu.rip, code);
+	why = n_code ? step_excuse(c, code) : NULL;
+	if (why)
+		return why;
+	if (n_code)
+		bt_decode(code, n_code, (enum bt_bits)c->bits, &in);
+	why = known_difference(c, native, guest, &in, pointers);
+	return why ? why : opt ? "xsaveopt stores what it might leave out" : NULL;
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------- */

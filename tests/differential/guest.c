@@ -128,6 +128,7 @@ static void base_state(struct guest *g)
 	s->gdtr.limit = 0x37;
 	s->idtr.base = KERNEL + OFF_IDT;
 	s->idtr.limit = 0xfff;
+	memset(&s->ldtr, 0, sizeof(s->ldtr));
 	segment(&s->tr, 0x40, 0x8b);
 	s->tr.base = KERNEL + OFF_TSS;
 	s->tr.limit = 0x67;

@@ -21,6 +21,7 @@
 #define CHECK_CASES_32 60000u
 #define HALF (NATIVE_SLOTS / 2)
 #define EXCUSES 64
+#define HANG_SECONDS 30
 
 struct run {
 	struct native *native;
@@ -36,13 +37,14 @@ struct run {
 	} excuse[EXCUSES];
 };
 
-/* Which case is being translated (bits, number): for the process that watches. */
+/* Which case is being translated (bits, number, a count): for the process that watches. */
 static volatile unsigned *watched;
 
 static const struct outcome *translated(struct run *r, const struct diff_case *c, bool again)
 {
 	watched[0] = c->bits;
 	watched[1] = c->number;
+	watched[2]++;
 	return guest_run(r->guest, c, again);
 }
 
@@ -258,6 +260,34 @@ static int plan(struct run *r, unsigned tests, unsigned n, unsigned count, unsig
 	return r->differences > before;
 }
 
+/* With and without the engine's shortcuts with flags. */
+static void regressions(struct run *r, unsigned n)
+{
+	static struct diff_case c;
+	static struct outcome native;
+	unsigned before = r->differences;
+
+	for (unsigned i = 0; i < regression_count(); i++) {
+		const char *name = regression_case(i, &c), *what = NULL, *why;
+		native = *native_run(r->native, &c);
+		why = outcome_excuse(&native);
+		for (unsigned k = 0; k < 2 && !what && !why; k++) {
+			r->precise = k;
+			guest_precise_flags(r->guest, r->precise);
+			what = check(r, &c, &native, true);
+		}
+		if (why || what) {
+			r->differences++;
+			printf("# \"%s\": %s\n", name, why ? why : "wrong again");
+			if (what)
+				report(r, &c, what);
+		}
+	}
+	r->precise = false;
+	guest_precise_flags(r->guest, false);
+	printf("%s %u - %u pieces of code that were wrong once\n", r->differences > before ? "not ok" : "ok", n, regression_count());
+}
+
 static void skip(unsigned tests, const char *why)
 {
 	printf("1..%u\n", tests);
@@ -271,13 +301,22 @@ static void skip(unsigned tests, const char *why)
  */
 static int watch(pid_t pid, uint64_t seed)
 {
+	unsigned last = 0, still = 0;
 	int status = 0;
 
-	waitpid(pid, &status, 0);
+	while (!waitpid(pid, &status, WNOHANG)) {
+		const struct timespec pause = {.tv_nsec = 100000000};
+		nanosleep(&pause, NULL);
+		still = watched[2] == last ? still + 1 : 0;
+		last = watched[2];
+		if (still > HANG_SECONDS * 10)
+			kill(pid, SIGKILL);
+	}
 	if (WIFEXITED(status))
 		return WEXITSTATUS(status);
-	printf("not ok 1 - the engine died of signal %d; repeat with: differential --bits %u --seed %llu --case %u --verbose\n",
-	       WTERMSIG(status), watched[0], (unsigned long long)seed, watched[1]);
+	printf("not ok 1 - the engine %s %d; repeat with: differential --bits %u --seed %llu --case %u --verbose\n",
+	       WTERMSIG(status) == SIGKILL ? "hung: signal" : "died of signal", WTERMSIG(status), watched[0],
+	       (unsigned long long)seed, watched[1]);
 	return 1;
 }
 
@@ -310,7 +349,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "differential: --bits is 32 or 64\n");
 		return 2;
 	}
-	unsigned tests = bits || single ? 1 : 2;
+	unsigned tests = single ? 1 : !from + (bits != 32) + (bits != 64);
 	watched = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	fflush(stdout);
 	pid_t pid = fork();
@@ -330,6 +369,8 @@ int main(int argc, char **argv)
 		printf("%s 1 - case %u\n", r.differences ? "not ok" : "ok", number);
 	} else {
 		unsigned n = 1;
+		if (!from)
+			regressions(&r, n++);
 		if (bits != 32)
 			plan(&r, tests, n++, count ? count : CHECK_CASES_64, 64, from);
 		if (bits != 64)

@@ -112,6 +112,8 @@ static void load_case(ucontext_t *uc)
 	sigdelset(&uc->uc_sigmask, SIGVTALRM);
 	child.ticks = 0;
 	child.phase = RUNNING;
+	/* Compatibility mode looks at these; in 64-bit mode, reading them shows them. Code that strays may change them. */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_USER_DS));
 	child.gs_base = cpu->gs_base;
 	back_to_case(cpu->fs_base);
 }
@@ -162,14 +164,16 @@ static void note_step(uint64_t rip)
 {
 	struct outcome *o = child.out;
 
-	if (o->steps == OUTCOME_STEPS || (o->steps && o->step[o->steps - 1].rip == rip)) /* rep: once is enough */
+	if (o->steps == OUTCOME_STEPS)
 		return;
 	o->step[o->steps].rip = rip;
 	for (unsigned i = 0; i < 16; i++) {
 		const uint8_t *p = window_at(rip + i);
 		o->step[o->steps].bytes[i] = p ? *p : 0;
 	}
-	o->steps++;
+	/* A repeated instruction is noted once. */
+	if (!o->steps || memcmp(&o->step[o->steps - 1], &o->step[o->steps], sizeof(o->step[0])))
+		o->steps++;
 }
 
 static void handler(int sig, siginfo_t *info, void *context)
@@ -284,8 +288,6 @@ static _Noreturn void child_main(struct native *n)
 	sigaddset(&set, SIGVTALRM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	setitimer(ITIMER_VIRTUAL, &timer, NULL);
-	/* Compatibility mode looks at them; in 64-bit mode, reading them shows them. */
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_USER_DS));
 	if (no_system_calls() < 0)
 		_exit(4);
 	while (read(n->socket, &request, sizeof(request)) == (ssize_t)sizeof(request)) {
