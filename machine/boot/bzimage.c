@@ -34,11 +34,26 @@ bool bzimage_is(const struct boot_file *kernel)
 	return magic == HEADER_MAGIC;
 }
 
+/* Where the header of a protocol version ends in the file; what follows there is the set-up code's own. */
+static size_t version_end(uint16_t version)
+{
+	static const struct {
+		uint16_t version, end;
+	} ends[] = {{0x206, 0x23c}, {0x207, 0x248}, {0x208, 0x250}, {0x209, 0x258}, {0x20a, 0x264}, {0x20b, 0x268}};
+
+	for (unsigned i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		if (version <= ends[i].version)
+			return ends[i].end;
+	}
+	return SETUP_HEADER_AT + sizeof(struct setup_header);
+}
+
 static int parse(const struct boot_file *kernel, struct bzimage *ret_image)
 {
 	struct bzimage image = {0};
 	const uint8_t *data = kernel->data;
 	size_t setup_bytes, header_end;
+	uint16_t version;
 
 	/* The header ends where the jump at 0x200 goes to. */
 	header_end = kernel->size > 0x202 ? 0x202u + data[0x201] : 0;
@@ -46,6 +61,9 @@ static int parse(const struct boot_file *kernel, struct bzimage *ret_image)
 		header_end = SETUP_HEADER_AT + sizeof(image.header);
 	if (header_end > kernel->size || header_end < 0x230)
 		return boot_fail(-EINVAL, "kernel %s is truncated in its setup header: copy it again", kernel->path);
+	memcpy(&version, data + 0x206, sizeof(version));
+	if (header_end > version_end(version))
+		header_end = version_end(version);
 	image.header_bytes = (uint32_t)(header_end - SETUP_HEADER_AT);
 	memcpy(&image.header, data + SETUP_HEADER_AT, image.header_bytes);
 	if (image.header.version < VERSION_CMDLINE_SIZE || !(image.header.loadflags & LOADED_HIGH))
@@ -139,11 +157,17 @@ static int load_packed(struct boot_direct *direct, const struct boot_file *kerne
 	uint64_t at = h->code32_start, end = at + image->code_bytes, run = at, init = h->init_size;
 	int rc;
 
+	/* Such as iPXE's: an image of another kind that only pretends to be a kernel, by its set-up code. */
+	if (at < BOOT_HIGH_BASE)
+		return boot_fail(-ENOEXEC,
+				 "kernel %s can only be started from real mode (its 32-bit entry is %#llx): give the VM a firmware, too, "
+				 "such as SeaBIOS, which does that",
+				 kernel->path, (unsigned long long)at);
 	if (h->version >= 0x20a && h->relocatable_kernel && h->pref_address > run)
 		run = h->pref_address;
 	if (run + init > end)
 		end = run + init;
-	if (at < BOOT_HIGH_BASE || end > direct->acpi_gpa)
+	if (end > direct->acpi_gpa)
 		return boot_fail(-ENOSPC, "kernel %s needs memory up to %llu MiB, the VM has only %llu MiB for it: give it more",
 				 kernel->path, (unsigned long long)(end >> 20), (unsigned long long)(direct->acpi_gpa >> 20));
 	rc = boot_put(direct->machine, at, image->code, image->code_bytes, "kernel");

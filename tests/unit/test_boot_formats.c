@@ -407,11 +407,15 @@ static void test_fallback_32bit(void **state)
 	static struct cpu_state bsp;
 	const char *message = "";
 
+	/* 2.09 has no such fields: what is there is code, as in iPXE's lkrn. */
 	h->version = 0x209;
+	h->init_size = 0x73656c66;
+	h->pref_address = 0x7475727473000000;
 	const struct machine_boot boot = {.kernel = write_file("old32", image.data, image.n)};
 	if (machine_boot(machine, &boot, &bsp, &message) != 0)
 		fail_msg("boot failed: %s", message);
 	assert_int_equal(bsp.rip, CODE32);
+	assert_int_equal(zero_page(machine, &bsp).hdr.init_size, 0);
 	assert_int_equal(bsp.cr0 & 0x80000001, 1);
 	assert_int_equal(bsp.gpr[GPR_RSI], BOOT_ZERO_PAGE_GPA);
 	assert_true(bsp.seg[SEG_CS].access & SEG_ACCESS_DB);
@@ -454,7 +458,12 @@ static void test_bad_kernels(void **state)
 	h->version = 0x201;
 	path = write_file("old", image.data, image.n);
 	expect_error(64, &(struct machine_boot){.kernel = path}, -ENOEXEC, path, "2.01");
+	h->version = 0x207;
+	h->code32_start = 0;
+	path = write_file("real-mode-only", image.data, image.n);
+	expect_error(64, &(struct machine_boot){.kernel = path}, -ENOEXEC, path, "real mode");
 	h->version = 0x20f;
+	h->code32_start = CODE32;
 	/* A bit of damage in the middle of a block: LZ4 has no checksum, but lengths no longer add up. */
 	memset(image.data + SETUP_BYTES + PAYLOAD_AT + 4096, 0xff, 8192);
 	path = write_file("damaged", image.data, image.n);
