@@ -278,8 +278,49 @@ static struct bt_mem_result code_write(struct bt_vcpu *v, uint8_t *host, gpa_t g
 	resume = tail_get(v, site);
 	bt_copy(v->bounce, host, site->bytes);
 	v->bounce_host = host;
-	v->bounce_bytes = site->bytes;
+	v->bounce_bytes = v->bounce_first = site->bytes;
 	return (struct bt_mem_result){.host = v->bounce, .resume = resume};
+}
+
+/*
+ * A read-modify-write across two pages, with other vCPUs about: the lock is held from the load to the commit, so that
+ * such operations are atomic towards each other, as a processor's bus lock makes them. Towards one that touches the same
+ * bytes within a page they are not. False: one of the pages is not RAM.
+ */
+static bool across_locked(struct bt_vcpu *v, gva_t gva, const struct bt_site *site, unsigned mmu, struct bt_mem_result *ret)
+{
+	unsigned n = site->bytes, first = room_in_page(gva);
+	enum bt_tlb_result low, high;
+	uint8_t *host, *host2;
+	gpa_t gpa, gpa2;
+	struct bt_tb *tb;
+
+	bt_lock(v);
+	low = bt_tlb_fill(v, gva, true, mmu, &host, &gpa);
+	high = bt_tlb_fill(v, gva + first, true, mmu, &host2, &gpa2);
+	if (low == BT_TLB_MMIO || high == BT_TLB_MMIO) {
+		bt_unlock(v);
+		return false;
+	}
+	if (low == BT_TLB_CODE)
+		bt_code_written(v->vm, gpa, first);
+	if (high == BT_TLB_CODE)
+		bt_code_written(v->vm, gpa2, n - first);
+	tb = bt_tb_of(v->vm, v->site);
+	if (tb && tb->dead && !(tb->key & KEY_ONE)) {
+		v->run_one = true;
+		bt_restart(v);
+	}
+	v->site = NULL;
+	bt_copy(v->bounce, host, first);
+	bt_copy(v->bounce + first, host2, n - first);
+	v->bounce_host = host;
+	v->bounce_host2 = host2;
+	v->bounce_first = first;
+	v->bounce_bytes = n;
+	ret->resume = tail_get(v, site);
+	ret->host = v->bounce;
+	return true;
 }
 
 struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
@@ -299,8 +340,14 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (!bt_code64(v) && gva + n > 1ull << 32) /* past the end of a flat segment; others wrap, which is not done here */
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
-	if (n > room_in_page(gva))
+	if (n > room_in_page(gva)) {
+		struct bt_mem_result result;
+
+		if ((site->access & SITE_ACCESS) == (BT_ACCESS_READ | BT_ACCESS_WRITE) && v->vm->vcpus > 1 &&
+		    across_locked(v, gva, site, mmu, &result))
+			return result;
 		return bounced(v, gva, site, mmu);
+	}
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {
 	case BT_TLB_DIRECT: break;
 	case BT_TLB_MMIO: return bounced(v, gva, site, mmu);
@@ -312,8 +359,10 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 
 void bt_mem_commit(struct bt_vcpu *v)
 {
-	if (v->bounce_host) { /* code_write holds the lock */
-		bt_copy(v->bounce_host, v->bounce, v->bounce_bytes);
+	if (v->bounce_host) { /* code_write or across_locked hold the lock */
+		bt_copy(v->bounce_host, v->bounce, v->bounce_first);
+		if (v->bounce_first < v->bounce_bytes)
+			bt_copy(v->bounce_host2, v->bounce + v->bounce_first, v->bounce_bytes - v->bounce_first);
 		v->bounce_host = NULL;
 		bt_unlock(v);
 		return;

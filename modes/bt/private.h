@@ -163,7 +163,9 @@ struct bt_vcpu {
 	uint64_t bounce_gva;
 	uint32_t bounce_bytes;
 	uint8_t bounce_mmu;
-	uint8_t *bounce_host; /* the commit goes here, under the lock that code_write took */
+	uint8_t *bounce_host; /* the commit goes here, under the lock that code_write or across_locked took */
+	uint8_t *bounce_host2; /* and from its byte bounce_first on there, if that is less than bounce_bytes */
+	uint32_t bounce_first;
 	const struct bt_insn *op_insn; /* of the helper that runs */
 	bool code_hit;         /* a store of C code's went to a page with translations */
 	const uint8_t *site;   /* non-NULL while a slow path runs: its return address, from which rip is found */

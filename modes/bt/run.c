@@ -132,6 +132,8 @@ static bool must_leave(struct bt_vcpu *v)
 {
 	if (v->kicked || v->one_active || (v->cs.rflags & RFLAGS_TF))
 		return true;
+	if (v->cs.nmi_pending && !v->cs.nmi_blocked) /* an iret has just let it in */
+		return true;
 	if (v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index))
 		return true;
 	v->cs.interrupt_shadow = 0; /* nothing was waiting: it has had its effect */

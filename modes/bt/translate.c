@@ -565,7 +565,7 @@ static void emit_ret(struct trans *t, const struct bt_insn *in)
 		emit_pop_value(t, bytes);
 	t->grouped = false;
 	emit_move_rsp(t, (int)bytes + (int)(uint16_t)in->imm);
-	bt_emit_indirect(t, false);
+	bt_emit_indirect(t, true);
 }
 
 static void emit_jcc(struct trans *t, const struct bt_insn *in)

@@ -43,5 +43,7 @@
 
 /* Ends a piece of code that run_regs was given. Callable from ring 3. */
 #define VECTOR_DONE 0xf0
+/* Wakes a processor that waits for a call. */
+#define VECTOR_WAKE 0xe0
 
 #endif

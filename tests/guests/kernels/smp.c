@@ -13,15 +13,16 @@ void ap_main(unsigned n)
 	struct cpu *c = &cpus[n];
 
 	cpu_init(n);
-	lapic_write(LAPIC_SVR, 0x1ff);
+	interrupts_reset();
 	__atomic_store_n(&cpu_count, n + 1, __ATOMIC_SEQ_CST);
 	for (;;) {
 		void (*fn)(void *arg) = __atomic_load_n(&c->call, __ATOMIC_ACQUIRE);
 
-		if (!fn) {
-			relax();
+		if (!fn) { /* VECTOR_WAKE ends the halt */
+			__asm__ volatile("sti; hlt; cli" : : : "memory");
 			continue;
 		}
+		cr3_set(cr3_get()); /* what earlier tests mapped is no longer there */
 		fn(c->call_arg);
 		c->call = NULL;
 		__atomic_store_n(&c->running, false, __ATOMIC_RELEASE);
@@ -64,7 +65,8 @@ void cpu_call(unsigned n, void (*fn)(void *arg), void *arg)
 {
 	cpus[n].running = true;
 	cpus[n].call_arg = arg;
-	__atomic_store_n(&cpus[n].call, fn, __ATOMIC_RELEASE);
+	__atomic_store_n(&cpus[n].call, fn, __ATOMIC_SEQ_CST);
+	ipi(n, ICR_FIXED | VECTOR_WAKE);
 }
 
 bool cpu_wait(unsigned n)

@@ -86,6 +86,10 @@ void trap(struct frame *f)
 	struct cpu *c = cpu_here();
 	struct regs *r = c->catching;
 
+	if (f->vector == VECTOR_WAKE) {
+		lapic_eoi();
+		return;
+	}
 	if (handlers[f->vector]) {
 		handlers[f->vector](f);
 		return;
