@@ -88,7 +88,7 @@ def put_grub(disk, modules_dir, image):
 
 
 class Disk:
-    """What GRUB boots from: a file system with Debian's kernel, GNU Mach, memtest86+. Made when first asked for."""
+    """What GRUB boots from: a file system with Debian's kernel, GNU Mach, Xen, memtest86+. Made when first asked for."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -105,7 +105,7 @@ class Disk:
         shutil.rmtree(root, ignore_errors=True)
         os.makedirs(os.path.join(root, "boot"))
         modules_dir, image = grub_image(self.folder, "i386-pc", "grub-pc-bin",
-                                        ["biosdisk", "multiboot", "linux16", "lsmmap", "cpuid"])
+                                        ["biosdisk", "multiboot", "multiboot2", "linux16", "lsmmap", "cpuid"])
         shutil.copy(kernel_image(), os.path.join(root, "boot", "vmlinuz"))
         make_initramfs(os.path.join(root, "boot", "initrd"))
         with open(disk, "wb") as f:
@@ -114,6 +114,9 @@ class Disk:
         shutil.copy(mach, os.path.join(root, "boot", "gnumach.gz"))
         memtest = package("memtest86+", "./boot/*.bin") + "/boot/memtest86+ia32.bin"
         shutil.copy(memtest, os.path.join(root, "boot", "memtest"))
+        xen = package("xen-hypervisor-4.17-amd64", "./boot/xen-4.17-amd64.gz") + "/boot/xen-4.17-amd64.gz"
+        shutil.copy(xen, os.path.join(root, "boot", "xen.gz"))
+        shutil.copy(installer_files("amd64")[0], os.path.join(root, "boot", "dom0"))
         make(mke2fs, "-q", "-F", "-t", "ext2", "-d", root, "-E", f"offset={MIB}", disk, "63M")
         put_grub(disk, modules_dir, image)
         return disk
@@ -193,6 +196,35 @@ def grub_boots_memtest_from_real_mode(disk):
         memtest_starts(console)
 
 
+def firmware_boots_ipxe(folder):
+    """Through fw_cfg and our option ROM, from real mode; iPXE itself goes back and forth between the modes."""
+    image = package("ipxe", "./boot/ipxe.lkrn") + "/boot/ipxe.lkrn"
+    with Guest(folder, {"firmware": seabios(), "kernel": image}) as console:
+        console.expect("iPXE initialising devices", 60)
+        console.expect("Ctrl-B", 60)
+        console.type("\x02")
+        console.expect("iPXE> ", 30)
+        # No more than 15 characters at once: it reads them through the BIOS, whose keyboard buffer holds those.
+        console.type("show version\n")
+        console.expect(r"version:string = 1\.", 30)
+
+
+def xen_runs_a_paravirtual_linux(disk):
+    """Xen in ring 0, and in ring 3 the installer's kernel (the cloud kernel is no dom0): faults and page tables of two systems."""
+    with at_grub(disk, vcpus=2, memory_mib=768) as console:
+        wait_for_grub(console)
+        commands = ("multiboot2 /boot/xen.gz com1=115200,8n1 console=com1 dom0_mem=512M noreboot",
+                    "module2 /boot/dom0 console=hvc0", "module2 /boot/initrd")
+        for command in commands:
+            out = ask_grub(console, command)
+            check("error" not in out, out)
+        console.type("boot\n")
+        console.expect(r"\(XEN\) Xen version 4", 60)
+        console.expect(r"Dom0 has maximum 2 VCPUs", 60)
+        console.expect(r"Booting .*kernel on Xen", BOOT_TIMEOUT)
+        console.expect(UP, BOOT_TIMEOUT)
+
+
 def grub_loads_gnu_mach(disk):
     """A Multiboot kernel: 32-bit paging, its own descriptor tables, PIC and PIT; without servers it says so and panics."""
     with at_grub(disk) as console:
@@ -212,15 +244,17 @@ def memtest_starts(console):
     console.expect(r"#\d+ +\[.*\]", 60)
 
 
-def memtest(folder, bits, **more):
+def memtest(folder, bits, vcpus):
     """Into the last of its tests that walk over the memory (what follows waits for bits to fade); a whole pass if asked.
 
     It shows only the tests that run when it writes to the screen, every other second.
     """
     image = package("memtest86+", "./boot/*.bin") + f"/boot/memtest86+{bits}.bin"
     boot = {"kernel": image, "cmdline": "console=ttyS0,115200"}
-    with Guest(folder, boot, **{"memory_mib": 64, **more}) as console:
+    with Guest(folder, boot, memory_mib=64, vcpus=vcpus) as console:
         memtest_starts(console)
+        if vcpus > 1:
+            console.expect(rf"SMP: {vcpus}T \(PAR\)", 60)
         console.expect(r"#(9|10) +\[", 300)
         if LONG:
             console.expect(r"Pass: +1 ", 1800)
@@ -229,11 +263,16 @@ def memtest(folder, bits, **more):
         check(set(counts) == {"0"}, f"it found errors: {max(map(int, counts))}")
 
 
-def installer(folder, arch, more, first_line):
-    """Its kernel and initrd to the first question (a terminal's dialog), and on to the next."""
+def installer_files(arch):
     where = f"/usr/lib/debian-installer/images/12/{arch}/text/debian-installer/{arch}"
     found = package(f"debian-installer-12-netboot-{arch}", f".{where}/linux", f".{where}/initrd.gz") + where
-    boot = {"kernel": found + "/linux", "initrd": found + "/initrd.gz", "cmdline": f"console=ttyS0 {more}".strip()}
+    return found + "/linux", found + "/initrd.gz"
+
+
+def installer(folder, arch, first_line):
+    """Its kernel and initrd to the first question (a terminal's dialog), and on to the next."""
+    kernel, initrd = installer_files(arch)
+    boot = {"kernel": kernel, "initrd": initrd, "cmdline": "console=ttyS0"}
     with Guest(folder, boot, memory_mib=1024) as console:
         console.expect(first_line, BOOT_TIMEOUT)
         console.expect(r"Run /init as init process", BOOT_TIMEOUT)
@@ -305,10 +344,12 @@ def main():
             ("GRUB boots Debian's kernel from a disk", grub_boots_debians_kernel, disk),
             ("GRUB boots memtest86+ from real mode", grub_boots_memtest_from_real_mode, disk),
             ("GRUB loads GNU Mach", grub_loads_gnu_mach, disk),
-            ("memtest86+, 64-bit", memtest, folder, "x64"),
-            ("memtest86+, 32-bit", memtest, folder, "ia32"),
-            ("Debian installer, amd64", installer, folder, "amd64", "", r"Linux version \S+-amd64 "),
-            ("Debian installer, i386", installer, folder, "i386", "", r"Linux version \S+-686 "),
+            ("Xen runs a paravirtual Linux", xen_runs_a_paravirtual_linux, disk),
+            ("iPXE, through SeaBIOS", firmware_boots_ipxe, folder),
+            ("memtest86+, 64-bit, 2 processors", memtest, folder, "x64", 2),
+            ("memtest86+, 32-bit", memtest, folder, "ia32", 1),
+            ("Debian installer, amd64", installer, folder, "amd64", r"Linux version \S+-amd64 "),
+            ("Debian installer, i386", installer, folder, "i386", r"Linux version \S+-686 "),
             ("U-Boot, 32-bit", uboot, folder, "qemu-x86", "32-bit"),
             ("U-Boot, 64-bit", uboot, folder, "qemu-x86_64", "64-bit"),
             ("OVMF", ovmf, folder),
