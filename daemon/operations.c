@@ -423,8 +423,10 @@ static bool reachable(struct vm *vm, daemon_done_fn done, void *opaque)
 
 static void answer_code(struct op *op, int code, const char *message)
 {
-	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM, "VM %s: %s",
-		     op->uuid, message);
+	const struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
+
+	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM,
+		     "VM \"%s\": %s", vm ? vm->name : op->uuid, message);
 }
 
 static void on_empty(void *opaque, int code, const char *message, json_object *result)

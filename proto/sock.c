@@ -98,7 +98,7 @@ int sock_listen(const char *path, unsigned permissions)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Linux gives the node the socket's own mode (less the umask), so nobody slips in before a chmod. */
 	if (fd < 0 || fchmod(fd, permissions) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    chmod(addr.sun_path, permissions) < 0 || listen(fd, 128) < 0) {
+	    chmod(addr.sun_path, permissions) < 0 || listen(fd, SOMAXCONN) < 0) {
 		rc = -errno;
 		if (fd >= 0)
 			close(fd);

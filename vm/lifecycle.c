@@ -458,9 +458,10 @@ static void report_outcome(struct vm *vm)
 		return;
 	if (!stop_vcpus(vm, VM_WANT_PARK))
 		vm_log_crash(vm, vcpu);
-	if (outcome.reason == MODE_EXIT_SHUTDOWN)
-		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u%s%s", vcpu,
-			  outcome.message[0] ? ": " : "", outcome.message);
+	if (outcome.reason == MODE_EXIT_SHUTDOWN && outcome.message[0]) /* it names the vCPU itself */
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "%s", outcome.message);
+	else if (outcome.reason == MODE_EXIT_SHUTDOWN)
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u", vcpu);
 	else
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "engine %s stopped on vCPU %u: %s", vm->mode->name, vcpu,
 			  outcome.message);

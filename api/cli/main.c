@@ -210,6 +210,8 @@ static json_object *read_json(const char *path)
 
 	if (text && line_parse_json(text, strlen(text), &json, &why))
 		complain("%s: not JSON: %s", strcmp(path, "-") ? path : "standard input", why);
+	else if (text && !json) /* json-c's way to say null, here that of a failure */
+		complain("%s: null is no definition", strcmp(path, "-") ? path : "standard input");
 	free(text);
 	return json;
 }

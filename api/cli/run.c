@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -554,6 +555,47 @@ static void drain(struct run *run)
 
 /* ---- the result ------------------------------------------------------------------------------------------- */
 
+/* Renaming over a device, a pipe or a link would replace it: root's /dev/null, say. */
+static bool is_special(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+/* Asked before the VM starts: a long run must not end with nowhere to put its figures. 0 or -errno. */
+static int check_stats_path(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char parent[PATH_MAX] = ".";
+	struct stat st;
+
+	if (!*path)
+		return -ENOENT;
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return -EISDIR;
+	if (is_special(path))
+		return access(path, W_OK) < 0 ? -errno : 0;
+	if (slash && (size_t)snprintf(parent, sizeof(parent), "%.*s", (int)(slash == path ? 1 : slash - path), path) >=
+			     sizeof(parent))
+		return -ENAMETOOLONG;
+	return access(parent, W_OK | X_OK) < 0 ? -errno : 0;
+}
+
+static int write_special(const char *path, const char *text, size_t bytes)
+{
+	FILE *file = fopen(path, "we");
+	int rc = 0;
+
+	if (!file)
+		return -errno;
+	if (fwrite(text, 1, bytes, file) != bytes)
+		rc = -errno;
+	if (fclose(file) && !rc)
+		rc = -errno;
+	return rc;
+}
+
 static int write_stats(const struct run *run, const char *state, const char *reason)
 {
 	json_object *stats = NULL, *out = json_object_new_object();
@@ -572,7 +614,8 @@ static int write_stats(const struct run *run, const char *state, const char *rea
 	}
 	text = json_object_to_json_string_length(
 		out, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
-	rc = file_write_atomic(run->stats_path, text, bytes, 0644);
+	rc = is_special(run->stats_path) ? write_special(run->stats_path, text, bytes)
+					 : file_write_atomic(run->stats_path, text, bytes, 0644);
 	if (rc)
 		complain("--stats %s: %s", run->stats_path, strerror(-rc));
 	json_object_put(out);
@@ -628,6 +671,12 @@ int command_run(struct cli *cli, int argc, char **argv)
 	if (parse(&run, argc, argv, &status)) {
 		json_object_put(run.definition);
 		return status;
+	}
+	status = run.stats_path ? check_stats_path(run.stats_path) : 0;
+	if (status) {
+		complain("--stats %s: %s", run.stats_path, strerror(-status));
+		json_object_put(run.definition);
+		return EXIT_USAGE;
 	}
 	/* From here on the end of this program is the end of a VM: signals are read, not died of. */
 	sigemptyset(&set);

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -101,6 +102,20 @@ def cannot_start_is_3(c):
     check(r.returncode in (2, 3) and "warp" in r.stderr, tail(r))
 
 
+def stats_replace_no_device(c):
+    """root's `--stats /dev/null` must not make a file of it; where nothing can be written no VM starts."""
+    pipe = os.path.join(c.folder, "pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    r = c.trictl("run", "--kernel", "/nonexistent/kernel", "--stats", pipe)
+    check(r.returncode == 3 and stat.S_ISFIFO(os.lstat(pipe).st_mode), tail(r))
+    check(json.loads(os.read(reader, 65536))["state"] == "failed", "statistics in the pipe")
+    os.close(reader)
+    for path in (c.folder, os.path.join(c.folder, "missing", "stats.json")):
+        r = c.run("--stats", path, cmdline="trivisor.do=poweroff")
+        check(r.returncode == 2 and "--stats" in r.stderr and not r.stdout, tail(r))
+
+
 def run_uses_a_daemon_that_is_there(c, daemon):
     r = c.trictl("--socket", daemon.socket, "run", "--name", "guest-of-run", "--memory", "256M", "--timeout", str(int(BOOT_TIMEOUT)),
                  "--kernel", kernel_image(), "--initrd", c.initrd, "--append", "console=ttyS0 trivisor.do=poweroff")
@@ -193,7 +208,8 @@ def main():
         except (Skip, Failed) as e:
             tap.skip("guests through the daemon", str(e))
             tap.finish()
-        for test in (run_ends_with_the_guest, no_reboot_ends_the_run, panic_is_4, timeout_is_124, cannot_start_is_3):
+        for test in (run_ends_with_the_guest, no_reboot_ends_the_run, panic_is_4, timeout_is_124, cannot_start_is_3,
+                     stats_replace_no_device):
             tap.run(test.__name__.replace("_", " "), test, c)
         with Daemon(folder) as daemon:
             for test in (run_uses_a_daemon_that_is_there, a_vm_of_run_ends_with_its_client, daemon_killed_and_back,
