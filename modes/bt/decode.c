@@ -574,7 +574,8 @@ static inline bool apply_row(struct cursor *c, const struct bt_row *row, struct 
 	if (insn->encoding == BT_ENC_VEX) {
 		if (row->flags & BT_I_SSE)
 			insn->flags |= BT_I_AVX;
-		if (insn->vvvv && !(form & (BT_F_VVVV | BT_F_VVVV_R | BT_F_VVVV_W)))
+		/* All four bits as they are encoded: one of them means nothing to register numbers outside 64-bit mode. */
+		if ((~c->p[insn->opcode_off - 1] >> 3 & 15) && !(form & (BT_F_VVVV | BT_F_VVVV_R | BT_F_VVVV_W)))
 			ok = false;
 	}
 	if (c->pre.lock) {

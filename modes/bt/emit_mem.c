@@ -74,7 +74,7 @@ void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
 
 	/* gs:[reg + disp], the common form of per-CPU data: two instructions. */
 	if (seg != 0xff && t->bits == 64 && in->addrsize == 8 && in->index == 0xff &&
-	    (in->base == 0xff || !spilled(in->base)) && !(in->flags & BT_I_MOFFS)) {
+	    (in->base == 0xff || !spilled(in->base)) && !(in->flags & (BT_I_MOFFS | BT_I_BITOFF))) {
 		int64_t disp = in->disp + (in->flags & BT_I_RIP_REL ? (int64_t)t->next : 0) +
 			       (in->base == GPR_RSP ? extra : 0);
 		if (fits_i32(disp)) {
@@ -86,6 +86,8 @@ void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
 		}
 	}
 	emit_offset(t, in, extra);
+	if (in->flags & BT_I_BITOFF)
+		bt_emit_bit_offset(t, in);
 	if (seg != 0xff)
 		add_segment(t, seg);
 }
@@ -210,6 +212,9 @@ static void emit_const_check(struct trans *t, gva_t gva, unsigned bytes, unsigne
 
 static int operand_slot(const struct bt_insn *in)
 {
+	/* An empty slot of rsp or rbp raises #SS. */
+	if ((in->base == GPR_RSP || in->base == GPR_RBP) && in->seg != SEG_SS)
+		return SITE_TLB;
 	if (in->base != 0xff)
 		return in->base;
 	return in->index != 0xff ? BT_SLOT_INDEX : SITE_TLB;

@@ -188,7 +188,7 @@ static bool emit_short_incdec(struct native *n)
 }
 
 /* bt, bts, btr, btc with a register bit number reach beyond the operand: the address moves by whole operands. */
-static void bit_offset_address(struct trans *t, const struct bt_insn *in)
+void bt_emit_bit_offset(struct trans *t, const struct bt_insn *in)
 {
 	struct emit *e = &t->e;
 	unsigned shift = in->opsize == 8 ? 6 : in->opsize == 4 ? 5 : 4;
@@ -202,12 +202,11 @@ static void bit_offset_address(struct trans *t, const struct bt_insn *in)
 	else if (in->opsize == 2)
 		e8(e, 0x4d), e8(e, 0x0f), e8(e, 0xbf), e8(e, 0xf6); /* movsx r14, r14w */
 	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xfe), e8(e, shift); /* sar r14, shift */
-	/* At a 32-bit address size the sum wraps too; not so with a segment's base in it, which nobody has. */
-	if (t->bits == 64 && (in->addrsize == 8 || in->seg == SEG_FS || in->seg == SEG_GS))
+	if (in->addrsize == 8)
 		e_lea(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
 	else
 		e_lea32(e, H_T0, (struct emit_mem){.base = H_T0, .index = H_T1, .scale = (uint8_t)(shift - 3)});
-	if (in->addrsize == 2 && t->key & KEY_FLAT && in->seg != SEG_FS && in->seg != SEG_GS)
+	if (in->addrsize == 2)
 		e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xff); /* movzx r15d, r15w */
 }
 
@@ -245,7 +244,6 @@ static void memory_operand(struct native *n, struct operands *o, bool needs_flag
 	bt_flags_clobber(t, t->live_in[t->i]);
 	if (bitoff) {
 		bt_emit_gva(t, in, 0);
-		bit_offset_address(t, in);
 		bt_emit_check(t, in->mem_bytes, in->access, -1, in->seg == SEG_SS ? BT_SITE_STACK : 0);
 	} else {
 		bt_emit_operand(t, in, 0, in->mem_bytes, in->access);

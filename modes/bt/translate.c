@@ -700,7 +700,12 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 		return;
 	}
 	switch ((enum bt_class)in->cls) {
-	case BT_CLASS_NATIVE: bt_emit_native(t, in); break;
+	case BT_CLASS_NATIVE:
+		if (in->flags & BT_I_MASKED && writes_code_segment(t, in))
+			emit_op(t, in); /* only what the mask selects faults */
+		else
+			bt_emit_native(t, in);
+		break;
 	case BT_CLASS_LEA: bt_emit_lea(t, in); break;
 	case BT_CLASS_NOP:
 		if (in->opcode == 0x90 && in->flags & BT_I_REP)

@@ -126,6 +126,8 @@ struct emit_mem bt_group_operand(const struct trans *t, int64_t offset);
 
 /* instructions as themselves (emit_native.c) */
 void bt_emit_native(struct trans *t, const struct bt_insn *in);
+/* T0, an operand's offset, moves by the whole operands that the bit number of bt and its kin reaches beyond it. Uses T1. */
+void bt_emit_bit_offset(struct trans *t, const struct bt_insn *in);
 void bt_emit_lea(struct trans *t, const struct bt_insn *in);
 
 /* control flow (emit_exit.c) */

@@ -164,6 +164,8 @@ const char *guest_start(struct guest **ret_guest);
 void guest_stop(struct guest *g);
 /* Runs c. `again`: keeps the translations of the run before, of the same case, and the code they came from. */
 const struct outcome *guest_run(struct guest *g, const struct diff_case *c, bool again);
+/* While on, the vCPU is kicked over and over by another thread: it leaves at every poll. */
+void guest_storm(struct guest *g, bool on);
 /* From the next first run on: no flags count as dead (or do again). */
 void guest_precise_flags(struct guest *g, bool on);
 /* The engine's own counters, for people. */

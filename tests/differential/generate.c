@@ -14,6 +14,8 @@ struct gen {
 	uint64_t random;
 	enum { FREE, KNOWN, UNKNOWN } state[GPR_COUNT];
 	uint64_t value[GPR_COUNT]; /* while KNOWN */
+	int favourite;             /* the base register of most operands; -1: any */
+	bool stack_run;            /* mostly pushes and pops */
 };
 
 /* ---- randomness ---------------------------------------------------------------------------- */
@@ -223,6 +225,10 @@ static unsigned encode(struct gen *g, const struct bt_row *row, uint8_t *p)
 	bool l = row->match_mask & BT_SEL_L ? row->match_value & BT_SEL_L : chance(g, 50);
 	bool rexb = row->match_mask & BT_SEL_REXB ? row->match_value & BT_SEL_REXB : chance(g, 40);
 	bool rexr = chance(g, 40), rexx = chance(g, 40);
+	bool favour = g->favourite >= 0 && chance(g, 75) && !(row->match_mask & BT_SEL_REXB);
+
+	if (favour)
+		rexb = g->favourite >> 3;
 
 	if (chance(g, 5))
 		p[n++] = (const uint8_t[]){0x64, 0x65, 0x2e, 0x36, 0x3e, 0x26}[below(g, 6)];
@@ -256,7 +262,7 @@ static unsigned encode(struct gen *g, const struct bt_row *row, uint8_t *p)
 		if (pp == 3)
 			p[n++] = 0xf2;
 		unsigned rex = 0x40 | (unsigned)w << 3 | (unsigned)rexr << 2 | (unsigned)rexx << 1 | (unsigned)rexb;
-		if (bits64 && (rex != 0x40 || chance(g, 20)) && (chance(g, 85) || row->match_mask & (BT_SEL_W | BT_SEL_REXB)))
+		if (bits64 && (rex != 0x40 || chance(g, 20)) && (chance(g, 85) || favour || row->match_mask & (BT_SEL_W | BT_SEL_REXB)))
 			p[n++] = (uint8_t)rex;
 		if (row->map != BT_MAP_1)
 			p[n++] = 0x0f;
@@ -275,11 +281,18 @@ static unsigned encode(struct gen *g, const struct bt_row *row, uint8_t *p)
 			modrm |= 0xc0;
 		else if (modrm >= 0xc0)
 			modrm ^= 0x40 << below(g, 2);
+		if (favour && modrm < 0xc0) {
+			modrm = (modrm & 0x38) | (chance(g, 70) ? 0x40 : 0x80) | (g->favourite & 7);
+			if ((g->favourite & 7) == 4) /* rsp and r12 take a SIB byte */
+				p[n + 1] = 0x24;
+		}
 		if (row->match_mask & 7u << BT_SEL_REG_SHIFT)
 			modrm = (modrm & 0xc7) | (row->match_value >> BT_SEL_REG_SHIFT & 7) << 3;
 		if (row->match_mask & 7u << BT_SEL_RM_SHIFT)
 			modrm = (modrm & 0xf8) | (row->match_value >> BT_SEL_RM_SHIFT & 7);
 		p[n++] = (uint8_t)modrm;
+		if (favour && modrm < 0xc0 && (g->favourite & 7) == 4 && !(row->match_mask & 7u << BT_SEL_RM_SHIFT))
+			n++;
 	}
 	return n;
 }
@@ -439,6 +452,8 @@ static void after(struct gen *g, const struct bt_insn *in)
 
 static enum category pick_category(struct gen *g)
 {
+	if (g->stack_run && chance(g, 75))
+		return CAT_STACK;
 	unsigned k = below(g, 100);
 
 	return k < 42 ? CAT_INT : k < 54 ? CAT_STACK : k < 66 ? CAT_FLOW : k < 71 ? CAT_STRING : k < 88 ? CAT_VECTOR
@@ -599,7 +614,7 @@ static void memory(struct gen *g)
 
 void case_generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits)
 {
-	struct gen g = {.c = c, .random = mix(seed) ^ mix(0x1000000ull + number)};
+	struct gen g = {.c = c, .random = mix(seed) ^ mix(0x1000000ull + number), .favourite = -1};
 	static bool indexed;
 
 	if (!indexed)
@@ -620,6 +635,10 @@ void case_generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned
 	c->cpu.fs_base = (uint64_t)((int64_t)(c->cpu.fs_base << 17) >> 17) & 0x7fffffffffff;
 	c->cpu.gs_base = (uint64_t)((int64_t)(c->cpu.gs_base << 17) >> 17) & 0x7fffffffffff;
 	memory(&g);
+	/* Runs of accesses off one register, which the engine checks together. */
+	if (chance(&g, 35))
+		g.favourite = (int)below(&g, bits == 64 ? 16 : 8);
+	g.stack_run = chance(&g, 10);
 	for (unsigned i = 0; i < c->insns; i++)
 		instruction(&g, i);
 	for (unsigned r = 0; r < (bits == 64 ? 16u : 8u); r++)

@@ -4,9 +4,11 @@
  */
 #include "tests/differential/case.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/time.h>
+#include <time.h>
 
 #include "machine/machine.h"
 #include "modes/bt/cache.h"
@@ -37,6 +39,8 @@ struct guest {
 	gpa_t next_table;
 	struct cpu_state base; /* everything a case does not say */
 	struct outcome out;
+	pthread_t kicker;
+	volatile int storm; /* -1: the thread is to end */
 };
 
 static struct mode_vcpu *volatile running;
@@ -139,6 +143,23 @@ static void base_state(struct guest *g)
 	memset(&s->seg[SEG_GS], 0, sizeof(s->seg[SEG_GS]));
 }
 
+static void *kick_on_and_on(void *arg)
+{
+	struct guest *g = arg;
+
+	while (g->storm >= 0) {
+		const struct timespec rest = {.tv_nsec = 200000};
+		if (!g->storm)
+			nanosleep(&rest, NULL);
+		else
+			for (unsigned i = 0; i < 64; i++) {
+				bt_mode.vcpu_kick(g->vcpu);
+				__builtin_ia32_pause();
+			}
+	}
+	return NULL;
+}
+
 const char *guest_start(struct guest **ret_guest)
 {
 	struct machine_config config = {.ram_bytes = RAM_BYTES, .vcpus = 1, .on_event = no_event, .on_output = no_output};
@@ -157,6 +178,13 @@ const char *guest_start(struct guest **ret_guest)
 	page_tables(g);
 	descriptor_tables(g);
 	base_state(g);
+	sigset_t blocked, before;
+	sigfillset(&blocked);
+	pthread_sigmask(SIG_SETMASK, &blocked, &before);
+	int rc = pthread_create(&g->kicker, NULL, kick_on_and_on, g);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rc)
+		return "no thread";
 	sigaction(SIGVTALRM, &sa, NULL);
 	setitimer(ITIMER_VIRTUAL, &timer, NULL);
 	*ret_guest = g;
@@ -167,6 +195,8 @@ void guest_stop(struct guest *g)
 {
 	if (!g)
 		return;
+	g->storm = -1;
+	pthread_join(g->kicker, NULL);
 	bt_mode.vcpu_destroy(g->vcpu);
 	bt_mode.vm_destroy(g->vm);
 	machine_destroy(g->machine);
@@ -267,6 +297,8 @@ const struct outcome *guest_run(struct guest *g, const struct diff_case *c, bool
 	memcpy(g->out.mem, g->ram + GPA_WORLD, sizeof(g->out.mem));
 	return &g->out;
 }
+
+void guest_storm(struct guest *g, bool on) { g->storm = on; }
 
 void guest_precise_flags(struct guest *g, bool on) { ((struct bt_vm *)(void *)g->vm)->precise_flags = on; }
 

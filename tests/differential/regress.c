@@ -26,6 +26,7 @@ static const struct regression {
 } regressions[] = {
 	/* faults */
 	{"a non-canonical operand off rbp is #SS", "0f984500", .set = {{GPR_RBP, NOT_CANONICAL}}},
+	{"but #GP when FS is added", "648a4500", .set = {{GPR_RBP, NOT_CANONICAL}}},
 	{"its flags survive a leave that faults", "48 01c8 c9", .set = {{GPR_RBP, NOT_CANONICAL}}},
 	{"alignment comes before page protection", "c5f9e703", .set = {{GPR_RBX, GVA_RO + 1}}},
 	{"alignment comes before #SS", "660f2b4d01", .set = {{GPR_RBP, NOT_CANONICAL}}},
@@ -74,6 +75,10 @@ static const struct regression {
 	{"vpcmpestri ignores W", "c4e3f961eb6b", .bits = 32, .set = {{GPR_RAX, 0xfffffffd}, {GPR_RDX, 5}}},
 	{"vpinsrd has no W", "c4e3e122c349", .bits = 32},
 	{"vpextrd has no W", "c4e3f916c349", .bits = 32},
+	{"vvvv that is not used is all ones", "c4e13fe6b91b0fdfff", .bits = 32},
+	{"a store through cs that the mask leaves out", "2ec4e2598e07", .bits = 32, .set = {{GPR_RDI, GVA_D0}}, .xmm = 4},
+	{"bts at a 16-bit address size through gs", "65670fab13", .bits = 32,
+	 .set = {{GPR_RBP, 0xfff0}, {GPR_RDI, 0xe}, {GPR_RDX, 0x8000}}},
 	{"opcode 82", "82df9c", .bits = 32},
 	{"the register in vpblendvb's immediate", "c4e3694cc5af", .bits = 32},
 	{"aaa", "37", .bits = 32, .set = {{GPR_RAX, 0x7efa}}, .flags = 0xad6},

@@ -269,6 +269,12 @@ static bool wide_vex(const struct pair *p)
 	return p->ours.encoding == BT_ENC_VEX && p->ours.vex_l;
 }
 
+/* VEX.vvvv with the bit clear that outside 64-bit mode means nothing to a register number. */
+static bool vvvv_bit3(const struct pair *p)
+{
+	return p->ours.encoding == BT_ENC_VEX && p->bits != BT_BITS_64 && !(p->ours.bytes[p->ours.opcode_off - 1] & 0x40);
+}
+
 static bool fma4(const struct pair *p)
 {
 	return p->ours.encoding == BT_ENC_VEX && p->ours.map == BT_MAP_0F3A && p->ours.opcode >= 0x48 && p->ours.opcode < 0x80;
