@@ -6,6 +6,7 @@
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,6 +66,23 @@ __attribute__((format(printf, 3, 4))) static int fail(struct vm *vm, int rc, con
 	return rc;
 }
 
+/*
+ * RAM is given out page by page as the guest touches it, so a size beyond the host's would start, and then bring the
+ * host down. Overcommitting several VMs is their owner's business.
+ */
+static int check_memory(struct vm *vm)
+{
+	struct sysinfo host;
+
+	if (sysinfo(&host) < 0)
+		return 0;
+	uint64_t host_mib = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit >> 20;
+	if (vm->def->memory_mib <= host_mib)
+		return 0;
+	return fail(vm, -ENOMEM, "memory_mib: %u is more than this host's %llu MiB of memory and swap; give the VM less",
+		    vm->def->memory_mib, (unsigned long long)host_mib);
+}
+
 static int build_machine(struct vm *vm)
 {
 	struct machine_config config = {
@@ -75,7 +93,10 @@ static int build_machine(struct vm *vm)
 		.opaque = vm,
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
 	};
-	int rc = machine_create(&config, &vm->machine);
+	int rc = check_memory(vm);
+	if (rc)
+		return rc;
+	rc = machine_create(&config, &vm->machine);
 	if (rc)
 		return fail(vm, rc, "cannot make a machine with %u MiB and %u vCPUs: %s%s", vm->def->memory_mib,
 			    vm->def->vcpus, strerror(-rc), rc == -ENOMEM ? "; give it less memory" : "");

@@ -288,6 +288,7 @@ def fails_to_start(folder, initrd):
         ("disk-directory", {"boot": boot, "disks": [{"path": folder}]}, folder),
         ("no-firmware", {"boot": {"firmware": "/nowhere/bios"}}, "/nowhere/bios"),
         ("little-memory", {"boot": boot, "memory_mib": 16}, ""),
+        ("more-than-the-host", {"boot": boot, "memory_mib": 1 << 20}, "memory_mib: 1048576 is more than this host's"),
         ("bad-key", {"boot": {"kernal": "/x"}}, "boot.kernal: unknown key"),
     ]
     for name, part, named in cases:
