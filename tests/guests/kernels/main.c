@@ -195,6 +195,7 @@ void kernel_main(void)
 	outb(COM1 + 4, 3);
 	cpu_init(0);
 	__asm__ volatile("fninit"); /* out of reset, x87 exceptions are unmasked */
+	interrupts_reset(); /* a firmware may have left timers running */
 	while (cmdline_word("wait") && !(inb(COM1 + 5) & 1))
 		relax();
 	print("\n1..%lu\n", kernel_test_count);

@@ -42,6 +42,9 @@ KERNELS = [
     Kernel("smc"),
     Kernel("interrupts"),
     Kernel("processors", vcpus=4),
+    Kernel("features"),
+    Kernel("registers"),
+    Kernel("io"),
     Kernel("triple", crashes=4),
 ]
 
