@@ -44,6 +44,7 @@ struct store {
 	bool writable; /* the worker's */
 	unsigned added[3];
 	char problem[512];
+	char detail[160]; /* the worker's: SQLite's message of a job that was rolled back */
 
 	pthread_t worker;
 	bool worker_runs, stop;
@@ -149,7 +150,7 @@ static int check_version(sqlite3 *db, bool create)
 		rc = exec(db, schema);
 	if (!rc)
 		rc = exec(db, "COMMIT");
-	if (rc)
+	if (rc && !sqlite3_get_autocommit(db))
 		sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
 	return rc;
 }
@@ -267,6 +268,14 @@ static int run_bound(struct store *store, const char *sql, const char *types, ..
 	return rc;
 }
 
+/* Keeps the message of what failed, which this would put its own in place of. SQLite may have rolled back already. */
+static void roll_back(struct store *store)
+{
+	snprintf(store->detail, sizeof(store->detail), "%s", sqlite3_errmsg(store->db));
+	if (!sqlite3_get_autocommit(store->db))
+		sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
+}
+
 static int run_put(struct store *store, struct job *job)
 {
 	return run_bound(store,
@@ -288,7 +297,7 @@ static int run_delete(struct store *store, struct job *job)
 	if (!rc)
 		rc = exec(store->db, "COMMIT");
 	if (rc)
-		sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
+		roll_back(store);
 	return rc;
 }
 
@@ -339,6 +348,7 @@ static void run_job(struct store *store, struct job *job)
 {
 	bool detail = false;
 
+	store->detail[0] = '\0';
 	job->error = job->run == run_list ? 0 : ensure_writable(store);
 	if (!job->error) {
 		job->error = job->run(store, job);
@@ -346,8 +356,11 @@ static void run_job(struct store *store, struct job *job)
 	}
 	if (!job->error)
 		return;
-	describe(store, job->error, detail && store->db ? sqlite3_errmsg(store->db) : NULL, job->message,
-		 sizeof(job->message));
+	describe(store, job->error,
+		 !detail || !store->db ? NULL
+		 : store->detail[0]    ? store->detail
+				       : sqlite3_errmsg(store->db),
+		 job->message, sizeof(job->message));
 	/* A handle that met a read-only or vanished file stays broken: open it afresh next time. */
 	if (detail && (job->error == -EROFS || job->error == -EIO)) {
 		sqlite3_close(store->db);

@@ -137,6 +137,28 @@ static void on_write(struct bufferevent *bev, void *arg)
 	}
 }
 
+/* What the peer sent behind its last newline, once nothing can follow. Whole lines are gone: reading stops while they
+   wait. */
+static void take_rest(struct line_peer *peer)
+{
+	struct evbuffer *in = bufferevent_get_input(peer->bev);
+	size_t bytes = evbuffer_get_length(in);
+	if (!bytes)
+		return;
+	char *text = malloc(bytes + 1);
+	if (!text) {
+		schedule_close(peer, ENOMEM);
+		return;
+	}
+	evbuffer_remove(in, text, bytes);
+	peer->scanned = 0;
+	if (text[bytes - 1] == '\r')
+		bytes--;
+	text[bytes] = '\0';
+	peer->ops.on_line(peer->opaque, text, bytes);
+	free(text);
+}
+
 static void on_event(struct bufferevent *bev, short what, void *arg)
 {
 	struct line_peer *peer = arg;
@@ -145,7 +167,9 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 		schedule_close(peer, error ? error : EIO);
 	} else if (peer->ops.on_eof && wants_input(peer)) {
 		peer->depth++;
-		peer->ops.on_eof(peer->opaque);
+		take_rest(peer);
+		if (wants_input(peer))
+			peer->ops.on_eof(peer->opaque);
 		leave(peer);
 	} else {
 		line_peer_finish(peer);

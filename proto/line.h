@@ -26,7 +26,8 @@ struct line_ops {
 	   when the peer did not read). Called once, never after line_peer_destroy; destroy it from here or later. */
 	void (*on_close)(void *opaque, int error);
 	/* Optional: the peer will send no more (it may still read, as `socat` does). Whoever sets it calls
-	   line_peer_finish once all it owes is sent; without it that happens at once. */
+	   line_peer_finish once all it owes is sent; without it that happens at once. What stood behind the last
+	   newline comes as a line before; without on_eof it is dropped, a peer that died in mid-line. */
 	void (*on_eof)(void *opaque);
 	/* Optional: a line is longer than LINE_MAX_BYTES. Whoever sets it sends an error and calls line_peer_finish;
 	   without it on_close(EMSGSIZE) follows. */

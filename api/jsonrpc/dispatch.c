@@ -171,6 +171,43 @@ void rpc_done(void *call, const struct daemon_error *error, json_object *result)
 
 /* ---- requests ----------------------------------------------------------------- */
 
+/* json-c takes an integer beyond 64 bits for the nearest one that fits: whether the text holds such. */
+static bool has_huge_integer(const char *text, size_t bytes)
+{
+	bool in_string = false;
+	size_t n;
+
+	for (size_t i = 0; i < bytes; i += n) {
+		n = 1;
+		if (text[i] == '"') {
+			in_string = !in_string;
+		} else if (in_string) {
+			n = text[i] == '\\' ? 2 : 1;
+		} else if (text[i] == '-' || (text[i] >= '0' && text[i] <= '9')) {
+			n = 1 + strspn(text + i + 1, "0123456789");
+			if (strchr(".Ee", text[i + n])) {
+				n += strspn(text + i + n, "+-.0123456789Ee");
+				continue;
+			}
+			errno = 0;
+			if (text[i] == '-')
+				strtoll(text + i, NULL, 10);
+			else
+				strtoull(text + i, NULL, 10);
+			if (errno == ERANGE)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* One of the two values that json-c gives such integers. */
+static bool at_limit(json_object *id)
+{
+	return json_object_is_type(id, json_type_int) &&
+	       (json_object_get_int64(id) == INT64_MIN || json_object_get_uint64(id) == UINT64_MAX);
+}
+
 static bool id_valid(json_object *id)
 {
 	switch (json_object_get_type(id)) {
@@ -182,8 +219,9 @@ static bool id_valid(json_object *id)
 	}
 }
 
-/* NULL, or why it is no request. *ret_id is set whenever there is a usable one. */
-static const char *request_problem(json_object *request, json_object **ret_id)
+/* NULL, or why it is no request. *ret_id is set whenever there is a usable one. huge: the message holds integers beyond
+   64 bits. */
+static const char *request_problem(json_object *request, bool huge, json_object **ret_id)
 {
 	json_object *value = NULL, *params = NULL;
 
@@ -192,6 +230,8 @@ static const char *request_problem(json_object *request, json_object **ret_id)
 	if (json_object_object_get_ex(request, "id", &value)) {
 		if (!id_valid(value))
 			return "id: expected a string, a number or null";
+		if (huge && at_limit(value))
+			return "id: an integer beyond 64 bits";
 		*ret_id = value;
 	}
 	if (!json_object_object_get_ex(request, "jsonrpc", &value) || !json_object_is_type(value, json_type_string) ||
@@ -232,10 +272,10 @@ static struct rpc_call *call_create(struct rpc_conn *conn, struct rpc_batch *bat
 	return call;
 }
 
-static void dispatch_one(struct rpc_conn *conn, struct rpc_batch *batch, json_object *request)
+static void dispatch_one(struct rpc_conn *conn, struct rpc_batch *batch, json_object *request, bool huge)
 {
 	json_object *id = NULL, *params = NULL, *checked = NULL;
-	const char *problem = request_problem(request, &id);
+	const char *problem = request_problem(request, huge, &id);
 	const char *name;
 	struct rpc_call *call;
 	char error[1024];
@@ -269,7 +309,7 @@ static void dispatch_one(struct rpc_conn *conn, struct rpc_batch *batch, json_ob
 	json_object_put(checked);
 }
 
-static void dispatch_batch(struct rpc_conn *conn, json_object *requests)
+static void dispatch_batch(struct rpc_conn *conn, json_object *requests, bool huge)
 {
 	size_t n = json_object_array_length(requests);
 	struct rpc_batch *batch;
@@ -289,7 +329,7 @@ static void dispatch_batch(struct rpc_conn *conn, json_object *requests)
 	batch->responses = json_object_new_array();
 	batch->reading = true;
 	for (size_t i = 0; i < n; i++)
-		dispatch_one(conn, batch, json_object_array_get_idx(requests, i));
+		dispatch_one(conn, batch, json_object_array_get_idx(requests, i), huge);
 	batch->reading = false;
 	batch_maybe_send(conn, batch);
 }
@@ -322,6 +362,7 @@ void rpc_dispatch(struct rpc_conn *conn, const char *text, size_t bytes)
 	json_object *message = NULL;
 	const char *why = NULL;
 	char error[200];
+	bool huge;
 
 	if (strspn(text, " \t\r") == bytes)
 		return; /* an empty line between messages */
@@ -335,9 +376,10 @@ void rpc_dispatch(struct rpc_conn *conn, const char *text, size_t bytes)
 		answer(conn, NULL, rpc_error_response(NULL, RPC_PARSE_ERROR, error));
 		return;
 	}
+	huge = has_huge_integer(text, bytes);
 	if (json_object_is_type(message, json_type_array))
-		dispatch_batch(conn, message);
+		dispatch_batch(conn, message, huge);
 	else
-		dispatch_one(conn, NULL, message);
+		dispatch_one(conn, NULL, message, huge);
 	json_object_put(message);
 }

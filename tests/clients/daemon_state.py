@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """What the daemon keeps, and what it does when it cannot: kills, full and read-only directories, configuration, users."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -135,6 +136,19 @@ def full_state_directory():
         check(refused, "256 KiB took 3000 definitions of 2 kB")
         check(refused["code"] == STORAGE and tmpfs.path in refused["message"] and "space" in refused["message"], str(refused))
         check(names(d.rpc) == kept, "a refused definition is listed")
+        # Those behind it are told the same, also where several statements are rolled back.
+        with open(os.path.join(tmpfs.path, "filler"), "wb") as f, contextlib.suppress(OSError):
+            f.write(b"x" * (1 << 20))
+        for i in range(20):
+            for method, params in (("vm.undefine", [kept[0]]), ("vm.define", [definition(f"no{i}", boot={"kernel": "/k", "cmdline": "x" * 2000})])):
+                answer = d.rpc.call(method, params)
+                if "error" in answer:
+                    check("space" in answer["error"]["message"] and "transaction" not in answer["error"]["message"], str(answer))
+                elif method == "vm.undefine":
+                    kept.pop(0)
+                else:
+                    kept.append(f"no{i}")
+        os.unlink(os.path.join(tmpfs.path, "filler"))
         check(d.rpc.result("daemon.version")["store_problem"], "store_problem is silent")
         check(d.rpc.call("policy.explain", {"vm": kept[0]}).get("result"), "reading does not work any more")
         tmpfs.remount("size=4m")

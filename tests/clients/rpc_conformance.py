@@ -89,10 +89,14 @@ def invalid_requests(d):
 
 def ids(d):
     raw = Raw(d.socket)
-    for id_ in (0, 1, -1, 2**53, 2**62, 1.5, "", "x", "1", "é\"\\", None):
+    for id_ in (0, 1, -1, 2**53, 2**62, 2**63, 2**64 - 1, -2**63, 1.5, "", "x", "1", "9" * 40, "é\"\\", None):
         answer = raw.ask(request("vm.list", id_=id_))
         check(answer["id"] == id_ and type(answer["id"]) is type(id_), f"id {id_!r} came back as {answer['id']!r}")
         check(answer.get("result") == [], str(answer))
+    for id_ in (2**64, 10**20, -2**63 - 1, 10**400):
+        expect_error(raw, request("vm.list", id_=id_), REQUEST, None, "64 bits")
+    answers = raw.ask("[%s,%s]" % (request("vm.list", id_=10**20), request("vm.list", id_=7)))
+    check(code_of(answers[0], None) == REQUEST and answers[1]["id"] == 7 and "result" in answers[1], str(answers))
 
 
 def notifications(d):
@@ -251,6 +255,13 @@ def half_closed(d):
     s.socket.shutdown(socket.SHUT_WR)
     answers = [json.loads(l) for l in s.file.read().splitlines()]
     check(len(answers) == 5 and all("result" in a for a in answers), str(answers))
+    # The last one may lack its newline.
+    for text, due in ((request("vm.list"), "result"), (request("vm.list") + "\n" + request("no.such") + "\r", "error"), ('{"jsonrpc"', "error")):
+        s = Raw(d.socket)
+        s.send(text)
+        s.socket.shutdown(socket.SHUT_WR)
+        answers = [json.loads(l) for l in s.file.read().splitlines()]
+        check(len(answers) == text.count("\n") + 1 and due in answers[-1], f"{text}: {answers}")
     raw = Raw(d.socket)
     for i in range(5):
         check("result" in raw.ask(request("vm.undefine", [f"half{i}"])), "undefine")
