@@ -138,7 +138,8 @@ static void take_result(struct vm *vm, const char *dir)
 
 	json_object_put(result);
 	if (!known)
-		vmdir_record(vm, dir, 0, "trivisor-vm died while no daemon was running, and left no result");
+		vmdir_record(vm, dir, 0, VM_CRASHED,
+			     "trivisor-vm died while no daemon was running, and left no result");
 	if (vm->transient)
 		registry_remove(vm);
 }

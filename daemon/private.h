@@ -48,6 +48,7 @@ struct vm_process {
 	struct event *linger_timer; /* it exited: how long to wait for its last messages */
 	struct pending_list starts, destroys;
 	char failure[600];               /* why we ended it ourselves, "" otherwise */
+	bool terminated, killed;         /* because a destroy was asked for: SIGTERM, SIGKILL were sent */
 	double event_tokens, event_time; /* how many events it may send now; monotonic seconds of the last one */
 	unsigned events_dropped;
 };
@@ -167,9 +168,8 @@ int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const
 int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot);
 /* An object from a file there, for the caller to put; NULL when there is none that can be used (that is logged). */
 json_object *vmdir_read_json(const char *dir, const char *name);
-/* Records how a VM ended: result.json if it is there, else that it crashed for `why`. Removes a transient VM's
-   directory. */
-void vmdir_record(struct vm *vm, const char *dir, double started, const char *why);
+/* Records how a VM ended: result.json if it is there, else `state`, for `why`. Removes a transient VM's directory. */
+void vmdir_record(struct vm *vm, const char *dir, double started, enum vm_state state, const char *why);
 /* Removes it and the files in it. There may be none. */
 void vmdir_remove(const char *dir);
 

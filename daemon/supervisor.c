@@ -100,6 +100,18 @@ static void describe_death(const struct vm_process *process, char *why, size_t s
 			 sigabbrev_np(process->exit_status) ? sigabbrev_np(process->exit_status) : "?");
 }
 
+/* How a process that left no result ended. One that we ended because that was asked for did not crash. */
+static enum vm_state state_of_death(const struct vm_process *process)
+{
+	bool by_signal = process->exit_known && process->exit_code_kind != CLD_EXITED;
+
+	if (process->killed && (!process->exit_known || (by_signal && process->exit_status == SIGKILL)))
+		return VM_DESTROYED;
+	if (process->terminated && by_signal && process->exit_status == SIGTERM)
+		return VM_DESTROYED;
+	return process->ready ? VM_CRASHED : VM_FAILED;
+}
+
 static unsigned transient_running(struct daemon *daemon)
 {
 	struct vm *vm;
@@ -122,7 +134,7 @@ static void finalise(struct vm_process *process)
 	char why[800];
 
 	describe_death(process, why, sizeof(why));
-	vmdir_record(vm, process->dir, process->started, why);
+	vmdir_record(vm, process->dir, process->started, state_of_death(process), why);
 	STAILQ_CONCAT(&starts, &process->starts);
 	STAILQ_CONCAT(&destroys, &process->destroys);
 	vm->process = NULL;
@@ -184,9 +196,11 @@ static void on_kill(evutil_socket_t fd, short what, void *opaque)
 	struct vm_process *process = opaque;
 
 	log_warning("VM %s: process %d does not end when told to; killed", process->vm->name, (int)process->pid);
-	if (!process->failure[0])
+	if (!process->failure[0]) {
+		process->killed = true;
 		snprintf(process->failure, sizeof(process->failure),
 			 "it did not end within %d s of being told to, and was killed", KILL_AFTER_MS / 1000);
+	}
 	send_signal(process, SIGKILL);
 }
 
@@ -201,10 +215,12 @@ void supervisor_end(struct vm *vm, daemon_done_fn done, void *opaque)
 	}
 	if (process->exited)
 		return;
-	if (process->vmlink && process->ready)
+	if (process->vmlink && process->ready) {
 		vmlink_call(process->vmlink, CONTROL_DESTROY, NULL, CALL_TIMEOUT_S, NULL, NULL);
-	else
+	} else {
+		process->terminated = !process->failure[0];
 		send_signal(process, SIGTERM);
+	}
 	if (!event_pending(process->kill_timer, EV_TIMEOUT, NULL))
 		event_add(process->kill_timer, &delay);
 }

@@ -146,12 +146,12 @@ static json_object *make_result(const char *dir, double started, enum vm_state s
 	return result;
 }
 
-void vmdir_record(struct vm *vm, const char *dir, double started, const char *why)
+void vmdir_record(struct vm *vm, const char *dir, double started, enum vm_state state, const char *why)
 {
 	json_object *result = read_result(dir), *params = json_object_new_object(), *reason = NULL;
 
 	if (!result) {
-		result = make_result(dir, started, vm->process && !vm->process->ready ? VM_FAILED : VM_CRASHED, why);
+		result = make_result(dir, started, state, why);
 		/* In place of its own, so that a later daemon does not record this end again. */
 		if (!vm->transient && write_json(dir, CONTROL_FILE_RESULT, result))
 			log_warning("%s: cannot write " CONTROL_FILE_RESULT, dir);

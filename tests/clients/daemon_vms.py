@@ -241,7 +241,9 @@ def hung_process(d):
     began = time.monotonic()
     check(d.rpc.result("vm.list")[0]["state"] == "running", "list")
     check(time.monotonic() - began < 1, "others wait for a VM that hangs")
-    check(d.rpc.result("vm.destroy", ["hung"], 30)["state"] in ("destroyed", "crashed"), "destroy")
+    check(d.rpc.result("vm.destroy", ["hung"], 30)["state"] == "destroyed", "destroy")
+    result = d.rpc.result("vm.get", ["hung"])["result"]
+    check(result["state"] == "destroyed" and "killed" in result["reason"], str(result))
     check(not alive(answer["pid"]), "the process is still there")
     message = asker._message(time.monotonic() + 20)
     check(message["id"] == 77 and message["error"]["code"] == VM, str(message))
