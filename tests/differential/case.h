@@ -87,7 +87,7 @@ struct piece {
 struct diff_case {
 	uint64_t seed;
 	unsigned number;
-	unsigned bits; /* 32 or 64 */
+	unsigned bits; /* 64 or 32; 16 only from case_generate_any */
 	struct cpu cpu;
 	struct piece piece[CASE_INSNS];
 	unsigned insns;
@@ -102,6 +102,8 @@ struct diff_case {
 
 /* Case `number` of the run with `seed`. */
 void case_generate(struct diff_case *ret, uint64_t seed, unsigned number, unsigned bits);
+/* The same with any instruction at all, privileged ones too; bits may be 16. For running in a guest only. */
+void case_generate_any(struct diff_case *ret, uint64_t seed, unsigned number, unsigned bits);
 /* Assembles the pieces into the code pages, with every fix. After case_generate, and after dropping pieces. */
 void case_layout(struct diff_case *c);
 

@@ -16,6 +16,7 @@ struct gen {
 	uint64_t value[GPR_COUNT]; /* while KNOWN */
 	int favourite;             /* the base register of most operands; -1: any */
 	bool stack_run;            /* mostly pushes and pops */
+	bool any;                  /* system instructions too */
 };
 
 /* ---- randomness ---------------------------------------------------------------------------- */
@@ -82,12 +83,12 @@ static uint64_t target(struct gen *g, unsigned n, bool aligned)
 		t &= -(uint64_t)(n ? n : 1);
 	else if (chance(g, 40))
 		t &= ~7ull;
-	return g->c->bits == 32 ? (uint32_t)t : t;
+	return g->c->bits != 64 ? (uint32_t)t : t;
 }
 
 static void set(struct gen *g, unsigned r, uint64_t v)
 {
-	if (g->c->bits == 32)
+	if (g->c->bits != 64)
 		v = (uint32_t)v;
 	g->state[r] = KNOWN;
 	g->value[r] = g->c->cpu.gpr[r] = v;
@@ -103,7 +104,7 @@ static void fix_add(struct gen *g, struct fix f)
 
 /* ---- instructions ---------------------------------------------------------------------------------- */
 
-enum category { CAT_INT, CAT_STACK, CAT_FLOW, CAT_STRING, CAT_VECTOR, CAT_X87, CAT_SYSTEM, CAT_COUNT };
+enum category { CAT_INT, CAT_STACK, CAT_FLOW, CAT_STRING, CAT_VECTOR, CAT_X87, CAT_SYSTEM, CAT_ANY, CAT_COUNT };
 
 static unsigned rows[2][CAT_COUNT][1600];
 static unsigned row_counts[2][CAT_COUNT];
@@ -203,12 +204,13 @@ static void index_rows(void)
 	for (unsigned i = 0; i < bt_row_count; i++) {
 		const struct bt_row *r = &bt_rows[i];
 		int cat = category_of(r);
-		if (cat < 0 || nondeterministic(r) || lacking(r))
-			continue;
 		for (unsigned w = 0; w < 2; w++) {
 			bool needs64 = r->match_mask & BT_SEL_64 && r->match_value & BT_SEL_64;
 			bool needs32 = r->match_mask & BT_SEL_64 && !(r->match_value & BT_SEL_64);
-			if (!(w ? needs64 : needs32))
+			if (w ? needs64 : needs32)
+				continue;
+			rows[w][CAT_ANY][row_counts[w][CAT_ANY]++] = i;
+			if (cat >= 0 && !nondeterministic(r) && !lacking(r))
 				rows[w][cat][row_counts[w][cat]++] = i;
 		}
 	}
@@ -452,10 +454,12 @@ static void after(struct gen *g, const struct bt_insn *in)
 
 static enum category pick_category(struct gen *g)
 {
-	if (g->stack_run && chance(g, 75))
-		return CAT_STACK;
 	unsigned k = below(g, 100);
 
+	if (g->any && chance(g, 50))
+		return CAT_ANY;
+	if (g->stack_run && chance(g, 75))
+		return CAT_STACK;
 	return k < 42 ? CAT_INT : k < 54 ? CAT_STACK : k < 66 ? CAT_FLOW : k < 71 ? CAT_STRING : k < 88 ? CAT_VECTOR
 	     : k < 97 ? CAT_X87 : CAT_SYSTEM;
 }
@@ -486,7 +490,7 @@ static void instruction(struct gen *g, unsigned number)
 	}
 	for (;;) {
 		enum category cat = pick_category(g);
-		unsigned w = g->c->bits == 32;
+		unsigned w = g->c->bits != 64;
 		const struct bt_row *row = &bt_rows[rows[w][cat][below(g, row_counts[w][cat])]];
 		uint8_t bytes[48];
 		unsigned n = encode(g, row, bytes);
@@ -612,9 +616,9 @@ static void memory(struct gen *g)
 	}
 }
 
-void case_generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits)
+static void generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits, bool any)
 {
-	struct gen g = {.c = c, .random = mix(seed) ^ mix(0x1000000ull + number), .favourite = -1};
+	struct gen g = {.c = c, .random = mix(seed) ^ mix(0x1000000ull + number), .favourite = -1, .any = any};
 	static bool indexed;
 
 	if (!indexed)
@@ -645,6 +649,16 @@ void case_generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned
 		if (g.state[r] == FREE)
 			set(&g, r, r == GPR_RSP || chance(&g, 20) ? target(&g, 8, true) : any_value(&g));
 	vector_state(&g);
+}
+
+void case_generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits)
+{
+	generate(c, seed, number, bits, false);
+}
+
+void case_generate_any(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits)
+{
+	generate(c, seed, number, bits, true);
 }
 
 /* ---- assembling ----------------------------------------------------------------------------------------- */

@@ -7,21 +7,16 @@
  * with the fewest of its instructions that still show it, and the command that repeats it.
  */
 #include "tests/differential/case.h"
+#include "tests/differential/watch.h"
 
 #include <getopt.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #define CHECK_CASES_64 240000u
 #define CHECK_CASES_32 60000u
 #define HALF (NATIVE_SLOTS / 2)
 #define EXCUSES 64
-#define HANG_SECONDS 30
 
 struct run {
 	struct native *native;
@@ -37,14 +32,9 @@ struct run {
 	} excuse[EXCUSES];
 };
 
-/* Which case is being translated (bits, number, a count): for the process that watches. */
-static volatile unsigned *watched;
-
 static const struct outcome *translated(struct run *r, const struct diff_case *c, bool again)
 {
-	watched[0] = c->bits;
-	watched[1] = c->number;
-	watched[2]++;
+	watch_case(c->bits == 64 ? "--bits 64" : "--bits 32", c->number);
 	return guest_run(r->guest, c, again);
 }
 
@@ -302,31 +292,6 @@ static void skip(unsigned tests, const char *why)
 		printf("ok %u # SKIP %s\n", i, why);
 }
 
-/*
- * The engine may die of what it runs (a host fault in a helper): a process of its own does the work, and this one says
- * which case it was.
- */
-static int watch(pid_t pid, uint64_t seed)
-{
-	unsigned last = 0, still = 0;
-	int status = 0;
-
-	while (!waitpid(pid, &status, WNOHANG)) {
-		const struct timespec pause = {.tv_nsec = 100000000};
-		nanosleep(&pause, NULL);
-		still = watched[2] == last ? still + 1 : 0;
-		last = watched[2];
-		if (still > HANG_SECONDS * 10)
-			kill(pid, SIGKILL);
-	}
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status);
-	printf("not ok 1 - the engine %s %d; repeat with: differential --bits %u --seed %llu --case %u --verbose\n",
-	       WTERMSIG(status) == SIGKILL ? "hung: signal" : "died of signal", WTERMSIG(status), watched[0],
-	       (unsigned long long)seed, watched[1]);
-	return 1;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -357,12 +322,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	unsigned tests = single ? 1 : !from + (bits != 32) + (bits != 64);
-	watched = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	fflush(stdout);
-	pid_t pid = fork();
-	if (pid > 0)
-		return watch(pid, r.seed);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* The engine may die of what it runs (a host fault in a helper). */
+	watch_start("differential", r.seed);
 	why = native_start(&r.native); /* forks: before the engine starts its threads */
 	if (!why)
 		why = guest_start(&r.guest);

@@ -377,8 +377,10 @@ const struct outcome *native_outcome(struct native *n, unsigned i) { return &n->
 
 void native_begin(struct native *n, unsigned first, unsigned count)
 {
-	n->request = (struct request){first, count};
-	if (write(n->socket, &n->request, sizeof(n->request)) != (ssize_t)sizeof(n->request))
+	const struct request request = {first, count};
+
+	n->request = request;
+	if (write(n->socket, &request, sizeof(request)) != (ssize_t)sizeof(request))
 		fprintf(stderr, "# native: the child is gone\n");
 }
 

@@ -1,0 +1,359 @@
+/*
+ * hostile: guests that do anything at all. Random code, privileged instructions included, in every mode of the processor
+ * and with half-broken tables; whatever it does, the engine must come back, by a halt, a triple fault or its own word,
+ * and stop when it is told to.
+ *
+ *	hostile [--seed S] [--count N] [--from K] [--case K] [--verbose]
+ */
+#include "tests/differential/case.h"
+#include "tests/differential/watch.h"
+
+#include <getopt.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/time.h>
+#include <time.h>
+
+#include "machine/machine.h"
+#include "modes/mode.h"
+
+#define CHECK_CASES 50000u
+#define RAM_BYTES (512ull << 20) /* the world's low pages are where they are in the linear space; what is not used costs nothing */
+#define FRESH_EVERY 4000u        /* cases that share one machine */
+#define STOP_TICKS 1
+
+/* Physical and linear addresses of tables. */
+#define GDT 0x400000u
+#define IDT64 0x401000u
+#define IDT32 0x402000u
+#define IVT 0x403000u
+#define TSS 0x404000u
+#define HANDLERS 0x406000u
+#define REAL_HANDLERS 0x6000u /* what the first MiB has of them */
+#define STACK0 0x409000u
+#define PML4 0x410000u
+#define PD32 0x420000u
+#define PDPT_PAE 0x421000u
+#define HIGH_PHYS 0x500000u
+
+enum mode { LONG64, LONG64_USER, COMPAT, COMPAT_USER, FLAT32, FLAT32_USER, PAGED32, PAE32, PROT16, REAL, VM86, MODE_COUNT };
+static const char *const mode_names_[] = {"64-bit", "64-bit, user", "compatibility", "compatibility, user", "32-bit flat",
+					  "32-bit flat, user", "32-bit paged", "PAE", "16-bit protected", "real", "virtual 8086"};
+
+struct guest {
+	struct machine *machine;
+	struct mode_vm *vm;
+	struct mode_vcpu *vcpu;
+	uint8_t *ram;
+	struct cpu_state fresh;
+	uint64_t random;
+};
+
+static struct mode_vcpu *volatile running;
+static volatile unsigned ticks;
+static unsigned ended[4], nowhere; /* by enum mode_exit_reason; jumps to MMIO apart */
+
+static void on_tick(int sig)
+{
+	if (running && ++ticks >= STOP_TICKS)
+		bt_mode.vcpu_stop(running);
+}
+
+static uint64_t rnd(struct guest *g)
+{
+	uint64_t z = g->random += 0x9e3779b97f4a7c15ull;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return z ^ z >> 31;
+}
+static bool chance(struct guest *g, unsigned percent) { return rnd(g) % 100 < percent; }
+
+static void no_event(void *opaque, enum machine_event event, unsigned code) {}
+static void no_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
+
+static const char *guest_create(struct guest *g)
+{
+	struct machine_config config = {.ram_bytes = RAM_BYTES, .vcpus = 1, .on_event = no_event, .on_output = no_output};
+
+	if (machine_create(&config, &g->machine))
+		return "no machine could be created";
+	if (bt_mode.vm_create(g->machine, &g->vm) || bt_mode.vcpu_create(g->vm, 0, &g->vcpu))
+		return "no bt engine could be created";
+	const struct ram_region *r = machine_ram_find(g->machine, 1 << 20);
+	g->ram = r->host - r->gpa;
+	bt_mode.get_state(g->vcpu, &g->fresh);
+	return NULL;
+}
+
+static void guest_destroy(struct guest *g)
+{
+	bt_mode.vcpu_destroy(g->vcpu);
+	bt_mode.vm_destroy(g->vm);
+	machine_destroy(g->machine);
+}
+
+static void put(struct guest *g, uint32_t at, uint64_t v, unsigned n) { memcpy(g->ram + at, &v, n); }
+
+/* ---- tables ----------------------------------------------------------------------------------- */
+
+static const uint64_t gdt[] = {
+	0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff, /* as Linux */
+	0x00cf9b000000ffff /* 38: 32-bit kernel code */, 0x00009b000000ffff /* 40: 16-bit code */, 0x000093000000ffff,
+	0x0000890000000067 | (uint64_t)(TSS & 0xffffff) << 16 /* 50: TSS */, 0, 0x0000ec0000380000 /* 60: call gate */, 0,
+	0x00007d0000000000 /* not present */, 0x0000e50000500000 /* 78: task gate */,
+};
+
+static void gates(struct guest *g)
+{
+	for (unsigned v = 0; v < 256; v++) {
+		uint32_t h = HANDLERS + v * 16, type = v < 32 ? 0x8e00 : 0xee00;
+		put(g, IDT64 + v * 16, (h & 0xffff) | 0x10 << 16 | (uint64_t)type << 32 | (uint64_t)(h >> 16) << 48, 8);
+		put(g, IDT64 + v * 16 + 8, 0, 8);
+		put(g, IDT32 + v * 8, (h & 0xffff) | 0x38 << 16 | (uint64_t)type << 32 | (uint64_t)(h >> 16) << 48, 8);
+		put(g, IVT + v * 4, v * 16 | (REAL_HANDLERS >> 4) << 16, 4);
+		put(g, REAL_HANDLERS + v * 16, 0xf4, 1);
+		/* Handlers halt, or go back and let it try again. */
+		put(g, h, chance(g, 97) ? 0xf4 : 0xcf48, 2);
+	}
+}
+
+static void page_tables(struct guest *g)
+{
+	/* Four levels: the first 512 MiB by 2 MiB pages but for the code's, which has pages of its own. */
+	put(g, PML4, (PML4 + 0x1000) | 7, 8);
+	put(g, PML4 + 0x1000, (PML4 + 0x2000) | 7, 8);
+	for (unsigned i = 0; i < 256; i++)
+		put(g, PML4 + 0x2000 + i * 8, (uint64_t)i << 21 | 0x87 | (chance(g, 2) ? 1ull << 63 : 0), 8);
+	for (unsigned i = 0; i < 512; i++)
+		put(g, PML4 + 0x3000 + i * 8, (0x10000000 + i * 0x1000ull) | (chance(g, 3) ? rnd(g) & 7 : 7), 8);
+	put(g, PML4 + 0x2000 + (0x10000000 >> 21) * 8, (PML4 + 0x3000) | 7, 8);
+	put(g, PML4 + (GVA_HIGH >> 39 & 511) * 8, (PML4 + 0x4000) | 7, 8);
+	put(g, PML4 + 0x4000 + (GVA_HIGH >> 30 & 511) * 8, (PML4 + 0x5000) | 7, 8);
+	put(g, PML4 + 0x5000 + (GVA_HIGH >> 21 & 511) * 8, (PML4 + 0x6000) | 7, 8);
+	put(g, PML4 + 0x6000, HIGH_PHYS | 7, 8);
+	for (unsigned i = 0; i < 4; i++)
+		put(g, PDPT_PAE + i * 8, i ? 0 : ((PML4 + 0x2000) | 1), 8);
+	for (unsigned i = 0; i < 1024; i++)
+		put(g, PD32 + i * 4, i < 128 ? i << 22 | 0x87 : 0, 4);
+	/* Now and then an entry is anything. */
+	if (chance(g, 10))
+		put(g, PML4 + (rnd(g) & 0x6ff8), rnd(g), 8);
+}
+
+static void tables(struct guest *g)
+{
+	memcpy(g->ram + GDT, gdt, sizeof(gdt));
+	memset(g->ram + TSS, 0, 0x68);
+	put(g, TSS + 4, STACK0, 8);
+	put(g, TSS + 8, chance(g, 50) ? 0x18 : 0, 4);
+	put(g, TSS + 0x66, 0x68, 2);
+	gates(g);
+	page_tables(g);
+	if (chance(g, 10))
+		put(g, GDT + (rnd(g) & 0x7f), rnd(g), 2);
+	if (chance(g, 10))
+		put(g, (chance(g, 50) ? IDT64 : IDT32) + (rnd(g) & 0x1ff), rnd(g), 2);
+}
+
+/* ---- states --------------------------------------------------------------------------------------- */
+
+static void segment(struct cpu_segment *s, uint16_t selector, uint16_t access, uint64_t base, uint32_t limit)
+{
+	*s = (struct cpu_segment){.selector = selector, .access = access, .base = base, .limit = limit};
+}
+
+static void data_segments(struct cpu_state *s, uint16_t selector, uint16_t access, uint64_t base, uint32_t limit)
+{
+	segment(&s->seg[SEG_SS], selector, access, base, limit);
+	segment(&s->seg[SEG_DS], selector, access, base, limit);
+	segment(&s->seg[SEG_ES], selector, access, base, limit);
+	segment(&s->seg[SEG_FS], selector, access, base, limit);
+	segment(&s->seg[SEG_GS], selector, access, base, limit);
+}
+
+static bool is_user(enum mode m) { return m == LONG64_USER || m == COMPAT_USER || m == FLAT32_USER || m == VM86; }
+static bool is_long(enum mode m) { return m <= COMPAT_USER; }
+static unsigned bits_of(enum mode m) { return m <= LONG64_USER ? 64 : m <= PAE32 ? 32 : 16; }
+
+static void control_registers(struct guest *g, struct cpu_state *s, enum mode m)
+{
+	s->cr0 = 0x30; /* ET, NE */
+	s->cr4 = 0x600; /* OSFXSR, OSXMMEXCPT */
+	if (m != REAL)
+		s->cr0 |= 1;
+	if (is_long(m) || m == PAGED32 || m == PAE32)
+		s->cr0 |= 0x80010000;
+	if (is_long(m) || m == PAE32)
+		s->cr4 |= 0x20;
+	if (m == PAGED32)
+		s->cr4 |= 0x10;
+	s->cr3 = is_long(m) ? PML4 : m == PAE32 ? PDPT_PAE : PD32;
+	s->efer = is_long(m) ? 0xd01 : 0x800;
+	s->xcr0 = 7;
+	if (chance(g, 80))
+		s->cr4 |= 0x50000; /* FSGSBASE, OSXSAVE */
+	if (chance(g, 10))
+		s->cr0 ^= 0xe & rnd(g); /* MP, EM, TS */
+	if (chance(g, 10))
+		s->cr4 ^= rnd(g) & 0x30088f; /* VME PVI TSD DE, PGE, SMEP SMAP, UMIP */
+	if (chance(g, 5))
+		s->cr0 |= 0x40000; /* AM */
+	for (unsigned i = 0; i < 4; i++)
+		s->dr[i] = chance(g, 50) ? GVA_D0 : 0;
+}
+
+static void state(struct guest *g, struct cpu_state *s, const struct diff_case *c, enum mode m)
+{
+	uint64_t rip = c->cpu.rip, base = 0;
+	uint16_t cpl = is_user(m) ? 3 : 0, dpl = (uint16_t)(cpl << 5);
+
+	*s = g->fresh;
+	memcpy(s->gpr, c->cpu.gpr, sizeof(s->gpr));
+	memcpy(s->xsave, c->cpu.xsave, XSAVE_BYTES);
+	s->rflags = c->cpu.rflags;
+	if (chance(g, 50))
+		s->rflags &= ~0x200ull;
+	if (chance(g, 10))
+		s->rflags |= rnd(g) & 0x257000; /* IOPL, NT, RF, AC, ID */
+	control_registers(g, s, m);
+	s->gdtr.base = GDT;
+	s->gdtr.limit = sizeof(gdt) - 1;
+	s->idtr.base = is_long(m) ? IDT64 : m == REAL ? IVT : IDT32;
+	s->idtr.limit = chance(g, 95) ? 0xfff : (uint32_t)(rnd(g) & 0xffff);
+	segment(&s->tr, 0x50, 0x8b, TSS, 0x67);
+	memset(&s->ldtr, 0, sizeof(s->ldtr));
+	switch (m) {
+	case LONG64:
+	case LONG64_USER: segment(&s->seg[SEG_CS], cpl ? 0x33 : 0x10, 0xa09b | dpl, 0, ~0u); break;
+	case REAL:
+	case VM86:
+	case PROT16:
+		base = GVA_CODE;
+		rip -= base;
+		segment(&s->seg[SEG_CS], m == PROT16 ? 0x40 : (uint16_t)rnd(g), m == VM86 ? 0xf3 : 0x9b, base, 0xffff);
+		break;
+	default: segment(&s->seg[SEG_CS], cpl ? 0x23 : 0x38, 0xc09b | dpl, 0, ~0u); break;
+	}
+	if (bits_of(m) == 16) {
+		bool big = m == REAL && chance(g, 30);
+		data_segments(s, 0x48, m == VM86 ? 0xf3 : 0x93, GVA_D0, big ? ~0u : 0xffff);
+		if (m == VM86)
+			s->rflags |= 0x20000;
+	} else {
+		data_segments(s, cpl ? 0x2b : 0x18, 0xc093 | dpl, 0, ~0u);
+	}
+	if (bits_of(m) == 64) {
+		s->seg[SEG_FS].base = c->cpu.fs_base;
+		s->seg[SEG_GS].base = c->cpu.gs_base;
+	}
+	if (bits_of(m) != 64)
+		for (unsigned i = 0; i < GPR_COUNT; i++)
+			s->gpr[i] = (uint32_t)s->gpr[i];
+	s->rip = rip;
+	s->star = 0x0023001000000000;
+	s->lstar = HANDLERS;
+	s->sysenter_cs = 0x10;
+	s->sysenter_eip = HANDLERS;
+	s->sysenter_esp = STACK0;
+}
+
+static void memory(struct guest *g, const struct diff_case *c)
+{
+	for (unsigned i = 0; i < WORLD_PAGES; i++) {
+		const struct world_page *p = &world_pages[i];
+		uint64_t gpa = p->gva < RAM_BYTES ? p->gva : p->gva == GVA_HIGH ? HIGH_PHYS : 0;
+		if (!gpa || p->gva == GVA_ALIAS || p->gva == GVA_RX)
+			continue;
+		memcpy(g->ram + gpa, c->mem[p->phys], GUEST_PAGE_SIZE);
+		bt_mode.ram_written(g->vm, gpa, GUEST_PAGE_SIZE);
+	}
+}
+
+static void run_one(struct guest *g, uint64_t seed, unsigned number, bool verbose)
+{
+	static struct diff_case c;
+	static struct cpu_state s;
+	struct mode_exit e = {.reason = MODE_EXIT_ERROR};
+
+	g->random = seed * 0x100000001b3ull + number;
+	enum mode m = (enum mode)(rnd(g) % MODE_COUNT);
+	case_generate_any(&c, seed, number, bits_of(m));
+	case_layout(&c);
+	memory(g, &c);
+	tables(g);
+	bt_mode.ram_written(g->vm, GDT, 0x200000);
+	state(g, &s, &c, m);
+	if (verbose) {
+		printf("# mode: %s\n", mode_names_[m]);
+		case_print(&c);
+		for (unsigned i = 0; i < GPR_COUNT; i++)
+			printf("# r%u %llx\n", i, (unsigned long long)s.gpr[i]);
+		fflush(stdout);
+	}
+	watch_case("", number);
+	bt_mode.set_state(g->vcpu, &s);
+	ticks = 0;
+	running = g->vcpu;
+	int rc = bt_mode.vcpu_run(g->vcpu, &e);
+	running = NULL;
+	if (rc)
+		e.reason = MODE_EXIT_ERROR;
+	ended[e.reason & 3]++;
+	/* The one thing the engine does not run: code in MMIO. */
+	if (e.reason == MODE_EXIT_ERROR && strstr(e.message, "neither RAM nor ROM"))
+		ended[e.reason & 3]--, nowhere++;
+	else if (e.reason == MODE_EXIT_ERROR || verbose)
+		printf("# case %u, %s: exit %u %s\n", number, mode_names_[m], e.reason, rc ? strerror(-rc) : e.message);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"seed", 1, NULL, 's'}, {"count", 1, NULL, 'n'}, {"from", 1, NULL, 'f'},
+						{"case", 1, NULL, 'c'}, {"verbose", 0, NULL, 'v'}, {0}};
+	struct sigaction sa = {.sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK};
+	struct itimerval timer = {.it_interval.tv_usec = 4000, .it_value.tv_usec = 4000};
+	static struct guest g;
+	uint64_t seed = 1;
+	unsigned count = CHECK_CASES, from = 0;
+	bool verbose = false;
+	const char *why = NULL;
+
+	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) >= 0;)
+		switch (o) {
+		case 's': seed = strtoull(optarg, NULL, 0); break;
+		case 'n': count = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'f': from = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'c':
+			from = (unsigned)strtoul(optarg, NULL, 0);
+			count = 1;
+			break;
+		case 'v': verbose = true; break;
+		default: fprintf(stderr, "usage: hostile [--seed S] [--count N] [--from K] [--case K] [--verbose]\n"); return 2;
+		}
+	printf("1..1\n");
+	watch_start("hostile", seed);
+	for (unsigned i = 0; i < count && !why; i++) {
+		if (i % FRESH_EVERY == 0) {
+			if (i)
+				guest_destroy(&g);
+			memset(&g, 0, sizeof(g));
+			why = guest_create(&g);
+			if (i == 0) {
+				sigaction(SIGVTALRM, &sa, NULL);
+				setitimer(ITIMER_VIRTUAL, &timer, NULL);
+			}
+		}
+		if (!why)
+			run_one(&g, seed, from + i, verbose);
+	}
+	if (why) {
+		printf("ok 1 # SKIP %s\n", why);
+		return 0;
+	}
+	guest_destroy(&g);
+	printf("%s 1 - %u hostile guests, seed %llu: %u halted, %u shut down, %u were stopped, %u jumped to MMIO, %u the engine gave up on\n",
+	       ended[MODE_EXIT_ERROR] ? "not ok" : "ok", count, (unsigned long long)seed, ended[MODE_EXIT_HALT],
+	       ended[MODE_EXIT_SHUTDOWN], ended[MODE_EXIT_INTERRUPTED], nowhere, ended[MODE_EXIT_ERROR]);
+	return 0;
+}
