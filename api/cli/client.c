@@ -4,9 +4,16 @@
 #include "proto/sock.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+
+#define BACKLOG_RETRY_MS 50
 
 void complain(const char *format, ...)
 {
@@ -20,14 +27,39 @@ void complain(const char *format, ...)
 	fputc('\n', stderr);
 }
 
+int complain_hung(const char *socket_path, int ms)
+{
+	complain("%s: trivisord has not answered within %g s: it is stopped or hangs; look at its state and log, or end it and "
+		 "start it again (VMs run on meanwhile)",
+		 socket_path, ms / 1000.0);
+	return EXIT_NO_DAEMON;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 int client_connect(struct client *client, const char *socket_path)
 {
-	int fd = sock_connect(socket_path);
+	const struct timeval send_timeout = {.tv_sec = CLIENT_ANSWER_MS / 1000};
+	int64_t deadline = now_ms() + CLIENT_ANSWER_MS;
+	int fd;
 
 	memset(client, 0, sizeof(*client));
 	client->line.fd = -1;
+	/* -EAGAIN: a daemon that accepts nobody has a full queue of them. */
+	while ((fd = sock_connect_nonblock(socket_path)) == -EAGAIN && now_ms() < deadline)
+		poll(NULL, 0, BACKLOG_RETRY_MS);
 	if (fd < 0)
-		return fd;
+		return fd == -EAGAIN ? -ETIMEDOUT : fd;
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send_timeout, sizeof(send_timeout));
+	snprintf(client->socket, sizeof(client->socket), "%s", socket_path);
+	client->answer_ms = CLIENT_ANSWER_MS;
 	line_client_init(&client->line, fd);
 	client->waiting = json_object_new_array();
 	client->connected = true;
@@ -107,20 +139,63 @@ const char *client_error_text(json_object *error)
 	return "the daemon answered with an error that has no message";
 }
 
+/* Answered when a VM is up (start_timeout in the configuration is the limit), or has ended. */
+static bool takes_long(const char *method)
+{
+	static const char *const methods[] = {"vm.start", "vm.run", "vm.wait"};
+
+	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+		if (!strcmp(method, methods[i]))
+			return true;
+	return false;
+}
+
+/* The answer to `id`, for the caller to put. 0 or -errno; -ETIMEDOUT: the daemon does not answer. */
+static int await(struct client *client, int64_t id, bool patient, json_object **ret_message, json_object **ret_result,
+		 json_object **ret_error)
+{
+	int64_t deadline = now_ms() + client->answer_ms, probe = 0;
+	json_object *message = NULL;
+
+	for (;;) {
+		int64_t left = deadline - now_ms();
+		int rc = receive(client, left > 0 ? (int)left : 0, &message);
+
+		if (rc == -ETIMEDOUT && patient && !probe) {
+			/* Is it that this takes long, or does the daemon hang? */
+			probe = client_send(client, "daemon.version", NULL);
+			deadline = now_ms() + client->answer_ms;
+			if (probe < 0)
+				return (int)probe;
+			continue;
+		}
+		if (rc)
+			return rc;
+		if (client_is_answer(message, id, ret_result, ret_error)) {
+			*ret_message = message;
+			return 0;
+		}
+		if (probe && client_is_answer(message, probe, ret_result, ret_error)) {
+			json_object_put(message);
+			probe = 0;
+			deadline = now_ms() + client->answer_ms;
+			continue;
+		}
+		json_object_array_add(client->waiting, message);
+	}
+}
+
 int client_call(struct client *client, const char *method, json_object *params, json_object **ret_result)
 {
 	int64_t id = client_send(client, method, params);
 	json_object *message = NULL, *result = NULL, *error = NULL;
-	int rc = id < 0 && id != -EPIPE ? (int)id : 0;
-
 	/* Who was turned away finds the reason in what the daemon sent before it closed. */
-	while (!rc) {
-		rc = receive(client, -1, &message);
-		if (rc)
-			break;
-		if (client_is_answer(message, id, &result, &error))
-			break;
-		json_object_array_add(client->waiting, message);
+	int rc = id < 0 && id != -EPIPE ? (int)id : await(client, id, takes_long(method), &message, &result, &error);
+
+	if (rc == -ETIMEDOUT || rc == -EAGAIN) {
+		if (!client->quiet)
+			complain_hung(client->socket, client->answer_ms);
+		return EXIT_NO_DAEMON;
 	}
 	if (rc) {
 		if (!client->quiet)

@@ -20,8 +20,13 @@
 #define EXIT_TIMEOUT 124 /* as timeout(1) */
 #define EXIT_INTERRUPTED 130
 
+/* A daemon that is stopped or hangs must not make its callers hang. */
+#define CLIENT_ANSWER_MS 30000
+
 struct client {
 	struct line_client line;
+	char socket[PATH_MAX];
+	int answer_ms; /* how long client_call waits: CLIENT_ANSWER_MS, unless changed */
 	int64_t last_id;
 	json_object *waiting; /* messages that came while another one was awaited */
 	size_t waiting_at;
@@ -29,18 +34,19 @@ struct client {
 	bool quiet; /* client_call prints nothing */
 };
 
-/* 0 or -errno. */
+/* 0 or -errno; -ETIMEDOUT when the daemon takes no connections. */
 int client_connect(struct client *client, const char *socket_path);
 /* Accepts one that never connected. */
 void client_close(struct client *client);
-/* Sends a request and takes params (NULL: none). Its id, or -errno. */
+/* Sends a request and takes params (NULL: none). Its id, or -errno (-EAGAIN: the daemon has not read for long). */
 int64_t client_send(struct client *client, const char *method, json_object *params);
 /* The next message of any kind, for the caller to put. -ETIMEDOUT, -EPIPE at the end, else -errno. timeout_ms < 0: for
  * ever. */
 int client_next(struct client *client, int timeout_ms, json_object **ret_message);
 /*
  * A request and its answer. 0 and *ret_result for the caller to put; otherwise a message was printed to standard error
- * and the exit status for it is returned. Takes params.
+ * and the exit status for it is returned: EXIT_NO_DAEMON also when no answer comes in time. What may take long by its
+ * nature (vm.start, vm.wait) is waited for as long as the daemon answers other questions. Takes params.
  */
 int client_call(struct client *client, const char *method, json_object *params, json_object **ret_result);
 /* If `message` answers `id`: true, and either *ret_result (borrowed) or *ret_error (borrowed) is set. */
@@ -61,6 +67,8 @@ int private_daemon_start(struct private_daemon *daemon);
 /* Ends it and its VMs, and waits for that. Accepts one that was never started (pid 0). */
 void private_daemon_stop(struct private_daemon *daemon);
 
+/* Says that the daemon at this socket hangs, and what can be done. Returns EXIT_NO_DAEMON. */
+int complain_hung(const char *socket_path, int ms);
 /* Prints "trictl: …" to standard error. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -49,6 +49,8 @@ int cli_connect(struct cli *cli)
 		rc = client_connect(&cli->client, path);
 	if (!rc)
 		return 0;
+	if (rc == -ETIMEDOUT)
+		return complain_hung(path, CLIENT_ANSWER_MS);
 	complain("%s: %s%s", path, strerror(-rc),
 		 rc == -ENOENT || rc == -ECONNREFUSED
 			 ? "; no trivisord serves it: start one, or name its socket with --socket"

@@ -63,10 +63,16 @@ static void put(json_object *to, const char *key, const char *text)
 	json_object_object_add(to, key, json_object_new_string(text));
 }
 
-static int put_path(json_object *to, const char *key, const char *path)
+/* option: whose argument it is, for the message. */
+static int put_path(json_object *to, const char *key, const char *option, const char *path)
 {
-	char *absolute = cli_absolute(path);
+	char *absolute;
 
+	if (!path[0]) {
+		complain("%s: an empty file name", option);
+		return -EINVAL;
+	}
+	absolute = cli_absolute(path);
 	if (!absolute) {
 		complain("out of memory");
 		return -ENOMEM;
@@ -78,13 +84,20 @@ static int put_path(json_object *to, const char *key, const char *path)
 
 static int add_disk(json_object *definition, char *text)
 {
-	static const char suffix[] = ",readonly";
-	json_object *disks = NULL, *disk = json_object_new_object();
-	size_t n = strlen(text), s = sizeof(suffix) - 1;
-	bool readonly = n > s && !strcmp(text + n - s, suffix);
+	json_object *disks = NULL, *disk;
+	char *comma = strrchr(text, ',');
+	bool readonly = comma && (!strcmp(comma, ",readonly") || !strcmp(comma, ",ro"));
 
+	/* A comma may be part of a name, but then there is such a file. */
+	if (comma && !readonly && access(text, F_OK) < 0 && (errno == ENOENT || errno == ENOTDIR)) {
+		complain("--disk: there is no file \"%s\", and \"%s\" is no option of a disk; there is \"readonly\" (or "
+			 "\"ro\")",
+			 text, comma + 1);
+		return -EINVAL;
+	}
 	if (readonly)
-		text[n - s] = '\0';
+		*comma = '\0';
+	disk = json_object_new_object();
 	if (!json_object_object_get_ex(definition, "disks", &disks)) {
 		disks = json_object_new_array();
 		json_object_object_add(definition, "disks", disks);
@@ -92,7 +105,7 @@ static int add_disk(json_object *definition, char *text)
 	json_object_array_add(disks, disk);
 	if (readonly)
 		json_object_object_add(disk, "readonly", json_object_new_boolean(1));
-	return put_path(disk, "path", text);
+	return put_path(disk, "path", "--disk", text);
 }
 
 static int parse_unsigned(const char *option, const char *text, unsigned *ret)
@@ -129,9 +142,9 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 			return -EINVAL;
 		json_object_object_add(definition, "vcpus", json_object_new_int64(number));
 		return 0;
-	case 'k': return put_path(boot, "kernel", value);
-	case 'i': return put_path(boot, "initrd", value);
-	case 'f': return put_path(boot, "firmware", value);
+	case 'k': return put_path(boot, "kernel", "--kernel", value);
+	case 'i': return put_path(boot, "initrd", "--initrd", value);
+	case 'f': return put_path(boot, "firmware", "--firmware", value);
 	case 'a': put(boot, "cmdline", value); return 0;
 	case 'd': return add_disk(definition, value);
 	case 't':
@@ -224,7 +237,9 @@ static int connect_daemon(struct run *run)
 	if (!rc)
 		rc = client_connect(&run->cli->client, run->socket);
 	if (rc != -ENOENT && rc != -ECONNREFUSED) {
-		if (rc)
+		if (rc == -ETIMEDOUT)
+			complain_hung(run->socket, CLIENT_ANSWER_MS);
+		else if (rc)
 			complain("%s: %s", run->socket, strerror(-rc));
 		return rc;
 	}
@@ -419,6 +434,7 @@ static void come_back(struct run *run)
 
 	if (client_connect(client, run->socket) == 0) {
 		client->quiet = true;
+		client->answer_ms = COME_BACK_MS;
 		status = take_over(run);
 		client->quiet = false;
 	}
@@ -636,6 +652,22 @@ static int status_of(json_object *result)
 	return !strcmp(state, vm_state_name(VM_DESTROYED)) ? EXIT_DESTROYED : EXIT_CRASHED;
 }
 
+/* Says no more than is known: of its start, and of its end. */
+static void complain_timeout(const struct run *run)
+{
+	if (run->result)
+		complain("the VM has not ended within %g s; destroyed", run->timeout_s);
+	else if (run->started)
+		complain("the VM has not ended within %g s; it was told to end, but trivisord at %s has not confirmed that",
+			 run->timeout_s, run->socket);
+	else if (run->failure[0])
+		complain("the VM has not started within %g s; given up: %s", run->timeout_s, run->failure);
+	else
+		complain("the VM has not started within %g s: trivisord at %s has not answered: it is stopped or hangs; look at "
+			 "its state and log",
+			 run->timeout_s, run->socket);
+}
+
 static int conclude(struct run *run)
 {
 	const char *state = "failed", *reason = run->failure[0] ? run->failure : "no result";
@@ -651,7 +683,7 @@ static int conclude(struct run *run)
 	if (run->forced_status)
 		status = run->forced_status;
 	if (status == EXIT_TIMEOUT)
-		complain("the VM has not ended within %g s; destroyed", run->timeout_s);
+		complain_timeout(run);
 	else if (status == EXIT_NOT_STARTED || status == EXIT_ERROR)
 		complain("%s", reason);
 	else if (run->verbose || (status && strcmp(state, "shutdown")))

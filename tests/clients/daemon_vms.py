@@ -356,8 +356,22 @@ def run_statuses(d):
     for arguments, word in ((("--kernel", "/nowhere"), "/nowhere"), (("--mode", "pv"), "pv"), (("--kernel", "/"), "directory")):
         r = Run(d, *arguments)
         check(r.wait() == 3 and word in r.text, f"{arguments}: {r.process.returncode}\n{r.text}")
-    for arguments in (("--memory", "lots"), ("--timeout", "x"), ("surplus",), ("--colour",)):
-        check(Run(d, *arguments).wait() == 2, str(arguments))
+    for arguments, word in ((("--memory", "lots"), "--memory"), (("--timeout", "x"), "--timeout"), (("surplus",), "surplus"), (("--colour",), "colour"),
+                            (("--initrd", ""), "--initrd: an empty"), (("--kernel", ""), "--kernel: an empty"), (("--disk", ",ro"), "--disk: an empty"),
+                            (("--disk", "/nowhere,rw"), "readonly")):
+        r = Run(d, *arguments)
+        check(r.wait() == 2 and word in r.text, f"{arguments}: {r.process.returncode}\n{r.text}")
+    disk = os.path.join(d.folder, "disk,1")
+    with open(disk, "wb") as f:
+        f.write(b"\0" * 4096)
+    for suffix, readonly in (("", False), (",ro", True), (",readonly", True)):
+        r = Run(d, "--disk", disk + suffix)
+        r.expect(READY)
+        wait_until("the start's answer", lambda: d.rpc.result("vm.list")[0]["state"] == "running", 10)
+        got = d.rpc.result("vm.get", [d.rpc.result("vm.list")[0]["uuid"]])["definition"]["disks"][0]
+        check(got["path"] == disk and got.get("readonly", False) == readonly, str(got))
+        r.type("q")
+        check(r.wait() == 0, r.text)
     check(d.rpc.result("vm.list") == [], "VMs are left")
 
 
@@ -504,6 +518,26 @@ def runtime_directory_is_full(d):
             subprocess.run(["umount", "-l", run], check=False)
 
 
+def hung_daemon(d):
+    """trictl gives up on a daemon that is stopped, and claims nothing that it cannot know."""
+    command = [program("trictl"), "--socket", d.socket]
+    os.kill(d.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        run = Run(d, "--timeout", "1")
+        listing = subprocess.Popen([*command, "list"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        check(run.wait() == 124 and "has not started" in run.text and d.socket in run.text and "destroyed" not in run.text, run.text)
+        check(listing.poll() is None, "no time is given to the daemon")
+        out = listing.communicate(timeout=60)[0]
+        check(listing.returncode == 6 and d.socket in out and "stopped or hangs" in out, f"{listing.returncode}: {out}")
+        check(25 < time.monotonic() - began < 50, "the deadline is another one")
+    finally:
+        os.kill(d.process.pid, signal.SIGCONT)
+    wait_until("the end of what was asked for meanwhile", lambda: d.rpc.result("vm.list") == [], 20)
+    r = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=30, check=False)
+    check(r.returncode == 0, str(r))
+
+
 def twenty_at_once(d):
     asked = []
     for i in range(20):
@@ -564,7 +598,7 @@ def private_daemon(d):
 
 TESTS = (life, ends, cannot_start, consoles, daemon_killed, ended_while_away, vm_process_killed, hung_process, start_races,
          transient_ends_with_client, run_statuses, run_on_a_terminal, run_ends_with_trictl, run_survives_the_daemon, run_as_a_plain_user, private_daemon, group_members_have_consoles, runtime_directory_is_full,
-         twenty_at_once)
+         hung_daemon, twenty_at_once)
 
 
 def main():
