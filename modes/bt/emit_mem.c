@@ -156,7 +156,7 @@ void bt_emit_check(struct trans *t, unsigned bytes, unsigned access, int slot, u
 }
 
 /* x87 and MMX, but for fnstcw and fnstsw: #MF first if an exception is pending. */
-static bool waits_for_x87(const struct bt_insn *in)
+bool bt_waits_for_x87(const struct bt_insn *in)
 {
 	bool control = in->map == BT_MAP_1 && (in->opcode == 0xd9 || in->opcode == 0xdd) && (in->modrm_reg & 7) == 7;
 
@@ -169,7 +169,7 @@ static bool waits_for_x87(const struct bt_insn *in)
 static unsigned site_flags_of(const struct bt_insn *in)
 {
 	return (in->seg == SEG_SS ? BT_SITE_STACK : 0) | (in->flags & BT_I_ALIGNED ? BT_SITE_ALIGNED : 0) |
-	       (waits_for_x87(in) ? BT_SITE_FPU : 0);
+	       (bt_waits_for_x87(in) ? BT_SITE_FPU : 0);
 }
 
 void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group)

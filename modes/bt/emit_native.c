@@ -113,12 +113,22 @@ static void emit_vex(struct trans *t, const struct bt_insn *in, const struct ope
 	e8(e, (unsigned)w << 7 | (~o->vvvv & 15) << 3 | (unsigned)in->vex_l << 2 | in->vex_pp);
 }
 
+/* Whether an instruction of 16-bit code takes 66 in the host's: as its size, or where it selects another opcode. */
+static bool needs_66(const struct bt_insn *in)
+{
+	/* movbe, rdrand and rdseed have rows with and without it, but there it is no more than a size. */
+	bool size = (in->map == BT_MAP_0F38 && (in->opcode & 0xfe) == 0xf0) || (in->map == BT_MAP_0F && in->opcode == 0xc7);
+	bool selects = in->mandatory == 0x66 || (in->map == BT_MAP_0F && in->opcode == 0xae);
+
+	if (in->flags & (BT_I_SSE | BT_I_FPU) || (selects && !size))
+		return in->mandatory == 0x66;
+	return in->opsize == 2;
+}
+
 static void emit_legacy(struct trans *t, const struct bt_insn *in, const struct operands *o)
 {
 	struct emit *e = &t->e;
-	bool opsize_prefix = t->bits == 16 && !in->mandatory && !(in->flags & (BT_I_SSE | BT_I_FPU))
-				     ? in->opsize == 2
-				     : has_prefix(in, 0x66);
+	bool opsize_prefix = t->bits == 16 ? needs_66(in) : has_prefix(in, 0x66);
 	unsigned x = o->mem && o->m.index != H_NONE ? o->m.index >> 3 & 1 : 0;
 	unsigned b = in->flags & BT_I_OPREG ? o->opreg >> 3 & 1 : o->mem ? o->m.base >> 3 & 1 : o->rm >> 3 & 1;
 	unsigned r = in->flags & BT_I_MODRM || in->flags & BT_I_MOFFS ? o->reg >> 3 & 1 : 0;

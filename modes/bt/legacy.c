@@ -190,7 +190,8 @@ void bt_op_enter(struct bt_vcpu *v, const struct bt_insn *insn)
 	}
 	sp -= insn->imm & 0xffff;
 	bt_probe_store(v, bt_stack_gva(v, sp, b, true), b); /* the new top must be writable */
-	bt_gpr_set(v, GPR_RBP, b, frame & mask);
+	/* With a 16-bit stack pointer, ebp takes the rest of esp. */
+	bt_gpr_set(v, GPR_RBP, b, (v->cs.gpr[GPR_RSP] & ~mask) | (frame & mask));
 	bt_sp_set(v, mask, sp);
 }
 

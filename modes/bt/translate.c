@@ -202,7 +202,7 @@ static void raise_fpu(struct bt_vcpu *v, const struct bt_insn *in)
 /* Code segments are not writable in protected mode; an x87 exception that waits comes first. */
 static void raise_code_segment(struct bt_vcpu *v, const struct bt_insn *in)
 {
-	if (in->flags & BT_I_FPU && bt_fpu_pending())
+	if (bt_waits_for_x87(in) && bt_fpu_pending())
 		bt_raise(v, VEC_MF);
 	bt_raise_error(v, VEC_GP, 0);
 }

@@ -96,6 +96,8 @@ void bt_flags_to_host(struct trans *t); /* uses no register; keeps T0 and T1 */
 void bt_flags_clobber(struct trans *t, uint16_t live);
 
 /* memory (emit_mem.c) */
+/* Whether a pending x87 exception comes before the instruction: x87 and MMX, but for the control instructions. */
+bool bt_waits_for_x87(const struct bt_insn *in);
 /* T0 = linear address of the operand, plus `extra` (pop [rsp..] counts from the new rsp). Keeps the flags; uses T1. */
 void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra);
 /*

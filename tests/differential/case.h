@@ -57,6 +57,9 @@ struct cpu {
 #define SEL_USER_CS32 0x23
 #define SEL_USER_DS 0x2b
 #define SEL_USER_CS64 0x33
+/* 16-bit code has segments of its own, in the LDT: code at GVA_CODE, data (and stack) at GVA_D0, without limits. */
+#define SEL_CS16 0x07
+#define SEL_DS16 0x0f
 
 /* ---- cases ------------------------------------------------------------------------------------- */
 
@@ -87,7 +90,7 @@ struct piece {
 struct diff_case {
 	uint64_t seed;
 	unsigned number;
-	unsigned bits; /* 64 or 32; 16 only from case_generate_any */
+	unsigned bits; /* 64, 32 or 16 */
 	struct cpu cpu;
 	struct piece piece[CASE_INSNS];
 	unsigned insns;
@@ -100,9 +103,12 @@ struct diff_case {
 	uint8_t mem[PHYS_PAGES][GUEST_PAGE_SIZE];
 };
 
+static inline uint64_t code_base(const struct diff_case *c) { return c->bits == 16 ? GVA_CODE : 0; }
+static inline uint64_t data_base(const struct diff_case *c) { return c->bits == 16 ? GVA_D0 : 0; }
+
 /* Case `number` of the run with `seed`. */
 void case_generate(struct diff_case *ret, uint64_t seed, unsigned number, unsigned bits);
-/* The same with any instruction at all, privileged ones too; bits may be 16. For running in a guest only. */
+/* The same with any instruction at all, privileged ones too. For running in a guest only. */
 void case_generate_any(struct diff_case *ret, uint64_t seed, unsigned number, unsigned bits);
 /* Assembles the pieces into the code pages, with every fix. After case_generate, and after dropping pieces. */
 void case_layout(struct diff_case *c);

@@ -19,10 +19,11 @@ static const char *const gpr_names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp"
 
 /* ---- flags that matter -------------------------------------------------------------------------- */
 
-static unsigned fetch(const struct outcome *o, uint64_t rip, uint8_t code[32])
+static unsigned fetch(const struct diff_case *c, const struct outcome *o, uint64_t rip, uint8_t code[32])
 {
 	unsigned n = 0;
 
+	rip += code_base(c);
 	for (; n < 32; n++) {
 		const struct world_page *page = NULL;
 		for (unsigned i = 0; i < WORLD_PAGES; i++)
@@ -47,7 +48,7 @@ static unsigned live_flags(const struct diff_case *c, const struct outcome *o, u
 	for (unsigned i = 0; i < 300 && unknown && *budget; i++, --*budget) {
 		uint8_t code[32];
 		struct bt_insn in;
-		unsigned n = fetch(o, rip, code);
+		unsigned n = fetch(c, o, rip, code);
 		if (bt_decode(code, n, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
 			return live | unknown;
 		live |= in.flags_read & unknown;
@@ -267,7 +268,7 @@ static enum bt_decode_result decodes_at(const struct diff_case *c, const struct 
 	struct bt_insn in;
 	uint8_t code[32];
 
-	return bt_decode(code, fetch(o, rip, code), (enum bt_bits)c->bits, &in);
+	return bt_decode(code, fetch(c, o, rip, code), (enum bt_bits)c->bits, &in);
 }
 
 static bool undefined_or_fetch(const struct outcome *a, const struct outcome *b)
@@ -303,8 +304,11 @@ static const char *known_difference(const struct diff_case *c, const struct outc
 	    native->cr2 < GVA_HOLE && is_memory_fault(guest))
 		return "an access into the non-canonical hole";
 	if (both && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 < 64 && is_memory_fault(guest) &&
-	    (c->bits == 32 || (last->addrsize == 4 && guest->cr2 >> 32 == 1)))
+	    (c->bits != 64 || (last->addrsize == 4 && guest->cr2 >> 32 == 1)))
 		return "an access that wraps at 4 GiB";
+	if (both && c->bits == 16 && native->vector != VEC_PF && is_memory_fault(native) && guest->vector == VEC_PF &&
+	    (uint32_t)(guest->cr2 - data_base(c)) >= 0xffffffc0)
+		return "an access past its segment's limit";
 	if (both && guest->vector == VEC_UD && decodes_at(c, native, guest->cpu.rip) == BT_DECODE_INVALID)
 		return "an encoding that the manuals leave undefined";
 	if (both && native->cpu.rip == guest->cpu.rip && native->vector == guest->vector && last->cls == BT_CLASS_GATHER)
@@ -345,7 +349,7 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 	}
 	/* Where it ended: the trace may be too short for that, or have gone elsewhere where code changed itself. */
 	uint8_t code[32] = {0};
-	unsigned n_code = fetch(native, native->cpu.rip, code);
+	unsigned n_code = fetch(c, native, native->cpu.rip, code);
 	why = n_code ? step_excuse(c, code) : NULL;
 	if (why)
 		return why;
@@ -365,7 +369,7 @@ static void disassemble(const struct diff_case *c, uint64_t at, const uint8_t *b
 
 	for (unsigned i = 0; i < n && i < 15; i++)
 		snprintf(hex + 3 * i, sizeof(hex) - 3 * i, "%02x ", bytes[i]);
-	if (cs_open(CS_ARCH_X86, c->bits == 64 ? CS_MODE_64 : CS_MODE_32, &cs) != CS_ERR_OK)
+	if (cs_open(CS_ARCH_X86, c->bits == 64 ? CS_MODE_64 : c->bits == 32 ? CS_MODE_32 : CS_MODE_16, &cs) != CS_ERR_OK)
 		return;
 	if (cs_disasm(cs, bytes, n, at, 1, &insn)) {
 		hex[3 * insn->size] = 0;

@@ -63,7 +63,11 @@ static uint64_t target(struct gen *g, unsigned n, bool aligned)
 	uint64_t t;
 	unsigned kind = below(g, 100);
 
-	if (kind < 62)
+	if (g->c->bits == 16 && chance(g, 80)) /* what 16-bit offsets reach */
+		kind = chance(g, 70) ? 72 + below(g, 5) : 62;
+	if (g->c->bits == 16 && kind >= 72 && kind < 77)
+		t = GVA_D0 + below(g, 0x5100);
+	else if (kind < 62)
 		t = pages[below(g, ARRAY_SIZE(pages))] + below(g, 0x1000 - 64);
 	else if (kind < 72)
 		t = GVA_D0 + 0x1000 - below(g, n + 4);
@@ -94,7 +98,10 @@ static void set(struct gen *g, unsigned r, uint64_t v)
 	g->value[r] = g->c->cpu.gpr[r] = v;
 }
 
-static uint64_t any_value(struct gen *g) { return chance(g, 35) ? target(g, 8, false) : interesting(g); }
+/* An address as a register holds it: an offset in the data segments. */
+static uint64_t pointer(struct gen *g, unsigned n, bool aligned) { return target(g, n, aligned) - data_base(g->c); }
+
+static uint64_t any_value(struct gen *g) { return chance(g, 35) ? pointer(g, 8, false) : interesting(g); }
 
 static void fix_add(struct gen *g, struct fix f)
 {
@@ -313,6 +320,8 @@ static uint64_t steer(struct gen *g, struct piece *p, struct bt_insn *in, unsign
 		want -= g->c->cpu.fs_base;
 	else if (in->seg == SEG_GS)
 		want -= g->c->cpu.gs_base;
+	else
+		want -= in->seg == SEG_CS ? code_base(g->c) : data_base(g->c);
 	if (in->flags & BT_I_MOFFS) {
 		memcpy(p->bytes + in->disp_off, &want, in->disp_bytes < 8 ? in->disp_bytes : 8);
 		return t;
@@ -339,7 +348,7 @@ static uint64_t steer(struct gen *g, struct piece *p, struct bt_insn *in, unsign
 	if (in->base != 0xff)
 		want -= g->value[in->base];
 	if (in->addrsize < 8)
-		want = (uint64_t)(int32_t)want;
+		want = in->addrsize == 2 ? (uint64_t)(int16_t)want : (uint64_t)(int32_t)want;
 	if (in->disp_bytes == 4 && want == (uint64_t)(int64_t)(int32_t)want)
 		memcpy(p->bytes + in->disp_off, &want, 4);
 	else if (in->disp_bytes == 1 && want == (uint64_t)(int64_t)(int8_t)want)
@@ -386,7 +395,8 @@ static void steer_flow(struct gen *g, struct piece *p, struct bt_insn *in, unsig
 		break;
 	case BT_CLASS_RET:
 		if (g->state[GPR_RSP] == KNOWN)
-			fix_add(g, (struct fix){.kind = FIX_MEM, .label = label, .value = g->value[GPR_RSP]});
+			fix_add(g, (struct fix){.kind = FIX_MEM, .label = label,
+						.value = data_base(g->c) + (g->c->bits == 16 ? g->value[GPR_RSP] & 0xffff : g->value[GPR_RSP])});
 		break;
 	default: break;
 	}
@@ -398,27 +408,27 @@ static void steer_implicit(struct gen *g, struct bt_insn *in)
 	uint16_t used = in->gpr_read | in->gpr_written;
 
 	if (in->flags & BT_I_IMPLICIT_RSP && g->state[GPR_RSP] == FREE) {
-		uint64_t t = chance(g, 70) ? GVA_D0 + 8 * below(g, 0x400) : target(g, 8, chance(g, 70));
+		uint64_t t = chance(g, 70) ? GVA_D0 - data_base(g->c) + 8 * below(g, 0x400) : pointer(g, 8, chance(g, 70));
 		set(g, GPR_RSP, t);
 	}
 	if ((in->cls == BT_CLASS_LEAVE || in->cls == BT_CLASS_ENTER) && g->state[GPR_RBP] == FREE)
-		set(g, GPR_RBP, target(g, 8, chance(g, 70)));
+		set(g, GPR_RBP, pointer(g, 8, chance(g, 70)));
 	if (in->cls == BT_CLASS_STRING || in->cls == BT_CLASS_STRING_IO) {
 		if (g->state[GPR_RSI] == FREE && used >> GPR_RSI & 1)
-			set(g, GPR_RSI, target(g, in->opsize, chance(g, 50)));
+			set(g, GPR_RSI, pointer(g, in->opsize, chance(g, 50)));
 		if (g->state[GPR_RDI] == FREE && used >> GPR_RDI & 1)
-			set(g, GPR_RDI, target(g, in->opsize, chance(g, 50)));
+			set(g, GPR_RDI, pointer(g, in->opsize, chance(g, 50)));
 		if (rep && g->state[GPR_RCX] == FREE && chance(g, 90))
 			set(g, GPR_RCX, chance(g, 85) ? below(g, 24) : below(g, 3000));
 	}
 	if (in->cls == BT_CLASS_XLAT && g->state[GPR_RBX] == FREE)
-		set(g, GPR_RBX, target(g, 256, false));
+		set(g, GPR_RBX, pointer(g, 256, false));
 	if (in->cls == BT_CLASS_MASKMOV && g->state[GPR_RDI] == FREE)
-		set(g, GPR_RDI, target(g, 16, false));
+		set(g, GPR_RDI, pointer(g, 16, false));
 	if (in->cls == BT_CLASS_LOOP && g->state[GPR_RCX] == FREE)
 		set(g, GPR_RCX, chance(g, 90) ? below(g, 6) : (uint64_t)below(g, 3) << 32 | below(g, 300));
 	if (in->handler == BT_OP_clzero && g->state[GPR_RAX] == FREE)
-		set(g, GPR_RAX, target(g, 64, false));
+		set(g, GPR_RAX, pointer(g, 64, false));
 	if (in->flags & BT_I_BITOFF && in->flags & BT_I_MEM && g->state[in->modrm_reg] == FREE)
 		set(g, in->modrm_reg, chance(g, 85) ? (uint64_t)(int64_t)((int)below(g, 4096) - 2048) : interesting(g));
 	/* Divisions that do not overflow. */
@@ -631,23 +641,23 @@ static void generate(struct diff_case *c, uint64_t seed, unsigned number, unsign
 	c->insns = 1 + below(&g, CASE_INSNS);
 	c->fill = (const uint8_t[]){0xcc, 0xf4, 0xfa}[below(&g, 3)];
 	c->start = GVA_CODE + (chance(&g, 70) ? 0x100 + below(&g, 0xe00) : chance(&g, 60) ? 0x1000 - below(&g, 40) : 0x2000 - below(&g, 60));
-	c->cpu.cs = bits == 64 ? SEL_USER_CS64 : SEL_USER_CS32;
+	c->cpu.cs = bits == 64 ? SEL_USER_CS64 : bits == 32 ? SEL_USER_CS32 : SEL_CS16;
 	c->cpu.rflags = 0x202 | (rnd(&g) & BT_FLAGS_ARITH) | (chance(&g, 15) ? 0x400 : 0) | (chance(&g, 2) ? 0x100 : 0);
-	c->cpu.fs_base = bits == 64 ? (chance(&g, 80) ? GVA_D0 + below(&g, 0x2000) : target(&g, 8, false)) : 0;
-	c->cpu.gs_base = bits == 64 ? (chance(&g, 80) ? GVA_HIGH + below(&g, 0x1000) : target(&g, 8, false)) : 0;
+	c->cpu.fs_base = bits == 64 ? (chance(&g, 80) ? GVA_D0 + below(&g, 0x2000) : target(&g, 8, false)) : data_base(c);
+	c->cpu.gs_base = bits == 64 ? (chance(&g, 80) ? GVA_HIGH + below(&g, 0x1000) : target(&g, 8, false)) : data_base(c);
 	/* A base register holds a canonical address. */
 	c->cpu.fs_base = (uint64_t)((int64_t)(c->cpu.fs_base << 17) >> 17) & 0x7fffffffffff;
 	c->cpu.gs_base = (uint64_t)((int64_t)(c->cpu.gs_base << 17) >> 17) & 0x7fffffffffff;
 	memory(&g);
 	/* Runs of accesses off one register, which the engine checks together. */
-	if (chance(&g, 35))
+	if (bits != 16 && chance(&g, 35))
 		g.favourite = (int)below(&g, bits == 64 ? 16 : 8);
 	g.stack_run = chance(&g, 10);
 	for (unsigned i = 0; i < c->insns; i++)
 		instruction(&g, i);
 	for (unsigned r = 0; r < (bits == 64 ? 16u : 8u); r++)
 		if (g.state[r] == FREE)
-			set(&g, r, r == GPR_RSP || chance(&g, 20) ? target(&g, 8, true) : any_value(&g));
+			set(&g, r, r == GPR_RSP || chance(&g, 20) ? pointer(&g, 8, true) : any_value(&g));
 	vector_state(&g);
 }
 
@@ -709,15 +719,16 @@ void case_layout(struct diff_case *c)
 			value = (f->kind == FIX_REL ? c->address[f->label] : 0) + f->value - next;
 			put_bytes(c, c->address[f->piece] + f->off, (const uint8_t *)&value, f->bytes, code_at);
 			break;
-		case FIX_GPR: c->cpu.gpr[f->piece] = c->address[f->label] + f->value; break;
+		case FIX_GPR: c->cpu.gpr[f->piece] = c->address[f->label] - code_base(c) + f->value; break;
 		case FIX_MEM:
 			if (f->value >= GVA_CODE && f->value < GVA_RX + 0x1000)
 				break; /* not over the code */
-			put_bytes(c, f->value, (const uint8_t *)&c->address[f->label], c->bits / 8, memory_at);
+			value = c->address[f->label] - code_base(c);
+			put_bytes(c, f->value, (const uint8_t *)&value, c->bits / 8, memory_at);
 			break;
 		}
 	}
-	c->cpu.rip = c->start;
+	c->cpu.rip = c->start - code_base(c);
 }
 
 const struct world_page world_pages[WORLD_PAGES] = {

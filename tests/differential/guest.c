@@ -22,6 +22,7 @@
 #define OFF_IDT 0x1000u
 #define OFF_TSS 0x2000u
 #define OFF_HANDLERS 0x3000u
+#define OFF_LDT 0x2800u
 #define OFF_STACK 0x6000u /* its top */
 #define TIMEOUT_TICKS 20  /* of 4 ms */
 
@@ -101,6 +102,8 @@ static void descriptor_tables(struct guest *g)
 	put64(g, OFF_GDT + 0x20, 0x00cffb000000ffff); /* user code, 32 bits */
 	put64(g, OFF_GDT + 0x28, 0x00cff3000000ffff);
 	put64(g, OFF_GDT + 0x30, 0x00affb000000ffff); /* user code, 64 bits */
+	put64(g, OFF_LDT, 0x108ffb100000ffff); /* code at GVA_CODE, data at GVA_D0: 16 bits, 4 GiB */
+	put64(g, OFF_LDT + 8, 0x108ff3000000ffff);
 	put64(g, OFF_TSS + 4, KERNEL + OFF_STACK);
 	g->ram[GPA_KERNEL + OFF_TSS + 0x66] = 0x68; /* no I/O bitmap */
 	for (unsigned v = 0; v < 256; v++) {
@@ -132,15 +135,12 @@ static void base_state(struct guest *g)
 	s->gdtr.limit = 0x37;
 	s->idtr.base = KERNEL + OFF_IDT;
 	s->idtr.limit = 0xfff;
-	memset(&s->ldtr, 0, sizeof(s->ldtr));
+	segment(&s->ldtr, 0x48, 0x82);
+	s->ldtr.base = KERNEL + OFF_LDT;
+	s->ldtr.limit = 0xf;
 	segment(&s->tr, 0x40, 0x8b);
 	s->tr.base = KERNEL + OFF_TSS;
 	s->tr.limit = 0x67;
-	segment(&s->seg[SEG_SS], SEL_USER_DS, 0xc0f3);
-	segment(&s->seg[SEG_DS], SEL_USER_DS, 0xc0f3);
-	segment(&s->seg[SEG_ES], SEL_USER_DS, 0xc0f3);
-	memset(&s->seg[SEG_FS], 0, sizeof(s->seg[SEG_FS]));
-	memset(&s->seg[SEG_GS], 0, sizeof(s->seg[SEG_GS]));
 }
 
 static void *kick_on_and_on(void *arg)
@@ -212,12 +212,19 @@ static void load_state(struct guest *g, const struct diff_case *c)
 	s->rflags = c->cpu.rflags;
 	s->cr2 = 0;
 	s->activity = CPU_RUNNING;
-	bool compat = c->cpu.cs == SEL_USER_CS32;
-	segment(&s->seg[SEG_FS], compat ? SEL_USER_DS : 0, compat ? 0xc0f3 : 0);
-	segment(&s->seg[SEG_GS], compat ? SEL_USER_DS : 0, compat ? 0xc0f3 : 0);
+	uint16_t selector = c->bits == 16 ? SEL_DS16 : SEL_USER_DS, access = c->bits == 16 ? 0x80f3 : 0xc0f3;
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		segment(&s->seg[i], selector, access);
+		s->seg[i].base = data_base(c);
+	}
+	if (c->bits == 64) {
+		segment(&s->seg[SEG_FS], 0, 0);
+		segment(&s->seg[SEG_GS], 0, 0);
+	}
 	s->seg[SEG_FS].base = c->cpu.fs_base;
 	s->seg[SEG_GS].base = c->cpu.gs_base;
-	segment(&s->seg[SEG_CS], (uint16_t)c->cpu.cs, c->cpu.cs == SEL_USER_CS64 ? 0xa0fb : 0xc0fb);
+	segment(&s->seg[SEG_CS], (uint16_t)c->cpu.cs, c->bits == 64 ? 0xa0fb : c->bits == 32 ? 0xc0fb : 0x80fb);
+	s->seg[SEG_CS].base = code_base(c);
 	memcpy(s->xsave, c->cpu.xsave, XSAVE_BYTES);
 	bt_mode.set_state(g->vcpu, s);
 }

@@ -1,9 +1,9 @@
 /*
  * differential: random unprivileged instructions, natively and translated.
  *
- *	differential [--seed S] [--count N] [--bits 32|64] [--case K] [--verbose] [--keep-going] [--stats]
+ *	differential [--seed S] [--count N] [--bits 16|32|64] [--case K] [--verbose] [--keep-going] [--stats]
  *
- * Without arguments, as ./check runs it, it does a fixed number of cases in both kinds of code. A difference is shown
+ * Without arguments, as ./check runs it, it does a fixed number of cases in each kind of code. A difference is shown
  * with the fewest of its instructions that still show it, and the command that repeats it.
  */
 #include "tests/differential/case.h"
@@ -15,6 +15,7 @@
 
 #define CHECK_CASES_64 240000u
 #define CHECK_CASES_32 60000u
+#define CHECK_CASES_16 30000u
 #define HALF (NATIVE_SLOTS / 2)
 #define EXCUSES 64
 
@@ -34,7 +35,7 @@ struct run {
 
 static const struct outcome *translated(struct run *r, const struct diff_case *c, bool again)
 {
-	watch_case(c->bits == 64 ? "--bits 64" : "--bits 32", c->number);
+	watch_case(c->bits == 64 ? "--bits 64" : c->bits == 32 ? "--bits 32" : "--bits 16", c->number);
 	return guest_run(r->guest, c, again);
 }
 
@@ -313,15 +314,15 @@ int main(int argc, char **argv)
 		case 'k': r.keep_going = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 't': stats = true; break;
 		default:
-			fprintf(stderr, "usage: differential [--seed S] [--count N] [--from K] [--bits 32|64] [--case K] [--verbose] "
+			fprintf(stderr, "usage: differential [--seed S] [--count N] [--from K] [--bits 16|32|64] [--case K] [--verbose] "
 					"[--keep-going N] [--stats]\n");
 			return 2;
 		}
-	if (bits && bits != 32 && bits != 64) {
-		fprintf(stderr, "differential: --bits is 32 or 64\n");
+	if (bits && bits != 16 && bits != 32 && bits != 64) {
+		fprintf(stderr, "differential: --bits is 16, 32 or 64\n");
 		return 2;
 	}
-	unsigned tests = single ? 1 : !from + (bits != 32) + (bits != 64);
+	unsigned tests = single ? 1 : !from + (bits ? 1 : 3);
 	/* The engine may die of what it runs (a host fault in a helper). */
 	watch_start("differential", r.seed);
 	why = native_start(&r.native); /* forks: before the engine starts its threads */
@@ -339,10 +340,12 @@ int main(int argc, char **argv)
 		unsigned n = 1;
 		if (!from)
 			regressions(&r, n++);
-		if (bits != 32)
+		if (!bits || bits == 64)
 			plan(&r, tests, n++, count ? count : CHECK_CASES_64, 64, from);
-		if (bits != 64)
-			plan(&r, tests, n, count ? count : CHECK_CASES_32, 32, from);
+		if (!bits || bits == 32)
+			plan(&r, tests, n++, count ? count : CHECK_CASES_32, 32, from);
+		if (!bits || bits == 16)
+			plan(&r, tests, n, count ? count : CHECK_CASES_16, 16, from);
 	}
 	for (unsigned i = 0; i < EXCUSES && r.excuse[i].count; i++)
 		printf("# %u: %s\n", r.excuse[i].count, r.excuse[i].text);

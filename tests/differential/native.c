@@ -7,6 +7,7 @@
  */
 #include "tests/differential/case.h"
 
+#include <asm/ldt.h>
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -83,11 +84,13 @@ static inline uint64_t read_gs(void)
 static inline void write_fs(uint64_t v) { __asm__ volatile("wrfsbase %0" : : "r"(v) : "memory"); }
 static inline void write_gs(uint64_t v) { __asm__ volatile("wrgsbase %0" : : "r"(v) : "memory"); }
 
+static unsigned data_selector(void) { return child.in->bits == 16 ? SEL_DS16 : SEL_USER_DS; }
+
 /* Segment registers as the case has them; the rest comes from the frame. */
 static void back_to_case(uint64_t fs_base)
 {
-	if (child.in->cpu.cs == SEL_USER_CS32) { /* a null selector would fault there */
-		__asm__ volatile("mov %0, %%gs; mov %0, %%fs" : : "r"(SEL_USER_DS));
+	if (child.in->bits != 64) { /* a null selector would fault there */
+		__asm__ volatile("mov %0, %%gs; mov %0, %%fs" : : "r"(data_selector()));
 		return;
 	}
 	write_gs(child.gs_base);
@@ -106,14 +109,14 @@ static void load_case(ucontext_t *uc)
 		g[greg_of[i]] = (greg_t)cpu->gpr[i];
 	g[REG_RIP] = (greg_t)cpu->rip;
 	g[REG_EFL] = (greg_t)(cpu->rflags | (child.in->trace ? 0x100 : 0));
-	g[REG_CSGSFS] = (greg_t)((uint64_t)SEL_USER_DS << 48 | cpu->cs);
+	g[REG_CSGSFS] = (greg_t)((uint64_t)data_selector() << 48 | cpu->cs);
 	memcpy(fp, cpu->xsave, XSAVE_FX_BYTES);
 	memcpy(fp + XSAVE_HEADER, cpu->xsave + XSAVE_HEADER, XSAVE_BYTES - XSAVE_HEADER);
 	sigdelset(&uc->uc_sigmask, SIGVTALRM);
 	child.ticks = 0;
 	child.phase = RUNNING;
 	/* Compatibility mode looks at these; in 64-bit mode, reading them shows them. Code that strays may change them. */
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_USER_DS));
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(data_selector()));
 	child.gs_base = cpu->gs_base;
 	back_to_case(cpu->fs_base);
 }
@@ -126,6 +129,8 @@ static void store_outcome(ucontext_t *uc, uint64_t fs_base)
 
 	for (unsigned i = 0; i < GPR_COUNT; i++)
 		o->cpu.gpr[i] = (uint64_t)g[greg_of[i]];
+	if (child.in->bits == 16) /* the rest is where the kernel's stack for returning to such code was (espfix) */
+		o->cpu.gpr[GPR_RSP] = (uint32_t)o->cpu.gpr[GPR_RSP];
 	o->cpu.rip = (uint64_t)g[REG_RIP];
 	o->cpu.rflags = (uint64_t)g[REG_EFL];
 	o->cpu.cs = (uint64_t)g[REG_CSGSFS] & 0xffff;
@@ -168,7 +173,7 @@ static void note_step(uint64_t rip)
 		return;
 	o->step[o->steps].rip = rip;
 	for (unsigned i = 0; i < 16; i++) {
-		const uint8_t *p = window_at(rip + i);
+		const uint8_t *p = window_at(code_base(child.in) + rip + i);
 		o->step[o->steps].bytes[i] = p ? *p : 0;
 	}
 	/* A repeated instruction is noted once. */
@@ -241,6 +246,17 @@ static void map_world(int fd)
 	}
 }
 
+/* For 16-bit code; where the kernel has no LDTs, such cases end at once. */
+static void local_segments(void)
+{
+	struct user_desc code = {.entry_number = 0, .base_addr = GVA_CODE, .limit = 0xfffff, .contents = 2, .limit_in_pages = 1,
+				 .useable = 1};
+	struct user_desc data = {.entry_number = 1, .base_addr = GVA_D0, .limit = 0xfffff, .limit_in_pages = 1, .useable = 1};
+
+	syscall(SYS_modify_ldt, 1, &code, sizeof(code));
+	syscall(SYS_modify_ldt, 1, &data, sizeof(data));
+}
+
 /* System calls only from the program itself, which lies above 4 GiB, and only those it needs. */
 static int no_system_calls(void)
 {
@@ -279,6 +295,7 @@ static _Noreturn void child_main(struct native *n)
 	child.fs_base = read_fs();
 	child.window = n->window;
 	map_world(n->fd);
+	local_segments();
 	ss.ss_sp = mmap(NULL, ALTSTACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigaltstack(&ss, NULL);
 	sigfillset(&sa.sa_mask);

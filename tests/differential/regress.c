@@ -93,6 +93,14 @@ static const struct regression {
 	{"the end of a flat segment", "8b03", .bits = 32, .set = {{GPR_RBX, 0xfffffffe}}},
 	{"the end of a flat stack", "8b4500", .bits = 32, .set = {{GPR_RBP, 0xfffffffe}}},
 	{"bts at a 16-bit address size wraps", "670fab13", .bits = 32, .set = {{GPR_RBP, 0xfff0}, {GPR_RDI, 0xe}, {GPR_RDX, 0x8000}}},
+	/* 16-bit code */
+	{"fences take no 66", "0faee8 0faef0 0faef8", .bits = 16},
+	{"lzcnt of 16 bits", "f30fbdf1", .bits = 16, .set = {{GPR_RCX, 0xffff0003}}},
+	{"crc32 of 16 bits", "f20f38f1c1", .bits = 16},
+	{"movbe of 32 bits", "660f38f114", .bits = 16, .set = {{GPR_RSI, 0x800}}},
+	{"movbe of 16 bits", "0f38f114", .bits = 16, .set = {{GPR_RSI, 0x800}}},
+	{"enter of 32 bits on a 16-bit stack", "66c80d0002", .bits = 16, .set = {{GPR_RSP, 0x100c00}, {GPR_RBP, 0x1c98}}},
+	{"fnstsw through cs does not wait", "2edd7cd1", .bits = 16, .set = {{GPR_RSI, 0x100}}, .fcw = 0x37e, .fsw = PENDING},
 };
 
 unsigned regression_count(void) { return ARRAY_SIZE(regressions); }

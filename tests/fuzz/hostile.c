@@ -230,7 +230,6 @@ static void state(struct guest *g, struct cpu_state *s, const struct diff_case *
 	case VM86:
 	case PROT16:
 		base = GVA_CODE;
-		rip -= base;
 		segment(&s->seg[SEG_CS], m == PROT16 ? 0x40 : (uint16_t)rnd(g), m == VM86 ? 0xf3 : 0x9b, base, 0xffff);
 		break;
 	default: segment(&s->seg[SEG_CS], cpl ? 0x23 : 0x38, 0xc09b | dpl, 0, ~0u); break;
