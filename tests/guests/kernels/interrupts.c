@@ -34,9 +34,20 @@ static bool wait_hits(unsigned n, unsigned ms)
 	return hits >= n;
 }
 
+/* Nothing armed, nothing pending. */
 static void fresh(void)
 {
+	static const uint8_t used[] = {5, V_TIMER, V_A, V_A + 1, V_B};
+
 	interrupts_reset();
+	for (unsigned i = 0; i < sizeof(used); i++)
+		trap_handle(used[i], count);
+	sti();
+	for (volatile int i = 0; i < 100; i++)
+		;
+	cli();
+	for (unsigned i = 0; i < sizeof(used); i++)
+		trap_handle(used[i], NULL);
 	hits = 0;
 	hit_rip = 0;
 }
@@ -781,25 +792,28 @@ static void long_strings(void)
 	a[0] = 1;
 	a[n - 1] = 2;
 	lapic_write(LAPIC_LVT_TIMER, V_TIMER);
-	/* Already pending: it comes before the whole is done, whatever the pieces. */
-	r = regs0(long_movs);
-	r.rsi = (uint64_t)a;
-	r.rdi = (uint64_t)b;
-	r.rcx = n;
-	r.rflags |= FLAG_IF;
-	lapic_write(LAPIC_TIMER_INIT, (uint32_t)timer_per_ms() / 20);
-	while (run_regs(&r) != EX_DONE) {
-		EXPECT(EX(r.vector, 0), EX(V_TIMER, 0));
-		lapic_eoi();
-		SAME(r.rsi - (uint64_t)a, r.rdi - (uint64_t)b);
-		SAME(r.rsi - (uint64_t)a + r.rcx, n);
-		CHECK(r.rip == (uint64_t)long_movs || r.rip == (uint64_t)long_movs + 2);
-		if (r.rip == (uint64_t)long_movs && r.rcx != n)
-			cuts++;
-		if (cuts > 5)
-			r.rflags &= ~FLAG_IF;
-		else
-			lapic_write(LAPIC_TIMER_INIT, (uint32_t)timer_per_ms() / 20);
+	/* Again where the host was late with every timer. */
+	for (unsigned attempt = 0; attempt < 20 && !cuts; attempt++) {
+		r = regs0(long_movs);
+		r.rsi = (uint64_t)a;
+		r.rdi = (uint64_t)b;
+		r.rcx = n;
+		r.rflags |= FLAG_IF;
+		memset(b, 0, n);
+		lapic_write(LAPIC_TIMER_INIT, (uint32_t)timer_per_ms() / 20);
+		while (run_regs(&r) != EX_DONE) {
+			EXPECT(EX(r.vector, 0), EX(V_TIMER, 0));
+			lapic_eoi();
+			SAME(r.rsi - (uint64_t)a, r.rdi - (uint64_t)b);
+			SAME(r.rsi - (uint64_t)a + r.rcx, n);
+			CHECK(r.rip == (uint64_t)long_movs || r.rip == (uint64_t)long_movs + 2);
+			if (r.rip == (uint64_t)long_movs && r.rcx != n)
+				cuts++;
+			if (cuts > 5)
+				r.rflags &= ~FLAG_IF;
+			else
+				lapic_write(LAPIC_TIMER_INIT, (uint32_t)timer_per_ms() / 20);
+		}
 	}
 	CHECK(cuts > 0);
 	SAME(memcmp(a, b, n), 0);
@@ -820,11 +834,11 @@ static void long_strings(void)
 		}
 		SAME(((uint32_t *)large_page)[2 * MIB / 4 - 1], i);
 		lapic_write(LAPIC_TIMER_INIT, 0);
-		wait_hits(0, 1);
+		trap_handle(V_TIMER, count);
+		wait_hits(~0u, 1);
+		trap_handle(V_TIMER, NULL);
 	}
 	note("rep stos was interrupted %s", cuts ? "in between" : "never in between");
-	trap_handle(V_TIMER, count);
-	wait_hits(0, 2);
 }
 
 /* A storm: handlers that come as fast as they can, under code that checks itself. */
