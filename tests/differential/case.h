@@ -106,6 +106,8 @@ struct diff_case {
 static inline uint64_t code_base(const struct diff_case *c) { return c->bits == 16 ? GVA_CODE : 0; }
 static inline uint64_t data_base(const struct diff_case *c) { return c->bits == 16 ? GVA_D0 : 0; }
 
+/* Fills the generator's tables; the first case does it too, unless several threads make cases. */
+void generator_prepare(void);
 /* Case `number` of the run with `seed`. */
 void case_generate(struct diff_case *ret, uint64_t seed, unsigned number, unsigned bits);
 /* The same with any instruction at all, privileged ones too. For running in a guest only. */
@@ -161,6 +163,8 @@ void native_begin(struct native *n, unsigned first, unsigned count);
 void native_wait(struct native *n);
 /* Runs one case at once. Not between begin and wait. */
 const struct outcome *native_run(struct native *n, const struct diff_case *c);
+/* Whether the kernel gave the child segments for 16-bit code. */
+bool native_has_ldt(struct native *n);
 /* Whether the child has anything of its own mapped at gva: cases that stray there prove nothing. */
 bool native_own_memory(struct native *n, uint64_t gva);
 

@@ -626,14 +626,20 @@ static void memory(struct gen *g)
 	}
 }
 
+void generator_prepare(void)
+{
+	static bool done;
+
+	if (!done)
+		index_rows();
+	done = true;
+}
+
 static void generate(struct diff_case *c, uint64_t seed, unsigned number, unsigned bits, bool any)
 {
 	struct gen g = {.c = c, .random = mix(seed) ^ mix(0x1000000ull + number), .favourite = -1, .any = any};
-	static bool indexed;
 
-	if (!indexed)
-		index_rows();
-	indexed = true;
+	generator_prepare();
 	memset(c, 0, offsetof(struct diff_case, mem));
 	c->seed = seed;
 	c->number = number;

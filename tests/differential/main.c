@@ -247,12 +247,18 @@ static int plan(struct run *r, unsigned tests, unsigned n, unsigned count, unsig
 	struct timespec t0, t1;
 	unsigned before = r->differences, excused_before = r->excused;
 
+	if (bits == 16 && !native_has_ldt(r->native)) {
+		printf("ok %u # SKIP this kernel lets nobody have 16-bit segments (modify_ldt)\n", n);
+		return 0;
+	}
 	clock_gettime(CLOCK_MONOTONIC, &t0);
 	run_cases(r, from, count, bits);
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	double seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) * 1e-9;
+	/* Cases that prove nothing must stay rare, or the test tests nothing. */
+	bool enough = (r->excused - excused_before) * 20 < count || count < 200;
 	printf("%s %u - %u cases of %u-bit code, seed %llu, natively and translated twice (%u prove nothing; %.0f s)\n",
-	       r->differences > before ? "not ok" : "ok", n, count, bits, (unsigned long long)r->seed, r->excused - excused_before,
+	       r->differences > before || !enough ? "not ok" : "ok", n, count, bits, (unsigned long long)r->seed, r->excused - excused_before,
 	       seconds);
 	fflush(stdout);
 	return r->differences > before;
@@ -267,6 +273,8 @@ static void regressions(struct run *r, unsigned n)
 
 	for (unsigned i = 0; i < regression_count(); i++) {
 		const char *name = regression_case(i, &c), *what = NULL, *why;
+		if (c.bits == 16 && !native_has_ldt(r->native))
+			continue;
 		native = *native_run(r->native, &c);
 		why = outcome_excuse(&native);
 		for (unsigned k = 0; k < 2 && !what && !why; k++) {

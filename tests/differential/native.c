@@ -32,6 +32,7 @@ struct request {
 };
 
 struct shared {
+	volatile bool has_ldt;
 	volatile uint32_t running; /* the case that a dead child died of */
 	struct diff_case cases[NATIVE_SLOTS + 1]; /* the last one is native_run's */
 	struct outcome outcomes[NATIVE_SLOTS + 1];
@@ -246,15 +247,14 @@ static void map_world(int fd)
 	}
 }
 
-/* For 16-bit code; where the kernel has no LDTs, such cases end at once. */
-static void local_segments(void)
+/* For 16-bit code. False: the kernel has no LDTs. */
+static bool local_segments(void)
 {
 	struct user_desc code = {.entry_number = 0, .base_addr = GVA_CODE, .limit = 0xfffff, .contents = 2, .limit_in_pages = 1,
 				 .useable = 1};
 	struct user_desc data = {.entry_number = 1, .base_addr = GVA_D0, .limit = 0xfffff, .limit_in_pages = 1, .useable = 1};
 
-	syscall(SYS_modify_ldt, 1, &code, sizeof(code));
-	syscall(SYS_modify_ldt, 1, &data, sizeof(data));
+	return !syscall(SYS_modify_ldt, 1, &code, sizeof(code)) && !syscall(SYS_modify_ldt, 1, &data, sizeof(data));
 }
 
 /* System calls only from the program itself, which lies above 4 GiB, and only those it needs. */
@@ -295,7 +295,7 @@ static _Noreturn void child_main(struct native *n)
 	child.fs_base = read_fs();
 	child.window = n->window;
 	map_world(n->fd);
-	local_segments();
+	n->shared->has_ldt = local_segments();
 	ss.ss_sp = mmap(NULL, ALTSTACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigaltstack(&ss, NULL);
 	sigfillset(&sa.sa_mask);
@@ -425,6 +425,8 @@ const struct outcome *native_run(struct native *n, const struct diff_case *c)
 	native_wait(n);
 	return &n->shared->outcomes[NATIVE_SLOTS];
 }
+
+bool native_has_ldt(struct native *n) { return n->shared->has_ldt; }
 
 bool native_own_memory(struct native *n, uint64_t gva)
 {

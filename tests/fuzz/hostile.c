@@ -3,12 +3,15 @@
  * and with half-broken tables; whatever it does, the engine must come back, by a halt, a triple fault or its own word,
  * and stop when it is told to.
  *
- *	hostile [--seed S] [--count N] [--from K] [--case K] [--verbose]
+ *	hostile [--seed S] [--count N] [--from K] [--case K] [--vcpus N] [--verbose]
+ *
+ * With several vCPUs they run cases of their own at the same time over the same memory, tables and translations.
  */
 #include "tests/differential/case.h"
 #include "tests/differential/watch.h"
 
 #include <getopt.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/time.h>
@@ -40,23 +43,39 @@ enum mode { LONG64, LONG64_USER, COMPAT, COMPAT_USER, FLAT32, FLAT32_USER, PAGED
 static const char *const mode_names_[] = {"64-bit", "64-bit, user", "compatibility", "compatibility, user", "32-bit flat",
 					  "32-bit flat, user", "32-bit paged", "PAE", "16-bit protected", "real", "virtual 8086"};
 
-struct guest {
+#define VCPUS_MAX 4
+
+struct vm {
 	struct machine *machine;
+	struct mode_vm *vm;
+	uint8_t *ram;
+	uint64_t seed;
+	unsigned vcpus, from, count; /* the cases of this machine */
+	bool verbose;
+};
+
+/* One vCPU and the thread that runs it. */
+struct guest {
+	const struct vm *m;
 	struct mode_vm *vm;
 	struct mode_vcpu *vcpu;
 	uint8_t *ram;
+	unsigned index;
 	struct cpu_state fresh;
 	uint64_t random;
+	pthread_t thread;
+	volatile bool running;
+	volatile unsigned ticks;
 };
 
-static struct mode_vcpu *volatile running;
-static volatile unsigned ticks;
+static struct guest guests[VCPUS_MAX];
 static unsigned ended[4], nowhere; /* by enum mode_exit_reason; jumps to MMIO apart */
 
 static void on_tick(int sig)
 {
-	if (running && ++ticks >= STOP_TICKS)
-		bt_mode.vcpu_stop(running);
+	for (unsigned i = 0; i < VCPUS_MAX; i++)
+		if (guests[i].running && ++guests[i].ticks >= STOP_TICKS)
+			bt_mode.vcpu_stop(guests[i].vcpu);
 }
 
 static uint64_t rnd(struct guest *g)
@@ -72,25 +91,33 @@ static bool chance(struct guest *g, unsigned percent) { return rnd(g) % 100 < pe
 static void no_event(void *opaque, enum machine_event event, unsigned code) {}
 static void no_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
 
-static const char *guest_create(struct guest *g)
+static const char *vm_create(struct vm *m)
 {
-	struct machine_config config = {.ram_bytes = RAM_BYTES, .vcpus = 1, .on_event = no_event, .on_output = no_output};
+	struct machine_config config = {.ram_bytes = RAM_BYTES, .vcpus = m->vcpus, .on_event = no_event, .on_output = no_output};
 
-	if (machine_create(&config, &g->machine))
+	if (machine_create(&config, &m->machine))
 		return "no machine could be created";
-	if (bt_mode.vm_create(g->machine, &g->vm) || bt_mode.vcpu_create(g->vm, 0, &g->vcpu))
+	if (bt_mode.vm_create(m->machine, &m->vm))
 		return "no bt engine could be created";
-	const struct ram_region *r = machine_ram_find(g->machine, 1 << 20);
-	g->ram = r->host - r->gpa;
-	bt_mode.get_state(g->vcpu, &g->fresh);
+	const struct ram_region *r = machine_ram_find(m->machine, 1 << 20);
+	m->ram = r->host - r->gpa;
+	for (unsigned i = 0; i < m->vcpus; i++) {
+		struct guest *g = &guests[i];
+		*g = (struct guest){.m = m, .vm = m->vm, .ram = m->ram, .index = i};
+		if (bt_mode.vcpu_create(m->vm, i, &g->vcpu))
+			return "no vCPU could be created";
+		bt_mode.get_state(g->vcpu, &g->fresh);
+		g->fresh.activity = CPU_RUNNING;
+	}
 	return NULL;
 }
 
-static void guest_destroy(struct guest *g)
+static void vm_destroy(struct vm *m)
 {
-	bt_mode.vcpu_destroy(g->vcpu);
-	bt_mode.vm_destroy(g->vm);
-	machine_destroy(g->machine);
+	for (unsigned i = 0; i < m->vcpus; i++)
+		bt_mode.vcpu_destroy(guests[i].vcpu);
+	bt_mode.vm_destroy(m->vm);
+	machine_destroy(m->machine);
 }
 
 static void put(struct guest *g, uint32_t at, uint64_t v, unsigned n) { memcpy(g->ram + at, &v, n); }
@@ -269,15 +296,15 @@ static void memory(struct guest *g, const struct diff_case *c)
 	}
 }
 
-static void run_one(struct guest *g, uint64_t seed, unsigned number, bool verbose)
+static void run_one(struct guest *g, unsigned number, bool verbose)
 {
-	static struct diff_case c;
-	static struct cpu_state s;
+	static __thread struct diff_case c;
+	static __thread struct cpu_state s;
 	struct mode_exit e = {.reason = MODE_EXIT_ERROR};
 
-	g->random = seed * 0x100000001b3ull + number;
+	g->random = g->m->seed * 0x100000001b3ull + number;
 	enum mode m = (enum mode)(rnd(g) % MODE_COUNT);
-	case_generate_any(&c, seed, number, bits_of(m));
+	case_generate_any(&c, g->m->seed, number, bits_of(m));
 	case_layout(&c);
 	memory(g, &c);
 	tables(g);
@@ -290,69 +317,115 @@ static void run_one(struct guest *g, uint64_t seed, unsigned number, bool verbos
 			printf("# r%u %llx\n", i, (unsigned long long)s.gpr[i]);
 		fflush(stdout);
 	}
-	watch_case("", number);
+	watch_case(g->m->vcpus > 1 ? "--vcpus 2" : "", number);
 	bt_mode.set_state(g->vcpu, &s);
-	ticks = 0;
-	running = g->vcpu;
+	g->ticks = 0;
+	g->running = true;
 	int rc = bt_mode.vcpu_run(g->vcpu, &e);
-	running = NULL;
+	g->running = false;
 	if (rc)
 		e.reason = MODE_EXIT_ERROR;
-	ended[e.reason & 3]++;
 	/* The one thing the engine does not run: code in MMIO. */
-	if (e.reason == MODE_EXIT_ERROR && strstr(e.message, "neither RAM nor ROM"))
-		ended[e.reason & 3]--, nowhere++;
-	else if (e.reason == MODE_EXIT_ERROR || verbose)
+	if (e.reason == MODE_EXIT_ERROR && strstr(e.message, "neither RAM nor ROM")) {
+		__atomic_fetch_add(&nowhere, 1, __ATOMIC_RELAXED);
+		return;
+	}
+	__atomic_fetch_add(&ended[e.reason & 3], 1, __ATOMIC_RELAXED);
+	if (e.reason == MODE_EXIT_ERROR || verbose)
 		printf("# case %u, %s: exit %u %s\n", number, mode_names_[m], e.reason, rc ? strerror(-rc) : e.message);
+}
+
+static void *run_cases(void *arg)
+{
+	struct guest *g = arg;
+
+	for (unsigned i = g->index; i < g->m->count; i += g->m->vcpus)
+		run_one(g, g->m->from + i, g->m->verbose);
+	return NULL;
+}
+
+/* A fresh machine for some of the cases. */
+static const char *run_round(struct vm *m)
+{
+	const char *why = vm_create(m);
+
+	if (why)
+		return why;
+	for (unsigned i = 0; i < m->vcpus; i++)
+		if (pthread_create(&guests[i].thread, NULL, run_cases, &guests[i]))
+			return "no thread";
+	for (unsigned i = 0; i < m->vcpus; i++)
+		pthread_join(guests[i].thread, NULL);
+	vm_destroy(m);
+	return NULL;
+}
+
+static const char *run_all(struct vm *m, unsigned from, unsigned count)
+{
+	const char *why = NULL;
+
+	for (unsigned i = 0; i < count && !why; i += FRESH_EVERY) {
+		m->from = from + i;
+		m->count = count - i < FRESH_EVERY ? count - i : FRESH_EVERY;
+		why = run_round(m);
+	}
+	return why;
+}
+
+static void plan(struct vm *m, unsigned n, unsigned from, unsigned count)
+{
+	memset(ended, 0, sizeof(ended));
+	nowhere = 0;
+	const char *why = run_all(m, from, count);
+	if (why) {
+		printf("ok %u # SKIP %s\n", n, why);
+		return;
+	}
+	printf("%s %u - %u hostile guests on %u vCPU%s, seed %llu: %u halted, %u shut down, %u were stopped, %u jumped to MMIO, "
+	       "%u the engine gave up on\n", ended[MODE_EXIT_ERROR] ? "not ok" : "ok", n, count, m->vcpus, m->vcpus > 1 ? "s" : "",
+	       (unsigned long long)m->seed, ended[MODE_EXIT_HALT], ended[MODE_EXIT_SHUTDOWN], ended[MODE_EXIT_INTERRUPTED], nowhere,
+	       ended[MODE_EXIT_ERROR]);
+	fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"seed", 1, NULL, 's'}, {"count", 1, NULL, 'n'}, {"from", 1, NULL, 'f'},
-						{"case", 1, NULL, 'c'}, {"verbose", 0, NULL, 'v'}, {0}};
+						{"case", 1, NULL, 'c'}, {"vcpus", 1, NULL, 'p'}, {"verbose", 0, NULL, 'v'}, {0}};
 	struct sigaction sa = {.sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK};
 	struct itimerval timer = {.it_interval.tv_usec = 4000, .it_value.tv_usec = 4000};
-	static struct guest g;
-	uint64_t seed = 1;
-	unsigned count = CHECK_CASES, from = 0;
-	bool verbose = false;
-	const char *why = NULL;
+	struct vm m = {.seed = 1};
+	unsigned count = 0, from = 0;
 
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) >= 0;)
 		switch (o) {
-		case 's': seed = strtoull(optarg, NULL, 0); break;
+		case 's': m.seed = strtoull(optarg, NULL, 0); break;
 		case 'n': count = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'f': from = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'c':
 			from = (unsigned)strtoul(optarg, NULL, 0);
 			count = 1;
 			break;
-		case 'v': verbose = true; break;
-		default: fprintf(stderr, "usage: hostile [--seed S] [--count N] [--from K] [--case K] [--verbose]\n"); return 2;
+		case 'p': m.vcpus = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'v': m.verbose = true; break;
+		default: m.vcpus = VCPUS_MAX + 1; break;
 		}
-	printf("1..1\n");
-	watch_start("hostile", seed);
-	for (unsigned i = 0; i < count && !why; i++) {
-		if (i % FRESH_EVERY == 0) {
-			if (i)
-				guest_destroy(&g);
-			memset(&g, 0, sizeof(g));
-			why = guest_create(&g);
-			if (i == 0) {
-				sigaction(SIGVTALRM, &sa, NULL);
-				setitimer(ITIMER_VIRTUAL, &timer, NULL);
-			}
-		}
-		if (!why)
-			run_one(&g, seed, from + i, verbose);
+	if (m.vcpus > VCPUS_MAX) {
+		fprintf(stderr, "usage: hostile [--seed S] [--count N] [--from K] [--case K] [--vcpus 1..%u] [--verbose]\n", VCPUS_MAX);
+		return 2;
 	}
-	if (why) {
-		printf("ok 1 # SKIP %s\n", why);
+	printf("1..%u\n", m.vcpus ? 1 : 2);
+	watch_start("hostile", m.seed);
+	generator_prepare(); /* its tables, before there are threads */
+	sigaction(SIGVTALRM, &sa, NULL);
+	setitimer(ITIMER_VIRTUAL, &timer, NULL);
+	if (m.vcpus) {
+		plan(&m, 1, from, count ? count : CHECK_CASES);
 		return 0;
 	}
-	guest_destroy(&g);
-	printf("%s 1 - %u hostile guests, seed %llu: %u halted, %u shut down, %u were stopped, %u jumped to MMIO, %u the engine gave up on\n",
-	       ended[MODE_EXIT_ERROR] ? "not ok" : "ok", count, (unsigned long long)seed, ended[MODE_EXIT_HALT],
-	       ended[MODE_EXIT_SHUTDOWN], ended[MODE_EXIT_INTERRUPTED], nowhere, ended[MODE_EXIT_ERROR]);
+	m.vcpus = 1;
+	plan(&m, 1, from, count ? count : CHECK_CASES);
+	m.vcpus = 2;
+	plan(&m, 2, from, count ? count : CHECK_CASES / 2);
 	return 0;
 }
