@@ -102,20 +102,20 @@ static void pit_through_the_8259(void)
 	CHECK(rdtsc() - from > 19 * 2 * tsc_per_ms() * 9 / 10 / 1); /* not faster than asked */
 	/* Masked at the 8259, then at LINT0. */
 	outb(0x21, 0xff);
-	wait_hits(~0u, 5);
+	wait_hits(~0u, 20);
 	hits = 0;
 	CHECK(!wait_hits(1, 20));
 	outb(0x21, 0xfe);
 	CHECK(wait_hits(1, 5000));
 	lapic_write(LAPIC_LVT_LINT0, 0x10700);
-	wait_hits(~0u, 5);
+	wait_hits(~0u, 20);
 	hits = 0;
 	CHECK(!wait_hits(1, 20));
 	lapic_write(LAPIC_LVT_LINT0, 0x700);
 	CHECK(wait_hits(1, 5000));
 	/* In service: no second one before the EOI. Automatic EOI: no need of one. */
 	trap_handle(0x30, count);
-	wait_hits(~0u, 5);
+	wait_hits(~0u, 20);
 	hits = 0;
 	wait_hits(2, 30);
 	CHECK(hits <= 1);
@@ -144,7 +144,7 @@ static void pit_through_the_ioapic(void)
 	pit_rate(1000);
 	CHECK(wait_hits(20, 10000));
 	ioapic_write(0x14, 0x10000 | V_TIMER);
-	wait_hits(~0u, 5);
+	wait_hits(~0u, 20);
 	hits = 0;
 	CHECK(!wait_hits(1, 20));
 	/* Logical destination, lowest priority. */
@@ -154,7 +154,7 @@ static void pit_through_the_ioapic(void)
 	ioapic_write(0x14, 0x900 | V_TIMER);
 	CHECK(wait_hits(5, 5000));
 	ioapic_write(0x15, 0x08000000); /* nobody */
-	wait_hits(~0u, 5);
+	wait_hits(~0u, 20);
 	hits = 0;
 	CHECK(!wait_hits(1, 20));
 	ioapic_write(0x14, 0x10000);

@@ -19,6 +19,14 @@
 
 #define AP_TRAMPOLINE 0x8000
 
+/* legacy.c: a 16-bit data segment in a test slot, and where real mode finds its things. */
+#define SEL_DATA16 0x60
+#define REAL_IVT 0x6000
+#define REAL_STACK 0x7ff0
+#define REAL_DATA 0x7000
+#define REAL_BASE 0x9000
+#define REAL_CODE 0xa000
+
 /* struct regs */
 #define REGS_RAX 0
 #define REGS_RCX 8

@@ -515,6 +515,126 @@ static void code_moved_under_feet(void)
 	}
 }
 
+/*
+ * Edits and flushes between two accesses of one piece of straight code: rdi is the address, rsi its entry, rdx the new
+ * entry, r8 another root.
+ */
+CODE(in_loads, "mov (%rdi), %rax\n\tmov %rdx, (%rsi)\n\tinvlpg (%rdi)\n\tmov (%rdi), %rcx\n\t" DONE);
+CODE(in_loads_cr3, "mov %cr3, %r9\n\tmov (%rdi), %rax\n\tmov %rdx, (%rsi)\n\tmov %r9, %cr3\n\tmov (%rdi), %rcx\n\t" DONE);
+CODE(in_other_root, "mov %cr3, %r9\n\tmov (%rdi), %rax\n\tmov %r8, %cr3\n\tmov (%rdi), %rcx\n\tmov %r9, %cr3\n\tmov (%rdi), %rbx\n\t" DONE);
+CODE(in_pushes, "mov %rsp, %rbp\n\tlea 0x800(%rdi), %rsp\n\tpush %rdx\n\tmov %rdx, (%rsi)\n\tinvlpg (%rdi)\n\tpush %rdi\n\tpop %rcx\n\tpop %rax\n\tmov %rbp, %rsp\n\t" DONE);
+CODE(in_stores, "movl $1, 64(%rdi)\n\tmovl $2, 68(%rdi)\n\tmov %rdx, (%rsi)\n\tinvlpg (%rdi)\n\tmovl $3, 64(%rdi)\n\tmovl $4, 68(%rdi)\n\t" DONE);
+CODE(in_calls, "lea 0x10(%rdi), %rbx\n\tcall *%rbx\n\tmov %eax, %ecx\n\tmov %rdx, (%rsi)\n\tinvlpg (%rdi)\n\tcall *%rbx\n\t" DONE);
+CODE(in_wp, "mov %cr0, %rax\n\tmov %rax, %rbx\n\tand $~0x10000, %rbx\n\tmov %rbx, %cr0\n\tmovl $5, (%rdi)\n\tmov %rax, %cr0\n\tin_wp_at: movl $6, (%rdi)\n\t" DONE);
+CODE(in_ro, "movl $1, (%rdi)\n\tmov %rdx, (%rsi)\n\tinvlpg (%rdi)\n\tin_ro_at: movl $2, (%rdi)\n\t" DONE);
+CODE(in_gone, "mov %rsp, %rbp\n\tlea 0x800(%rdi), %rsp\n\tpush %rax\n\tpush %rax\n\tmovq $0, (%rsi)\n\tinvlpg (%rdi)\n\tin_gone_at: push %rax\n\t" DONE);
+LABEL(in_wp_at);
+LABEL(in_ro_at);
+LABEL(in_gone_at);
+
+static struct regs edit(const void *code, uint64_t *entry, const void *to, uint64_t flags)
+{
+	struct regs r = regs0(code);
+
+	r.rdi = VA;
+	r.rsi = (uint64_t)entry;
+	r.rdx = (uint64_t)to | flags;
+	return r;
+}
+
+static void edits_within_a_block(void)
+{
+	uint64_t *a = page_alloc(), *b = page_alloc(), *other = page_alloc(), old = cr3_get(), *e;
+	struct regs r;
+
+	for (int i = 0; i < 3; i++) {
+		*a = 1;
+		*b = 2;
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_loads, e, b, PTE_P | PTE_W);
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(r.rax, 1);
+		SAME(r.rcx, 2);
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_loads_cr3, e, b, PTE_P | PTE_W);
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(r.rax, 1);
+		SAME(r.rcx, 2);
+		/* Pushes before go to one page, those behind to the other: what is popped last is what b has there. */
+		e = map(VA, a, PTE_P | PTE_W);
+		b[0x7f8 / 8] = 0xbb;
+		r = edit(in_pushes, e, b, PTE_P | PTE_W);
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(r.rcx, VA);
+		SAME(r.rax, 0xbb);
+		SAME(a[0x7f8 / 8], (uint64_t)b | PTE_P | PTE_W);
+		SAME(b[0x7f0 / 8], VA);
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_stores, e, b, PTE_P | PTE_W);
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(a[8], 0x200000001);
+		SAME(b[8], 0x400000003);
+		memcpy((uint8_t *)a + 0x10, "\xb8\x0a\x00\x00\x00\xc3", 6);
+		memcpy((uint8_t *)b + 0x10, "\xb8\x0b\x00\x00\x00\xc3", 6);
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_calls, e, b, PTE_P | PTE_W);
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(r.rcx, 0xa);
+		SAME(r.rax, 0xb);
+		/* Rights that go away. */
+		map(VA, a, PTE_P);
+		r = edit(in_wp, e, a, 0);
+		EXPECT(run_regs(&r), EX_PF(PF_P | PF_W));
+		SAME(r.rip, (uint64_t)in_wp_at);
+		SAME((uint32_t)*a, 5);
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_ro, e, a, PTE_P);
+		EXPECT(run_regs(&r), EX_PF(PF_P | PF_W));
+		SAME(r.rip, (uint64_t)in_ro_at);
+		e = map(VA, a, PTE_P | PTE_W);
+		r = edit(in_gone, e, a, 0);
+		EXPECT(run_regs(&r), EX_PF(PF_W));
+		SAME(r.rip, (uint64_t)in_gone_at);
+		SAME(r.rsp, VA + 0x7f0);
+	}
+	/* Two roots. */
+	memcpy(other, (void *)old, PAGE);
+	other[TEST_VA >> 39 & 511] = 0;
+	*a = 1;
+	map(VA, a, PTE_P | PTE_W);
+	cr3_set((uint64_t)other);
+	map(VA, b, PTE_P | PTE_W);
+	cr3_set(old);
+	for (int i = 0; i < 3; i++) {
+		r = edit(in_other_root, entry_of(VA, 1), a, 0);
+		r.r8 = (uint64_t)other;
+		EXPECT(run_regs(&r), EX_DONE);
+		SAME(r.rax, *a);
+		SAME(r.rcx, *b);
+		SAME(r.rbx, *a);
+		CHECK(*a != *b);
+	}
+}
+
+/* What ring 0 found in the TLB is not for ring 3, and the reverse; through one site. */
+CODE(in_both, "mov (%rdi), %rax\n\tmov 8(%rdi), %rcx\n\t" DONE);
+
+static void one_site_at_two_rings(void)
+{
+	uint64_t *a = page_alloc();
+
+	map(VA, a, PTE_P | PTE_W);
+	map(VA + PAGE, a, PTE_P | PTE_W | PTE_U);
+	for (int i = 0; i < 5; i++) {
+		EXPECT(run0(in_both, VA), EX_DONE);
+		EXPECT(run3(in_both, VA), P(R3));
+		EXPECT(run3(in_both, VA + PAGE), EX_DONE);
+		EXPECT(run3(in_both, VA), P(R3));
+		EXPECT(run0(in_both, VA + PAGE), EX_DONE);
+		EXPECT(run0(in_both, VA), EX_DONE);
+	}
+}
+
 static void highest_and_lowest_addresses(void)
 {
 	uint64_t *pml4 = (uint64_t *)cr3_get(), low_end = 0x00007ffffffff000, high = 0xffff800000000000, top = 0xfffffffffffff000;
@@ -550,4 +670,5 @@ TESTS({"permissions of 4 KiB pages", permissions_4k}, {"permissions of 2 MiB pag
       {"CR3 load and global pages", cr3_flushes_all_but_global}, {"CR3 switch between spaces", cr3_switches_spaces},
       {"an upper entry changes", upper_entry_changes}, {"a page table that maps itself", table_edits_itself},
       {"code unmapped under the feet", code_unmapped_under_feet}, {"code moved under the feet", code_moved_under_feet},
+      {"edits within a block", edits_within_a_block}, {"one site at two rings", one_site_at_two_rings},
       {"ends of the address space", highest_and_lowest_addresses});

@@ -289,7 +289,7 @@ static void halt_open(void *arg)
 
 static bool wait_for(volatile unsigned *what, unsigned n)
 {
-	uint64_t until = rdtsc() + 5000 * tsc_per_ms();
+	uint64_t until = rdtsc() + 30000 * tsc_per_ms();
 
 	while (*what < n)
 		if (rdtsc() > until)
@@ -671,7 +671,7 @@ static void text_poke(void)
 			sync_all();
 			uint32_t want = (i & 0xff) * 0x01010101u;
 			for (unsigned c = 1; c < n_cpus; c++) {
-				uint64_t until = rdtsc() + 3000 * tsc_per_ms();
+				uint64_t until = rdtsc() + 20000 * tsc_per_ms();
 				while (last_seen[c] != want && rdtsc() < until)
 					relax();
 				if (last_seen[c] != want)
@@ -701,7 +701,7 @@ static void aligned_patch(void)
 
 		*(volatile uint32_t *)(target + 1) = want;
 		for (unsigned c = 1; c < n_cpus; c++) {
-			uint64_t until = rdtsc() + 3000 * tsc_per_ms();
+			uint64_t until = rdtsc() + 20000 * tsc_per_ms();
 			while (last_seen[c] != want && rdtsc() < until)
 				relax();
 			if (last_seen[c] != want)
@@ -829,7 +829,7 @@ static void init_and_sipi_again(void)
 	ipi(n_cpus - 1, ICR_INIT);
 	delay_us(1000);
 	ipi(n_cpus - 1, ICR_SIPI | 9);
-	until = rdtsc() + 5000 * tsc_per_ms();
+	until = rdtsc() + 30000 * tsc_per_ms();
 	while (*(volatile uint16_t *)(page + 0x114) != 0x5a5a && rdtsc() < until)
 		relax();
 	SAME(*(volatile uint16_t *)(page + 0x114), 0x5a5a);

@@ -71,7 +71,7 @@ void cpu_call(unsigned n, void (*fn)(void *arg), void *arg)
 
 bool cpu_wait(unsigned n)
 {
-	uint64_t until = rdtsc() + 10000 * tsc_per_ms();
+	uint64_t until = rdtsc() + 60000 * tsc_per_ms();
 
 	while (__atomic_load_n(&cpus[n].running, __ATOMIC_ACQUIRE)) {
 		if (rdtsc() > until)
