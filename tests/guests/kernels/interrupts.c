@@ -860,8 +860,9 @@ static void storm(void)
 	map(TEST_VA, page, PTE_P | PTE_W | PTE_U);
 	trap_handle(V_TIMER, rearm);
 	lapic_write(LAPIC_LVT_TIMER, V_TIMER);
-	for (unsigned ring = 0; ring <= 3; ring += 3) {
-		struct regs r = ring ? regs3(self_check) : regs0(self_check);
+	/* Again where the host was late with every timer. */
+	for (unsigned times = 0; times < 2 || (times < 60 && hits <= 10); times++) {
+		struct regs r = times & 1 ? regs3(self_check) : regs0(self_check);
 
 		*page = 0;
 		r.rdi = 0x123456789abc;
