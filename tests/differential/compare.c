@@ -324,6 +324,15 @@ static const char *known_difference(const struct diff_case *c, const struct outc
 	return NULL;
 }
 
+/* Whether it goes on with what it was or becomes what it wrote depends on when the host's next interrupt comes. */
+static bool overwrites_itself(const struct diff_case *c, const struct outcome *native, const struct bt_insn *in, uint64_t rip)
+{
+	uint8_t code[32];
+
+	return in->cls == BT_CLASS_STRING && in->flags & (BT_I_REP | BT_I_REPNE) &&
+	       fetch(c, native, rip, code) >= in->len && memcmp(code, in->bytes, in->len);
+}
+
 const char *difference_excuse(struct native *n, const struct diff_case *c, const struct outcome *native,
 			      const struct outcome *guest)
 {
@@ -344,6 +353,8 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 			return why;
 		if (bt_decode(o->step[i].bytes, 16, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
 			continue;
+		if (overwrites_itself(c, native, &in, o->step[i].rip))
+			return "a repeated instruction that overwrites itself";
 		pointers |= x87 && is_state_image(&in);
 		x87 |= ((in.flags & BT_I_FPU) && in.cls == BT_CLASS_NATIVE) || is_state_image(&in);
 		opt |= in.handler == BT_OP_xsaveopt;
