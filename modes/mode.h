@@ -18,6 +18,7 @@ enum mode_capability {
 	MODE_CAP_STATE = 1u << 0,       /* get_state and set_state work */
 	MODE_CAP_OWN_IRQCHIP = 1u << 1, /* LAPIC/IOAPIC/PIC live in the engine, not in machine/ */
 	MODE_CAP_INSTRUCTIONS = 1u << 2, /* statistics include counted guest instructions */
+	MODE_CAP_DEBUG = 1u << 3,        /* debug_points and debug_step work */
 };
 
 /* Why a vCPU stopped running guest code. Port I/O and MMIO are served inside run, through machine/. */
@@ -26,12 +27,28 @@ enum mode_exit_reason {
 	MODE_EXIT_HALT,        /* wait for an event, then run again; `masked` tells which end it */
 	MODE_EXIT_SHUTDOWN,    /* triple fault */
 	MODE_EXIT_ERROR,       /* the engine met what it cannot run; `message` says what and where */
+	MODE_EXIT_DEBUG,       /* a debugger's point or the end of its step; `debug` says which */
+};
+
+/* Where a debugger wants to be told. The guest sees nothing of them. */
+enum mode_debug_kind { MODE_DEBUG_EXEC = 1, MODE_DEBUG_READ = 2, MODE_DEBUG_WRITE = 4 };
+struct mode_debug_point {
+	gva_t gva; /* linear */
+	uint32_t bytes;
+	uint32_t kind; /* enum mode_debug_kind; READ | WRITE: either */
+};
+#define MODE_DEBUG_POINTS_MAX 256
+
+struct mode_debug_hit {
+	struct mode_debug_point point; /* kind 0: a step has ended */
+	gva_t gva; /* of READ and WRITE: the first byte touched */
 };
 
 struct mode_exit {
 	enum mode_exit_reason reason;
 	bool masked; /* HALT with interrupts off, or waiting for a start-up IPI: an interrupt does not end it */
 	char message[256]; /* for SHUTDOWN and ERROR: one line, for people */
+	struct mode_debug_hit debug; /* for DEBUG */
 };
 
 /* One statistic: a stable name in lower_snake_case, its value, monotonic since the VM's start. */
@@ -74,6 +91,18 @@ struct mode_ops {
 	/* Only while the vCPU is not in run. */
 	int (*get_state)(struct mode_vcpu *vcpu, struct cpu_state *ret_state);
 	int (*set_state)(struct mode_vcpu *vcpu, const struct cpu_state *state);
+
+	/*
+	 * With MODE_CAP_DEBUG, only while no vCPU is in run. These points replace those before; -ENOSPC: more than
+	 * MODE_DEBUG_POINTS_MAX. An EXEC point stops before its instruction (and again, if it is still there on the next
+	 * run, unless that is a step), the others behind the instruction that touched a byte of it.
+	 */
+	int (*debug_points)(struct mode_vm *vm, const struct mode_debug_point *points, size_t n);
+	/*
+	 * The vCPU executes one instruction (or iteration of a repeated one, or enters the exception it raises) and exits;
+	 * interrupts wait, but for one that ends a halt, whose handler's start ends the step too. Holds until taken back.
+	 */
+	void (*debug_step)(struct mode_vcpu *vcpu, bool on);
 
 	/* A device or the VMM changed guest RAM behind the engine's back (DMA, loaders). Any thread. */
 	void (*ram_written)(struct mode_vm *vm, gpa_t gpa, uint64_t bytes);

@@ -265,6 +265,7 @@ static void vcpu_run_until_asked(struct vm_vcpu *vcpu)
 			if (asked_to_stop(vm))
 				return;
 			break;
+		case MODE_EXIT_DEBUG: break; /* nobody sets points yet */
 		case MODE_EXIT_SHUTDOWN:
 		case MODE_EXIT_ERROR: vcpu_ended(vcpu, &outcome); return;
 		}

@@ -14,6 +14,10 @@
 #define HELPER_STACK_BYTES (256u << 10)
 #define RAM_CHANGES_MAX 64
 
+_Static_assert(MODE_DEBUG_EXEC == BT_DEBUG_EXEC && MODE_DEBUG_READ == BT_DEBUG_READ && MODE_DEBUG_WRITE == BT_DEBUG_WRITE &&
+		       MODE_DEBUG_POINTS_MAX == BT_DEBUG_POINTS_MAX,
+	       "the engine takes the points as they come");
+
 struct mode_vcpu {
 	struct bt_vcpu *v;
 	void *map;
@@ -231,6 +235,57 @@ static int vcpu_create(struct mode_vm *vm, unsigned index, struct mode_vcpu **re
 	return 0;
 }
 
+/* Why the run loop stopped for the debugger; taken note of. */
+static void debug_hit(struct bt_vcpu *v, struct mode_debug_hit *ret)
+{
+	struct bt_debug_point p = {.gva = bt_debug_rip(v), .bytes = 1, .kind = BT_DEBUG_EXEC};
+
+	if (v->debug.hits & BT_HIT_DEBUGGER) {
+		p = v->debug.hit;
+		ret->gva = v->debug.hit_gva;
+	} else if (v->debug.stepped) {
+		p.kind = 0;
+	}
+	ret->point = (struct mode_debug_point){.gva = p.gva, .bytes = p.bytes, .kind = p.kind};
+	v->debug.hits &= ~BT_HIT_DEBUGGER;
+	v->debug.stepped = false;
+}
+
+/* What a vCPU hit and had no time to report holds as long as its point. */
+static void forget_hit(struct bt_vcpu *v)
+{
+	const struct bt_debug_vm *d = &v->vm->debug;
+
+	for (uint32_t i = 0; i < d->count; i++)
+		if (!memcmp(&d->point[i], &v->debug.hit, sizeof(d->point[i])))
+			return;
+	v->debug.hits &= ~BT_HIT_DEBUGGER;
+}
+
+static int debug_points(struct mode_vm *vm, const struct mode_debug_point *points, size_t n)
+{
+	struct bt_debug_vm *d = &vm->bt.debug;
+
+	if (n > ARRAY_SIZE(d->point))
+		return -ENOSPC;
+	for (size_t i = 0; i < n; i++)
+		d->point[i] = (struct bt_debug_point){points[i].gva, points[i].bytes, points[i].kind};
+	d->count = (uint32_t)n;
+	d->id = ++d->last_id;
+	for (unsigned i = 0; i < vm->bt.vcpus; i++)
+		if (vm->bt.vcpu[i]) {
+			forget_hit(vm->bt.vcpu[i]);
+			bt_debug_changed(vm->bt.vcpu[i]);
+		}
+	return 0;
+}
+
+static void debug_step(struct mode_vcpu *vcpu, bool on)
+{
+	vcpu->v->debug.step = on;
+	vcpu->v->debug.stepped = false;
+}
+
 static int vcpu_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 {
 	struct bt_vcpu *v = vcpu->v;
@@ -244,6 +299,8 @@ static int vcpu_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 	bt_fpu_leave(v);
 	ret_exit->masked = v->cs.activity == CPU_WAIT_SIPI || !(v->cs.rflags & RFLAGS_IF);
 	ret_exit->message[0] = 0;
+	if (ret_exit->reason == MODE_EXIT_DEBUG)
+		debug_hit(v, &ret_exit->debug);
 	if (ret_exit->reason == MODE_EXIT_SHUTDOWN)
 		snprintf(ret_exit->message, sizeof(ret_exit->message), "triple fault on vCPU %u at rip 0x%llx", v->index,
 			 (unsigned long long)v->cs.rip);
@@ -326,7 +383,7 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 
 const struct mode_ops bt_mode = {
 	.name = "bt",
-	.capabilities = MODE_CAP_STATE,
+	.capabilities = MODE_CAP_STATE | MODE_CAP_DEBUG,
 	.probe = probe,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
@@ -337,6 +394,8 @@ const struct mode_ops bt_mode = {
 	.vcpu_stop = vcpu_stop,
 	.get_state = get_state,
 	.set_state = set_state,
+	.debug_points = debug_points,
+	.debug_step = debug_step,
 	.ram_written = ram_written,
 	.stats = stats,
 	.first_user_ns = first_user_ns,

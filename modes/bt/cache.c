@@ -145,7 +145,7 @@ void bt_cache_flush(struct bt_vm *vm)
 
 /* ---- code pages and the itlb ------------------------------------------------ */
 
-static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_t *host, uint32_t key)
+static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_t *host, uint32_t key, uint32_t points)
 {
 	struct bt_cache *c = &vm->cache;
 	uint64_t h = (gva >> 12) * 0x9e3779b97f4a7c15ull ^ (gpa >> 12) * 0xc2b2ae3d27d4eb4full;
@@ -154,11 +154,11 @@ static uint32_t page_intern(struct bt_vm *vm, gva_t gva, gpa_t gpa, const uint8_
 
 	for (id = *head; id; id = c->pages[id].next) {
 		const struct bt_code_page *p = &c->pages[id];
-		if (p->gva == gva && p->gpa == gpa && p->key == key)
+		if (p->gva == gva && p->gpa == gpa && p->key == key && p->points == points)
 			return id;
 	}
 	id = c->page_count++;
-	c->pages[id] = (struct bt_code_page){.gva = gva, .gpa = gpa, .host = host, .next = *head, .key = key};
+	c->pages[id] = (struct bt_code_page){.gva = gva, .gpa = gpa, .host = host, .next = *head, .key = key, .points = points};
 	*head = id;
 	return id;
 }
@@ -184,10 +184,11 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 	r = machine_ram_find(v->machine, w.gpa);
 	if (!r)
 		bt_fail(v, "the guest jumped to an address that is neither RAM nor ROM");
+	uint32_t points = keep && bt_debug_exec_in_page(v, gva) ? v->debug.id : 0;
 	bool locked = v->holds_lock;
 	if (!locked)
 		bt_lock(v);
-	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), v->tb_key);
+	id = page_intern(vm, gva, w.gpa, r->host + (w.gpa - r->gpa), v->tb_key, points);
 	if (!locked)
 		bt_unlock(v);
 	if (!keep)

@@ -47,6 +47,7 @@ struct bt_code_page {
 	const uint8_t *host;
 	uint32_t next; /* hash chain */
 	uint32_t key;  /* tb_key, so that one comparison of ids covers the mode as well */
+	uint32_t points; /* bt_debug_vcpu.id if there are execution points in it; else 0 */
 };
 
 /* A way out of a TB to a constant address. */
@@ -165,6 +166,7 @@ struct bt_vm {
 	bool has_bmi2;
 	bool precise_flags; /* for tests: no flag counts as dead, so that faults show them all */
 	uint64_t low_ram_bytes;
+	struct bt_debug_vm debug;
 };
 
 int bt_cache_init(struct bt_vm *vm);

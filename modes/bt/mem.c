@@ -41,9 +41,13 @@ static void load_part(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum 
 	uint8_t *host = bt_tlb_hit(v, gva, n, false, mmu);
 	gpa_t gpa;
 
-	if (!host && bt_tlb_fill(v, gva, false, mmu, &host, &gpa) == BT_TLB_MMIO) {
-		mmio_read(v, gpa, buf, n);
-		return;
+	if (!host) {
+		enum bt_tlb_result r = bt_tlb_fill(v, gva, false, mmu, &host, &gpa);
+		bt_debug_access(v, gva, n, BT_DEBUG_READ);
+		if (r == BT_TLB_MMIO) {
+			mmio_read(v, gpa, buf, n);
+			return;
+		}
 	}
 	bt_copy(buf, host, n);
 }
@@ -54,7 +58,9 @@ static void store_part(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n
 	gpa_t gpa;
 
 	if (!host) {
-		switch (bt_tlb_fill(v, gva, true, mmu, &host, &gpa)) {
+		enum bt_tlb_result r = bt_tlb_fill(v, gva, true, mmu, &host, &gpa);
+		bt_debug_access(v, gva, n, BT_DEBUG_WRITE);
+		switch (r) {
 		case BT_TLB_MMIO: mmio_write(v, gpa, buf, n); return;
 		case BT_TLB_CODE:
 			v->stats.smc++;
@@ -173,7 +179,9 @@ void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write)
 		return host;
 	if (!canonical(v, gva))
 		bt_raise_error(v, VEC_GP, 0);
-	return bt_tlb_fill(v, gva, write, v->mmu, &host, &gpa) == BT_TLB_DIRECT ? host : NULL;
+	if (bt_tlb_fill(v, gva, write, v->mmu, &host, &gpa) != BT_TLB_DIRECT)
+		return NULL;
+	return bt_debug_data_in_page(v, gva) ? NULL : host;
 }
 
 /* ---- the slow path of translated accesses ------------------------------------------------- */
@@ -323,6 +331,23 @@ static bool across_locked(struct bt_vcpu *v, gva_t gva, const struct bt_site *si
 	return true;
 }
 
+/*
+ * An access to a debug point traps behind its instruction, which therefore runs alone. What is noted here is forgotten if
+ * the access then faults.
+ */
+static void watch(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
+{
+	unsigned kind = (site->access & BT_ACCESS_READ ? BT_DEBUG_READ : 0) | (site->access & BT_ACCESS_WRITE ? BT_DEBUG_WRITE : 0);
+
+	if (!bt_debug_match(v, gva, site->bytes, kind))
+		return;
+	if (!v->one_active) {
+		v->run_one = true;
+		bt_restart(v);
+	}
+	bt_debug_access(v, gva, site->bytes, kind);
+}
+
 struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
 {
 	unsigned n = site->bytes, mmu = site->access >> SITE_MMU_SHIFT & 3;
@@ -340,6 +365,8 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (!bt_code64(v) && gva + n > 1ull << 32) /* past the end of a flat segment; others wrap, which is not done here */
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	if (v->debug.data)
+		watch(v, gva, site);
 	if (n > room_in_page(gva)) {
 		struct bt_mem_result result;
 

@@ -12,6 +12,7 @@
 #include "machine/cpu_state.h"
 #include "machine/machine.h"
 #include "machine/types.h"
+#include "modes/bt/debug.h"
 #include "modes/bt/decode.h"
 #include "modes/mode.h"
 
@@ -179,6 +180,7 @@ struct bt_vcpu {
 	bool no_trap;          /* the instruction ended in an interrupt, which cleared TF: no single-step trap behind it */
 	bool want_flush;       /* the cache is full and whoever noticed cannot flush where it is */
 	bool run_one;          /* the next TB is to hold a single instruction */
+	struct bt_debug_vcpu debug;
 
 	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
 	struct bt_slot slot[BT_MMU_COUNT][2][BT_SLOTS]; /* [..][0] reads, [..][1] writes */
@@ -292,7 +294,7 @@ void bt_probe_store(struct bt_vcpu *v, gva_t gva, unsigned bytes);
 void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes);
 /*
  * Host address for [gva, gva+bytes) within one page when direct access is allowed (RAM; for writes: no code in it and
- * dirty), NULL when the access must go through bt_load and bt_store (MMIO, watched page). Raises faults.
+ * dirty), NULL when the access must go through bt_load and bt_store (MMIO, a page with debug points). Raises faults.
  * `bytes` must not cross the page.
  */
 void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write);

@@ -130,7 +130,9 @@ void bt_restart(struct bt_vcpu *v) { leave(v, BT_EXIT_RESUME); }
 /* The run loop has something to do before the next instruction. */
 static bool must_leave(struct bt_vcpu *v)
 {
-	if (v->kicked || v->one_active || (v->cs.rflags & RFLAGS_TF))
+	if (v->kicked || v->one_active || v->debug.hits || (v->cs.rflags & RFLAGS_TF))
+		return true;
+	if (v->debug.exec && bt_debug_exec_point(v, bt_debug_rip(v)))
 		return true;
 	if (v->cs.nmi_pending && !v->cs.nmi_blocked) /* an iret has just let it in */
 		return true;
@@ -315,12 +317,21 @@ static bool deliver_exception(struct bt_vcpu *v)
 	return bt_deliver(v, vector, has_error, v->cs.exception_error, false, v->cs.rip);
 }
 
+/* Queues #DB; what it is for is in DR6 already. */
+static void raise_db(struct bt_vcpu *v)
+{
+	v->cs.exception_pending = 1;
+	v->cs.exception_vector = VEC_DB;
+	v->cs.exception_has_error = 0;
+}
+
 /* Delivers what is due before the next instruction. False: triple fault. */
 static bool deliver_events(struct bt_vcpu *v)
 {
 	if (v->cs.exception_pending)
 		return deliver_exception(v);
-	if (v->cs.interrupt_shadow)
+	/* Nobody wants to step into the timer's interrupt each time; a processor that sleeps has nothing else to step into. */
+	if (v->cs.interrupt_shadow || (v->debug.step && v->cs.activity == CPU_RUNNING))
 		return true;
 	if (v->cs.nmi_pending && !v->cs.nmi_blocked) {
 		v->cs.nmi_pending = 0;
@@ -339,6 +350,43 @@ static bool deliver_events(struct bt_vcpu *v)
 	return true;
 }
 
+/* Data points that the instruction hit trap behind it, unless it had no effect. */
+static void take_hits(struct bt_vcpu *v)
+{
+	if (!v->debug.hits)
+		return;
+	v->code_hit = false;
+	if (v->exit_reason == BT_EXIT_EXCEPTION || v->exit_reason == BT_EXIT_FAIL) {
+		v->debug.hits = 0;
+	} else if (v->debug.hits & BT_HIT_GUEST) {
+		v->cs.dr6 |= v->debug.hits & BT_HIT_GUEST;
+		v->debug.hits &= ~BT_HIT_GUEST;
+		raise_db(v);
+	}
+}
+
+/*
+ * Before the next instruction, events being delivered: whether the debugger is to be told. The guest's own point there
+ * is a fault, which is queued.
+ */
+static bool debug_stops(struct bt_vcpu *v)
+{
+	unsigned hits = bt_debug_exec_at(v, bt_debug_rip(v));
+
+	if (v->debug.stepped || v->debug.hits & BT_HIT_DEBUGGER)
+		return true;
+	if (v->cs.activity != CPU_RUNNING)
+		return false;
+	if (hits & BT_HIT_DEBUGGER && !v->debug.step)
+		return true;
+	hits &= BT_HIT_GUEST;
+	if (hits) {
+		v->cs.dr6 |= hits;
+		raise_db(v);
+	}
+	return false;
+}
+
 static void get_tb(struct bt_vcpu *v, void *arg) { *(struct bt_tb **)arg = bt_tb_get(v); }
 
 /* Runs translated code until it leaves. */
@@ -347,7 +395,8 @@ static void run_code(struct bt_vcpu *v)
 	struct bt_tb *tb = NULL;
 	bool trap = v->cs.rflags & RFLAGS_TF;
 
-	v->one_active = v->run_one || v->cs.interrupt_shadow || trap;
+	v->one_active = v->run_one || v->cs.interrupt_shadow || trap || v->debug.step ||
+			(v->debug.exec && bt_debug_exec_point(v, bt_debug_rip(v)));
 	v->run_one = false;
 	if (v->one_active)
 		v->tb_key |= KEY_ONE;
@@ -364,14 +413,15 @@ static void run_code(struct bt_vcpu *v)
 		}
 		if (trap && !v->no_trap && v->exit_reason != BT_EXIT_EXCEPTION && v->exit_reason != BT_EXIT_FAIL) {
 			v->cs.dr6 |= 1u << 14; /* BS */
-			v->cs.exception_pending = 1;
-			v->cs.exception_vector = VEC_DB;
-			v->cs.exception_has_error = 0;
+			raise_db(v);
 		}
 	}
+	take_hits(v);
 	v->one_active = false;
 	v->tb_key &= ~KEY_ONE;
 }
+
+static bool debugged(const struct bt_vcpu *v) { return v->debug.exec || v->debug.stepped || v->debug.hits; }
 
 static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 {
@@ -392,15 +442,27 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			take_events(v);
 		if (v->cs.activity == CPU_WAIT_SIPI)
 			return MODE_EXIT_HALT;
+		if (v->debug.hits & BT_HIT_DEBUGGER)
+			return MODE_EXIT_DEBUG;
+		bool asleep = v->cs.activity == CPU_HALTED;
 		if (!deliver_events(v)) {
 			v->cs.activity = CPU_SHUTDOWN;
 			return MODE_EXIT_SHUTDOWN;
+		}
+		if (v->debug.step && asleep && v->cs.activity == CPU_RUNNING)
+			v->debug.stepped = true;
+		if (debugged(v)) {
+			if (debug_stops(v))
+				return MODE_EXIT_DEBUG;
+			if (v->cs.exception_pending)
+				continue;
 		}
 		if (v->cs.activity == CPU_HALTED)
 			return MODE_EXIT_HALT;
 		run_code(v);
 		if (v->exit_reason == BT_EXIT_FAIL)
 			return MODE_EXIT_ERROR;
+		v->debug.stepped = v->debug.step && !v->run_one && !v->want_flush; /* those start it over */
 	}
 }
 

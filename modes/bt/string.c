@@ -12,7 +12,7 @@ struct string {
 	unsigned asize; /* address size in bytes */
 	int64_t step;   /* size, or -size with DF */
 	bool rep;
-	bool step_trap; /* RFLAGS.TF: a debug trap follows each element */
+	bool step_trap; /* RFLAGS.TF, or a debugger's step: a trap follows each element */
 	uint64_t count; /* left; 1 without rep */
 	enum cpu_seg seg; /* of rsi */
 };
@@ -28,7 +28,7 @@ static struct string begin(const struct bt_vcpu *v, const struct bt_insn *insn)
 	s.asize = insn->addrsize;
 	s.step = v->cs.rflags & RFLAGS_DF ? -(int64_t)insn->opsize : (int64_t)insn->opsize;
 	s.rep = insn->flags & (BT_I_REP | BT_I_REPNE);
-	s.step_trap = v->cs.rflags & RFLAGS_TF;
+	s.step_trap = v->cs.rflags & RFLAGS_TF || v->debug.step;
 	s.count = s.rep ? bt_gpr(v, GPR_RCX, s.asize) : 1;
 	s.seg = insn->seg_override == 0xff ? SEG_DS : insn->seg_override;
 	return s;
@@ -50,7 +50,7 @@ static inline void done(struct bt_vcpu *v, struct string *s, uint64_t n)
 /* Between two pieces of a repeated instruction: lets an event in. cs.rip is at the instruction, which then goes on. */
 static inline void poll(struct bt_vcpu *v, const struct string *s)
 {
-	if (__builtin_expect((v->kicked || s->step_trap) && s->count, 0))
+	if (__builtin_expect((v->kicked || s->step_trap || v->debug.hits) && s->count, 0))
 		bt_resume(v);
 }
 
@@ -193,7 +193,7 @@ void bt_op_movs(struct bt_vcpu *v, const struct bt_insn *insn)
 		advance(v, &s, GPR_RDI, n);
 		done(v, &s, n);
 		v->stats.string_bytes += n * s.size;
-		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
+		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap || v->debug.hits)
 			poll(v, &s);
 	}
 }
@@ -230,7 +230,7 @@ void bt_op_stos(struct bt_vcpu *v, const struct bt_insn *insn)
 		advance(v, &s, GPR_RDI, n);
 		done(v, &s, n);
 		v->stats.string_bytes += n * s.size;
-		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
+		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap || v->debug.hits)
 			poll(v, &s);
 	}
 }
@@ -244,7 +244,7 @@ void bt_op_lods(struct bt_vcpu *v, const struct bt_insn *insn)
 		bt_gpr_set(v, GPR_RAX, s.size, element_load(v, &s, GPR_RSI, s.seg));
 		advance(v, &s, GPR_RSI, 1);
 		done(v, &s, 1);
-		if (++slow % SLOW_BATCH == 0 || s.step_trap)
+		if (++slow % SLOW_BATCH == 0 || s.step_trap || v->debug.hits)
 			poll(v, &s);
 	}
 }
@@ -315,7 +315,7 @@ void bt_op_cmps(struct bt_vcpu *v, const struct bt_insn *insn)
 		compare(v, a, b, s.size); /* a fault or an event may come before the next piece */
 		if (!s.rep || !s.count || (a == b) != equal)
 			break;
-		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
+		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap || v->debug.hits)
 			poll(v, &s);
 	}
 }
@@ -347,7 +347,7 @@ void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
 		compare(v, a, b, s.size); /* a fault or an event may come before the next piece */
 		if (!s.rep || !s.count || (a == b) != equal)
 			break;
-		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap)
+		if (n > 1 || ++slow % SLOW_BATCH == 0 || s.step_trap || v->debug.hits)
 			poll(v, &s);
 	}
 }

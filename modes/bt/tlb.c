@@ -73,9 +73,10 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	*ret_host = host + (gva & ~GUEST_PAGE_MASK);
 
 	bool code = bt_page_has_code(v->vm, gpa);
+	unsigned watched = bt_debug_data_in_page(v, gva);
 	uint64_t listed = list_entry(v, mmu, index, w.global);
-	e->read = -page;
-	e->write = w.writable && !r->readonly && !code ? -page : invalid_tag(index);
+	e->read = watched & BT_DEBUG_READ ? invalid_tag(index) : -page;
+	e->write = w.writable && !r->readonly && !code && !watched ? -page : invalid_tag(index);
 	e->host = host;
 	e->info = gpa | listed | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
 	if (w.large)

@@ -68,9 +68,12 @@ static void decode_block(struct trans *t)
 	const uint8_t *host = t->vm->cache.pages[t->tb->page_id].host;
 	unsigned off = (unsigned)(t->gva & 0xfff), start = off, side = 0;
 	unsigned max = t->key & KEY_ONE ? 1 : TB_MAX_INSNS;
+	bool points = t->vm->cache.pages[t->tb->page_id].points;
 
 	while (t->n < max) {
 		struct bt_insn *in = &t->insn[t->n];
+		if (points && t->n && bt_debug_exec_point(t->v, t->gva + (off - start)))
+			break;
 		enum bt_decode_result r = off < 4096 ? bt_decode(host + off, 4096 - off, t->bits, in) : BT_DECODE_SHORT;
 		if (r == BT_DECODE_SHORT) {
 			if (t->n)
@@ -151,7 +154,8 @@ static void analyse(struct trans *t)
 		live = (uint16_t)((live & ~in->flags_killed) | in->flags_read);
 		t->live_in[i] = live;
 	}
-	if (t->vm->precise_flags) {
+	/* Whoever debugs wants to see them all. */
+	if (t->vm->precise_flags || t->key & KEY_ONE || t->vm->cache.pages[t->tb->page_id].points) {
 		for (unsigned i = 0; i < t->n; i++)
 			t->live_in[i] = t->live_out[i] = t->live_taken[i] = BT_FLAGS_ARITH;
 		t->live_end = BT_FLAGS_ARITH;
