@@ -4,23 +4,16 @@ import json
 import os
 import re
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import programs
+from base import TOP, Failure, Unavailable
+
 MARKER = re.compile(r"@bench (\w+)(?: (.*))?$")
-
-
-class Failure(Exception):
-    """A peer that did not run to its end; the text says which and why."""
-
-
-class Unavailable(Exception):
-    """A mode that this build or this host has not got."""
 
 
 def build_guest(folder):
@@ -49,10 +42,15 @@ def workloads(program):
     return found
 
 
-def write_plan(path, plan, target_ms):
+def write_plan(path, plan, target_ms, root, device):
+    """The plan as the guest reads it. `root` is the programs' root file system, or None; `device` is where the guest has it."""
+    own = programs.workloads()
     with open(path, "w", encoding="ascii") as f:
         f.write(f"target {target_ms}\n")
-        f.writelines(f"{name} {operations}\n" for name, operations in plan.items())
+        f.writelines(f"{name} {operations}\n" for name, operations in plan.items() if name not in own)
+        if root:
+            f.write(f"root {device}\n")
+            f.writelines(line + "\n" for line in programs.plan_lines(plan, root))
 
 
 def waits(pid):
@@ -200,14 +198,16 @@ class Peer:
         """Boots, runs the plan ({name: operations, 0 to calibrate}), returns a complete Run or raises."""
         with tempfile.TemporaryDirectory(prefix="trivisor-bench.") as folder:
             path = os.path.join(folder, "plan")
-            write_plan(path, plan, target_ms)
+            root = self.options.root if any(name in plan for name in programs.workloads()) else None
+            write_plan(path, plan, target_ms, root, "/dev/vda" if self.boots else root and root.folder)
             initrd = None
             if self.boots:
                 initrd = os.path.join(folder, "initrd.cpio")
+                modules = ["--kernel-dir", self.options.kernel_dir, "--module", "virtio_pci", "--module", "virtio_blk"]
                 subprocess.run([os.path.join(TOP, "tools", "make-initramfs"), "--no-modules", "--init", self.options.guest,
-                                "--file", f"{path}:etc/bench.plan", initrd], check=True)
+                                "--file", f"{path}:etc/bench.plan", *(modules if root else []), initrd], check=True)
             run = Run(self.name)
-            self.launch(run, folder, path, initrd, watcher)
+            self.launch(run, folder, path, initrd, root and root.image, watcher)
             missing = [name for name in plan if name not in run.rows]
             if not run.done or missing:
                 run.errors.append(f"no figures for {', '.join(missing)}" if missing else "it ended before its plan did")
@@ -233,18 +233,20 @@ class Native(Peer):
     name = "native"
     boots = False
 
-    def launch(self, run, folder, plan, initrd, watcher):
+    def launch(self, run, folder, plan, initrd, disk, watcher):
         self.console(run, [self.options.guest, plan], watcher)
 
 
 class Qemu(Peer):
     name = "tcg"
 
-    def launch(self, run, folder, plan, initrd, watcher):
+    def launch(self, run, folder, plan, initrd, disk, watcher):
         options = self.options
         # No network card: its option ROM would be waited for at each boot.
         command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", "1", "-nographic",
                    "-no-reboot", "-nic", "none", "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
+        if disk:
+            command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
         self.console(run, command, watcher)
 
 
@@ -253,26 +255,29 @@ class Trivisor(Peer):
         super().__init__(options)
         self.name = mode
 
-    def launch(self, run, folder, plan, initrd, watcher):
+    def launch(self, run, folder, plan, initrd, disk, watcher):
         if self.options.via == "trictl":
-            self.through_trictl(run, folder, initrd, watcher)
+            self.through_trictl(run, folder, initrd, disk, watcher)
         else:
-            self.alone(run, folder, initrd, watcher)
+            self.alone(run, folder, initrd, disk, watcher)
 
-    def through_trictl(self, run, folder, initrd, watcher):
+    def through_trictl(self, run, folder, initrd, disk, watcher):
         options = self.options
         stats = os.path.join(folder, "stats.json")
         command = [os.path.join(options.build, "trictl"), "--socket", os.path.join(folder, "api.sock"), "run", "--mode",
                    self.name, "--memory", f"{options.memory}M", "--vcpus", "1", "--kernel", options.kernel, "--initrd", initrd,
                    "--append", options.append, "--no-reboot", "--timeout", str(options.timeout), "--stats", stats]
+        if disk:
+            command += ["--disk", f"{disk},readonly"]
         self.console(run, command, watcher)
         run.stats = read_json(stats)
 
-    def alone(self, run, folder, initrd, watcher):
+    def alone(self, run, folder, initrd, disk, watcher):
         """trivisor-vm by itself, as QEMU is: no daemon, no policy."""
         options = self.options
         definition = {"name": "bench", "memory_mib": options.memory, "vcpus": 1, "on_reboot": "shutdown",
-                      "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append}}
+                      "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append},
+                      "disks": [{"path": disk, "readonly": True}] if disk else []}
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)
         console = os.path.join(folder, "console.sock")
@@ -397,10 +402,3 @@ class Sampler:
                 address = int(found.group(1), 16)
                 lines.append((100 * hits.get(address, 0) / total, address, found.group(2)))
         return lines
-
-
-def require_tool(name, package):
-    path = shutil.which(name)
-    if not path:
-        raise Failure(f"{name} is missing: apt-get install {package}")
-    return path

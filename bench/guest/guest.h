@@ -24,6 +24,16 @@ extern const struct workload vector_workloads[];
 extern const struct workload memory_workloads[];
 extern const struct workload system_workloads[];
 
+/*
+ * Programs of a root file system. The root is a block device with ext4 on it, which is mounted, or natively a folder. Then
+ * what to read before the next program, paths separated by blanks; and "output" or "status", whether what it prints counts
+ * as its result, with the arguments behind it; the string is changed. programs_arguments returns NULL or what is wrong.
+ */
+void programs_root(const char *path, int native);
+void programs_read(const char *paths);
+const char *programs_arguments(char *words);
+extern const struct workload programs_workload;
+
 /* The program's own path, for the workload that executes it again. */
 extern const char *guest_self;
 

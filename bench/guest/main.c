@@ -31,7 +31,11 @@
  *
  * The plan has a line "NAME OPERATIONS" for each workload. With OPERATIONS 0 the number that takes about TARGET ms
  *("target TARGET") is found by trial, then run like any other, so that the result can be given to another machine as
- *its plan.
+ *its plan. Programs (programs.c) have three kinds of lines, and what they do is never found by trial:
+ *
+ *	root DEVICE-OR-FOLDER
+ *	read PATH...                                       what to have in memory before the next program
+ *	run NAME OPERATIONS output|status ARGUMENT...
  */
 #define PLAN "/etc/bench.plan"
 
@@ -150,24 +154,51 @@ static void run_apart(const struct workload *w, uint64_t operations, uint64_t ta
 		dprintf(1, "@bench crash %s %d\n", w->name, status);
 }
 
+/* One line of the plan, without its newline. */
+static void run_line(char *line, uint64_t *target_ns)
+{
+	char name[64], keyword[64];
+	uint64_t number;
+	int length = 0;
+
+	if (sscanf(line, "run %63s %" SCNu64 " %n", name, &number, &length) == 2 && length) {
+		struct workload w = programs_workload;
+		const char *wrong = programs_arguments(line + length);
+
+		w.name = name;
+		if (wrong)
+			dprintf(1, "@bench error the plan's %s: %s\n", name, wrong);
+		else
+			run_apart(&w, number, *target_ns);
+	} else if (sscanf(line, "%63s %n", keyword, &length) == 1 && !strcmp(keyword, "root")) {
+		programs_root(line + length, native);
+	} else if (!strcmp(keyword, "read")) {
+		programs_read(line + length);
+	} else if (sscanf(line, "%63s %" SCNu64, name, &number) != 2) {
+		dprintf(1, "@bench error the plan has a line %s\n", line);
+	} else if (!strcmp(name, "target")) {
+		*target_ns = number * 1000000;
+	} else if (find(name)) {
+		run_apart(find(name), number, *target_ns);
+	} else {
+		dprintf(1, "@bench error no workload %s\n", name);
+	}
+}
+
 static void run_plan(const char *path)
 {
 	FILE *plan = fopen(path, "re");
-	char name[64];
-	uint64_t number, target_ns = 400000000;
+	uint64_t target_ns = 400000000;
+	char *line = NULL;
+	size_t size = 0;
 
 	if (!plan)
 		guest_die(path);
-	while (fscanf(plan, "%63s %" SCNu64, name, &number) == 2) {
-		const struct workload *w = find(name);
-
-		if (!strcmp(name, "target"))
-			target_ns = number * 1000000;
-		else if (w)
-			run_apart(w, number, target_ns);
-		else
-			dprintf(1, "@bench error no workload %s\n", name);
+	while (getline(&line, &size, plan) > 0) {
+		line[strcspn(line, "\n")] = 0;
+		run_line(line, &target_ns);
 	}
+	free(line);
 	fclose(plan);
 	dprintf(1, "@bench done\n");
 }
