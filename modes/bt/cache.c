@@ -344,7 +344,7 @@ void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_tb *tb)
 		exit_point(vm, x, tb->exec + tb->mem_entry);
 		patch32(x->guard, tb->page_id);
 	} else {
-		exit_point(vm, x, tb->exec + tb->direct_entry);
+		exit_point(vm, x, tb->exec + (x->tb == tb && tb->loop_entry ? tb->loop_entry : tb->direct_entry));
 	}
 	x->target = tb;
 	x->next_in = tb->in;

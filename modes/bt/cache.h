@@ -82,6 +82,7 @@ struct bt_tb {
 	uint8_t *exec;    /* indirect entry: r15 = rip, flags in flags_ax; verifies itself */
 	uint32_t bytes;
 	uint16_t mem_entry, direct_entry; /* offsets: flags in flags_ax; flags in the host */
+	uint16_t loop_entry; /* for its own jumps back, if it has a fast copy for the turns to come; else 0 */
 	uint16_t guest_bytes;
 	uint16_t dep_first, dep_end; /* bytes of its first page that it relies on: its own, and what liveness looked at */
 	uint16_t live_in; /* flags read before they are written */

@@ -100,6 +100,9 @@ static int32_t tag_of(const struct trans *t, unsigned access)
 	return access & BT_ACCESS_WRITE ? TLB_OFF(t->op_mmu, write) : TLB_OFF(t->op_mmu, read);
 }
 
+int32_t bt_tag_off(const struct trans *t, unsigned access) { return tag_of(t, access); }
+int32_t bt_tlb_host_off(const struct trans *t) { return TLB_OFF(t->op_mmu, host); }
+
 static int32_t slot_of(const struct trans *t, unsigned access, int slot)
 {
 	unsigned write = access & BT_ACCESS_WRITE ? 1 : 0;
@@ -127,6 +130,8 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 	s->slot = slot;
 	s->group = -1;
 	s->masked = NULL;
+	s->bail = (int8_t)(t->fast ? (int)t->i : -1);
+	s->fl = (uint8_t)t->fl;
 	s->tag_off = tag_of(t, access);
 	s->bytes = (uint16_t)bytes;
 	if (slot >= 0) {
@@ -204,6 +209,8 @@ static void emit_const_check(struct trans *t, gva_t gva, unsigned bytes, unsigne
 	s->slot = SITE_CONST;
 	s->group = -1;
 	s->masked = NULL;
+	s->bail = (int8_t)(t->fast ? (int)t->i : -1);
+	s->fl = (uint8_t)t->fl;
 	s->gva = gva;
 	s->tail = s->end = e->p;
 	s->bytes = (uint16_t)bytes;
@@ -290,6 +297,10 @@ void bt_emit_slow_paths(struct trans *t)
 			continue;
 		}
 		e_fix32(s->jump, e->p);
+		if (s->bail >= 0) {
+			bt_loop_bail(t, s);
+			continue;
+		}
 		emit_miss(t, s);
 		if (copy) {
 			e_jmp(e, copy + e->exec);

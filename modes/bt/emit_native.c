@@ -232,16 +232,20 @@ static void bit_offset_operand(struct trans *t, const struct bt_insn *in)
 	e8(e, 0x41), e8(e, 0x83), e8(e, 0xe6), e8(e, in->opsize * 8u - 1); /* and r14d, bits - 1 */
 }
 
+/* In a loop's fast copy: the operand's check stands in front of the loop. */
+static bool in_stream(const struct trans *t) { return t->fast && t->loop.of[t->i] >= 0; }
+
 static void memory_operand(struct native *n, struct operands *o, bool needs_flags)
 {
 	struct trans *t = n->t;
 	const struct bt_insn *in = n->in;
 	bool bitoff = in->flags & BT_I_BITOFF, reg_spilled, lea;
 
-	if (t->grouped) {
+	if (t->grouped || in_stream(t)) {
 		o->mem = true;
-		o->m = bt_group_operand(t, in->disp);
-		n->scratch[n->scratches++] = H_T0;
+		o->m = t->grouped ? bt_group_operand(t, in->disp) : bt_loop_operand(t, in);
+		if (!t->fast || t->loop.stream[0].host == H_NONE) /* else both are taken, and nothing here needs one */
+			n->scratch[n->scratches++] = H_T0;
 		if (needs_flags)
 			bt_flags_to_host(t);
 		if (n->high_byte) {
@@ -322,7 +326,7 @@ void bt_emit_native(struct trans *t, const struct bt_insn *in)
 		emit_bytes(t, in, &o);
 	write_back(&n);
 	give_back(&n);
-	if (o.mem && !t->grouped)
+	if (o.mem && !t->grouped && !in_stream(t))
 		bt_emit_access_end(t);
 	if (in->flags_written)
 		t->fl = FL_HOST;

@@ -118,6 +118,8 @@ struct bt_slot {
 	uint8_t *host;
 };
 
+#define BT_LOOP_STREAMS 8 /* emit_loop.c */
+
 struct bt_vm;
 struct bt_tb;
 struct bt_tail;
@@ -184,6 +186,11 @@ struct bt_vcpu {
 
 	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
 	struct bt_slot slot[BT_MMU_COUNT][2][BT_SLOTS]; /* [..][0] reads, [..][1] writes */
+	/* Of the loop that runs: how far each stream's register may go, and the stream's place in host memory. */
+	struct bt_loop_stream {
+		uint64_t limit, host;
+	} loop[BT_LOOP_STREAMS];
+	uint32_t loop_warm; /* turns of plain loops until one is made fast */
 	uint64_t slot_gva, slot_rax;  /* of the slot thunks */
 	uint32_t slot_budget;         /* misses until bt_slot_trouble looks at their rate */
 	uint64_t slot_tsc;
@@ -217,7 +224,7 @@ struct bt_vcpu {
 
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
-			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, string_bytes, wrmsr, rdmsr;
+			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr;
 	} stats;
 };
 

@@ -27,6 +27,7 @@ void bt_slots_clear(struct bt_vcpu *v)
 void bt_tlb_init(struct bt_vcpu *v)
 {
 	v->slot_budget = BT_SLOT_BUDGET;
+	v->loop_warm = 1;
 	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		for (unsigned i = 0; i < BT_TLB_ENTRIES; i++)

@@ -749,7 +749,7 @@ static unsigned count_exits(const struct trans *t)
 	unsigned n = 2; /* the end, and its copy out of line */
 
 	for (unsigned i = 0; i < t->n; i++)
-		n += t->insn[i].cls == BT_CLASS_JCC ? 1 : t->insn[i].cls == BT_CLASS_LOOP ? 1 : 0;
+		n += (t->insn[i].cls == BT_CLASS_JCC && i < t->loop.last) + (t->insn[i].cls == BT_CLASS_JCC || t->insn[i].cls == BT_CLASS_LOOP);
 	return n;
 }
 
@@ -758,6 +758,10 @@ void bt_emit_one(struct trans *t, unsigned i)
 	t->i = i;
 	t->at = t->rip + t->off[i];
 	t->next = cut_rip(t, t->rip + t->off[i + 1], 4);
+	if (!t->grouped && !t->fast) {
+		t->loop.plain[i] = t->e.p;
+		t->loop.plain_fl[i] = (uint8_t)t->fl;
+	}
 	bt_map_add(t, t->off[i], 0);
 	emit_insn(t, &t->insn[i]);
 }
@@ -772,6 +776,8 @@ static void emit_block(struct trans *t)
 		else
 			bt_emit_one(t, i);
 		i += len ? len : 1;
+		if (t->loop.last && i == t->loop.last + 1u)
+			t->loop.after = t->e.p;
 	}
 	const struct bt_insn *last = &t->insn[t->n - 1];
 	if (!ends_block(last))
@@ -797,7 +803,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	tb->cs_base = t->bits == 64 ? 0 : v->cs.seg[SEG_CS].base;
 	t->gva = t->bits == 64 ? t->rip : (uint32_t)(tb->cs_base + t->rip);
 	t->n = t->slow_count = t->todo_count = t->map_count = t->group_count = 0;
-	t->grouped = false;
+	t->grouped = t->fast = false;
 	tb->rip = t->rip;
 	tb->key = t->key;
 	tb->page_id = page_id;
@@ -808,6 +814,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	bt_code_mark(v, gpa, 1);
 	decode_block(t);
 	analyse(t);
+	bt_loop_find(t);
 	bt_code_mark(v, (gpa & GUEST_PAGE_MASK) + tb->dep_first, tb->dep_end - tb->dep_first);
 
 	tb->exit_count = (uint8_t)count_exits(t);
@@ -815,6 +822,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	bt_emit_entry(t);
 	emit_block(t);
 	bt_group_emit_slow(t);
+	bt_loop_emit(t);
 	bt_emit_exit_stubs(t);
 	bt_emit_slow_paths(t);
 	bt_emit_direct_entry(t);

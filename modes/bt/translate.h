@@ -7,8 +7,8 @@
 
 #define TB_MAX_INSNS 40
 #define TB_MAX_SIDE_EXITS 6
-#define TB_MAX_EXITS (TB_MAX_SIDE_EXITS + 4)
-#define TB_MAX_SLOW (4 * TB_MAX_INSNS)
+#define TB_MAX_EXITS (2 * TB_MAX_SIDE_EXITS + 4)
+#define TB_MAX_SLOW (5 * TB_MAX_INSNS)
 
 #define V_OFF(field) ((int32_t)offsetof(struct bt_vcpu, field))
 #define V_MEM(field) MEM_BD(H_VCPU, V_OFF(field))
@@ -29,6 +29,8 @@ struct slow {
 	int8_t group;        /* the group it is the check of; -1 */
 	const struct bt_insn *masked; /* its helper does the whole instruction instead of the access; NULL: not so */
 	uint64_t at;         /* the rip of that */
+	int8_t bail;         /* a miss goes to this instruction's plain copy (emit_loop.c); -1: not so */
+	uint8_t fl;          /* enum flags_at then */
 };
 
 /* A run of instructions that share one check (emit_group.c). */
@@ -43,6 +45,29 @@ struct group {
 	uint8_t *join;       /* where that goes back to */
 };
 #define TB_MAX_GROUPS 16
+
+/* Accesses of a loop whose address is base + (index << scale) and a constant (emit_loop.c). */
+struct stream {
+	uint8_t base, index, scale; /* registers, 0xff none */
+	uint8_t mover;  /* which of the two advances; 0xff: neither */
+	uint8_t shift;  /* by which it counts */
+	uint8_t access, uses;
+	uint8_t host;   /* the host register with the stream's host address, H_NONE: in memory */
+	int16_t stride; /* bytes in a turn */
+	uint16_t bytes; /* accessed in a turn, */
+	int64_t lo;     /* from here on, counted from the address at the turn's start */
+};
+
+struct loop {
+	uint8_t last; /* the instruction that goes back to the block's start; 0: no loop, or none worth a second copy */
+	uint8_t streams;
+	struct stream stream[BT_LOOP_STREAMS];
+	int8_t of[TB_MAX_INSNS];      /* the stream of an instruction's operand; -1: none */
+	uint8_t inner[TB_MAX_INSNS];  /* of a jump forward within the loop: where to; 0: not so */
+	uint8_t *plain[TB_MAX_INSNS]; /* where the plain copy of an instruction begins, */
+	uint8_t plain_fl[TB_MAX_INSNS]; /* and where the flags are there */
+	uint8_t *after;               /* the plain code behind the loop */
+};
 
 /* Code to be emitted behind the block: reached by a jump at `jump`. */
 struct exit_todo {
@@ -78,9 +103,11 @@ struct trans {
 	unsigned group_count;
 	bool grouped;         /* the fast copy of a group is being emitted: T1 is taken */
 	int64_t group_lo, group_delta;
+	struct loop loop;
+	bool fast;            /* the loop's fast copy is being emitted */
 	struct exit_todo todo[TB_MAX_EXITS];
 	unsigned todo_count;
-	struct bt_insn_map map[2 * TB_MAX_INSNS + TB_MAX_GROUPS + TB_MAX_EXITS + 2];
+	struct bt_insn_map map[4 * TB_MAX_INSNS + TB_MAX_GROUPS + TB_MAX_EXITS + 2];
 	unsigned map_count;
 	struct bt_insn insn[TB_MAX_INSNS];
 };
@@ -114,6 +141,10 @@ void bt_emit_slow_paths(struct trans *t);
 /* Checks [T0, T0 + bytes) for a group; afterwards T1 + T0 is the host address. A miss goes to the group's slow copy. */
 void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group);
 
+/* Offsets in the vCPU of the first TLB entry's tag for `access`, and of its host address. */
+int32_t bt_tag_off(const struct trans *t, unsigned access);
+int32_t bt_tlb_host_off(const struct trans *t);
+
 /* one instruction of the block (translate.c) */
 void bt_emit_one(struct trans *t, unsigned i);
 bool bt_forbidden(const struct trans *t, const struct bt_insn *in);
@@ -125,6 +156,15 @@ void bt_group_emit(struct trans *t, const struct group *g);
 void bt_group_emit_slow(struct trans *t);
 /* The host operand for `offset` from the base register's present value. */
 struct emit_mem bt_group_operand(const struct trans *t, int64_t offset);
+
+/* loops (emit_loop.c) */
+/* Whether the block is a loop that gets a fast copy, and of which streams: fills t->loop. After the flags' liveness. */
+void bt_loop_find(struct trans *t);
+/* The way into the fast copy and the copy itself, behind the plain code. */
+void bt_loop_emit(struct trans *t);
+/* In the fast copy: the host operand of the instruction under way, which belongs to a stream. May load T1. */
+struct emit_mem bt_loop_operand(struct trans *t, const struct bt_insn *in);
+void bt_loop_bail(struct trans *t, const struct slow *s);
 
 /* instructions as themselves (emit_native.c) */
 void bt_emit_native(struct trans *t, const struct bt_insn *in);

@@ -17,6 +17,8 @@ struct gen {
 	int favourite;             /* the base register of most operands; -1: any */
 	bool stack_run;            /* mostly pushes and pops */
 	bool any;                  /* system instructions too */
+	uint16_t reserved;         /* registers that instructions must leave alone: they are a loop's */
+	uint8_t index;             /* the index register of many operands; 0: any */
 };
 
 /* ---- randomness ---------------------------------------------------------------------------- */
@@ -236,8 +238,12 @@ static unsigned encode(struct gen *g, const struct bt_row *row, uint8_t *p)
 	bool rexr = chance(g, 40), rexx = chance(g, 40);
 	bool favour = g->favourite >= 0 && chance(g, 75) && !(row->match_mask & BT_SEL_REXB);
 
+	bool sib = g->index && chance(g, 50);
+
 	if (favour)
 		rexb = g->favourite >> 3;
+	if (sib)
+		rexx = g->index >> 3;
 
 	if (chance(g, 5))
 		p[n++] = (const uint8_t[]){0x64, 0x65, 0x2e, 0x36, 0x3e, 0x26}[below(g, 6)];
@@ -294,6 +300,13 @@ static unsigned encode(struct gen *g, const struct bt_row *row, uint8_t *p)
 			modrm = (modrm & 0x38) | (chance(g, 70) ? 0x40 : 0x80) | (g->favourite & 7);
 			if ((g->favourite & 7) == 4) /* rsp and r12 take a SIB byte */
 				p[n + 1] = 0x24;
+		}
+		if (sib && modrm < 0xc0 && !(row->match_mask & 7u << BT_SEL_RM_SHIFT)) {
+			modrm = (modrm & 0xf8) | 4;
+			p[n + 1] = (uint8_t)((rnd(g) & 0xc7) | (g->index & 7u) << 3);
+			p[n++] = (uint8_t)(row->match_mask & 7u << BT_SEL_REG_SHIFT
+						   ? (modrm & 0xc7) | (row->match_value >> BT_SEL_REG_SHIFT & 7) << 3 : modrm);
+			return n + 1;
 		}
 		if (row->match_mask & 7u << BT_SEL_REG_SHIFT)
 			modrm = (modrm & 0xc7) | (row->match_value >> BT_SEL_REG_SHIFT & 7) << 3;
@@ -516,6 +529,9 @@ static void instruction(struct gen *g, unsigned number)
 			continue;
 		if (in.cls != row->cls || in.handler != row->handler)
 			continue;
+		if (g->reserved && (in.gpr_written & g->reserved || (in.cls != BT_CLASS_NATIVE && in.cls != BT_CLASS_LEA &&
+								    in.cls != BT_CLASS_NOP && in.cls != BT_CLASS_JCC)))
+			continue;
 		memcpy(p->bytes, bytes, in.len);
 		p->len = in.len;
 		break;
@@ -528,6 +544,68 @@ static void instruction(struct gen *g, unsigned number)
 	}
 	steer_flow(g, p, &in, number);
 	after(g, &in);
+}
+
+static void piece_put(struct gen *g, unsigned number, const uint8_t *bytes, unsigned len)
+{
+	memcpy(g->c->piece[number].bytes, bytes, len);
+	g->c->piece[number].len = (uint8_t)len;
+}
+
+/* r += by, in one of the ways that compilers write it */
+static void advance(struct gen *g, unsigned number, unsigned r, int by)
+{
+	uint8_t rex = (uint8_t)(0x48 | r >> 3), rm = (uint8_t)(0xc0 | (r & 7)), b = (uint8_t)by;
+	uint8_t lea[9] = {(uint8_t)(rex | (r >> 3) << 2), 0x8d, (uint8_t)(0x80 | (r & 7) << 3 | (r & 7)), 0x24};
+	unsigned n = (r & 7) == 4 ? 4 : 3;
+	int32_t minus = -by;
+
+	if ((by == 1 || by == -1) && chance(g, 50)) {
+		piece_put(g, number, (uint8_t[]){rex, 0xff, (uint8_t)(rm | (by < 0 ? 8 : 0))}, 3);
+	} else if (chance(g, 30)) {
+		memcpy(lea + n, &(int32_t){by}, 4);
+		piece_put(g, number, lea, n + 4);
+	} else if (by == (int8_t)by && chance(g, 60)) {
+		piece_put(g, number, (uint8_t[]){rex, 0x83, rm, b}, 4);
+	} else {
+		uint8_t sub[7] = {rex, 0x81, (uint8_t)(rm | 5 << 3)};
+		memcpy(sub + 3, &minus, 4);
+		piece_put(g, number, sub, 7);
+	}
+}
+
+/* A loop around a few instructions that mostly go by one register, which advances through some pages and off their end. */
+static void counted_loop(struct gen *g)
+{
+	static const int16_t strides[] = {1, 1, 2, 4, 8, 8, 16, 32, 64, 96, 256, -1, -4, -8, -8, -16, -64};
+	unsigned body = 1 + below(g, CASE_INSNS - 4), n = 0, mover, counter;
+	unsigned where = below(g, body + 1);
+	int by = strides[below(g, ARRAY_SIZE(strides))];
+
+	do {
+		mover = below(g, chance(g, 85) ? 13 : 16);
+		counter = below(g, 16);
+	} while (counter == mover);
+	g->c->insns = body + 3;
+	g->favourite = (int)mover;
+	g->reserved = (uint16_t)(1u << mover | 1u << counter);
+	if (chance(g, 70)) /* a pointer */
+		set(g, mover, pointer(g, 8, chance(g, 80)) & (chance(g, 80) ? ~15ull : ~0ull));
+	else /* an index */
+		set(g, mover, chance(g, 80) ? below(g, 600) - 300ull : interesting(g));
+	if (g->value[mover] < 0x1000 || chance(g, 30))
+		g->index = (uint8_t)mover;
+	set(g, counter, 1 + below(g, chance(g, 80) ? 40 : 1200));
+	for (unsigned i = 0; i <= body; i++) {
+		if (i == where)
+			advance(g, n++, mover, by);
+		if (i < body)
+			instruction(g, n++);
+	}
+	uint8_t rex = (uint8_t)(0x48 | counter >> 3), rm = (uint8_t)(0xc8 | (counter & 7));
+	piece_put(g, n++, (uint8_t[]){rex, 0xff, rm}, 3); /* dec counter */
+	piece_put(g, n, (const uint8_t[]){0x0f, 0x85, 0, 0, 0, 0}, 6);
+	fix_add(g, (struct fix){.kind = FIX_REL, .piece = (uint8_t)n, .off = 2, .bytes = 4, .label = 0});
 }
 
 /* ---- the state before -------------------------------------------------------------------------------- */
@@ -659,8 +737,12 @@ static void generate(struct diff_case *c, uint64_t seed, unsigned number, unsign
 	if (bits != 16 && chance(&g, 35))
 		g.favourite = (int)below(&g, bits == 64 ? 16 : 8);
 	g.stack_run = chance(&g, 10);
-	for (unsigned i = 0; i < c->insns; i++)
-		instruction(&g, i);
+	if (bits == 64 && !any && chance(&g, 15)) {
+		counted_loop(&g);
+	} else {
+		for (unsigned i = 0; i < c->insns; i++)
+			instruction(&g, i);
+	}
 	for (unsigned r = 0; r < (bits == 64 ? 16u : 8u); r++)
 		if (g.state[r] == FREE)
 			set(&g, r, r == GPR_RSP || chance(&g, 20) ? pointer(&g, 8, true) : any_value(&g));
