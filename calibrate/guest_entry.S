@@ -1,0 +1,195 @@
+/* The calibration guest's way in (PVH, 32-bit, to long mode) and its three kinds of kernel entry. */
+
+	.section .note.pvh, "a", @note
+	.align 4
+	.long 4, 8, 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
+	.asciz "Xen"
+	.quad entry32
+
+#define SEL_CODE64 0x08
+#define SEL_DATA 0x10
+#define SEL_USER_BASE 0x18 /* sysret: SS is 8, CS 16 behind it */
+#define SEL_USER_DATA 0x23
+#define SEL_USER64 0x2b
+#define SEL_TSS 0x30
+
+	.section .text.boot, "ax"
+	.code32
+	.global entry32
+entry32:
+	cli
+	cld
+	mov $kernel_stack_top, %esp
+	/* 4 GiB identity in 2 MiB pages, open to ring 3: this guest has nobody to protect. */
+	movl $boot_pdpt + 7, boot_pml4
+	mov $boot_pd + 7, %eax
+	mov $boot_pdpt, %edi
+	mov $4, %ecx
+1:	mov %eax, (%edi)
+	add $8, %edi
+	add $4096, %eax
+	loop 1b
+	mov $boot_pd, %edi
+	mov $0x87, %eax
+	mov $2048, %ecx
+2:	mov %eax, (%edi)
+	add $8, %edi
+	add $0x200000, %eax
+	loop 2b
+	/* The TSS' descriptor, whose base is not linker arithmetic. */
+	mov $tss, %eax
+	mov %ax, gdt + SEL_TSS + 2
+	shr $16, %eax
+	mov %al, gdt + SEL_TSS + 4
+	mov %ah, gdt + SEL_TSS + 7
+	lgdt gdtr
+	mov $0x620, %eax /* PAE, OSFXSR, OSXMMEXCPT */
+	mov %eax, %cr4
+	mov $boot_pml4, %eax
+	mov %eax, %cr3
+	mov $0xc0000080, %ecx
+	mov $0x101, %eax /* SCE, LME */
+	xor %edx, %edx
+	wrmsr
+	mov $0x80010033, %eax /* PG WP NE ET MP PE */
+	mov %eax, %cr0
+	ljmp $SEL_CODE64, $3f
+	.code64
+3:	mov $SEL_DATA, %eax
+	mov %eax, %ss
+	mov %eax, %ds
+	mov %eax, %es
+	xor %eax, %eax
+	mov %eax, %fs
+	mov %eax, %gs
+	mov $SEL_TSS, %eax
+	ltr %ax
+	mov $kernel_stack_top, %rsp
+	call kernel_main
+	/* The rest runs in ring 3. */
+	pushq $SEL_USER_DATA
+	mov $user_stack_top, %eax
+	push %rax
+	pushq $0x3002 /* IOPL 3: it prints */
+	pushq $SEL_USER64
+	mov $user_main, %eax
+	push %rax
+	iretq
+
+	.text
+	/* rax 0: nothing; else a function of the kernel's, called with rdi. Its result comes back in rax. */
+	.global syscall_entry
+syscall_entry:
+	swapgs
+	mov %rsp, %gs:8
+	mov %gs:0, %rsp
+	push %gs:8
+	push %rcx
+	push %r11
+	test %rax, %rax
+	jz 4f
+	call *%rax
+	jmp 5f
+4:	call syscall_nothing
+5:	pop %r11
+	pop %rcx
+	pop %rsp
+	swapgs
+	sysretq
+
+	.macro SAVE
+	push %rax
+	push %rcx
+	push %rdx
+	push %rsi
+	push %rdi
+	push %r8
+	push %r9
+	push %r10
+	push %r11
+	.endm
+	.macro RESTORE
+	pop %r11
+	pop %r10
+	pop %r9
+	pop %r8
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	pop %rcx
+	pop %rax
+	.endm
+
+	.global fault_entry
+fault_entry: /* #PF; the error code is on the stack */
+	testb $3, 16(%rsp)
+	jz 6f
+	swapgs
+6:	SAVE
+	mov 72(%rsp), %rdi
+	mov %cr2, %rsi
+	mov 80(%rsp), %rdx
+	call on_fault
+	RESTORE
+	testb $3, 16(%rsp)
+	jz 7f
+	swapgs
+7:	add $8, %rsp
+	iretq
+
+	.global interrupt_entry
+interrupt_entry:
+	SAVE
+	call on_interrupt
+	RESTORE
+	iretq
+
+	/* Any other exception: the number and what lies on the stack, for a message. */
+	.global trap_stubs
+	.align 16
+trap_stubs:
+vector = 0
+	.rept 32
+	.align 16
+	mov $vector, %edi
+	jmp trap
+vector = vector + 1
+	.endr
+trap:	mov (%rsp), %rsi
+	mov 8(%rsp), %rdx
+	and $-16, %rsp
+	call on_trap
+8:	hlt
+	jmp 8b
+
+	.data
+	.align 16
+	.global gdt
+gdt:	.quad 0
+	.quad 0x00af9b000000ffff /* kernel code */
+	.quad 0x00cf93000000ffff /* kernel data */
+	.quad 0x00cffb000000ffff /* user code, 32-bit */
+	.quad 0x00cff3000000ffff /* user data */
+	.quad 0x00affb000000ffff /* user code */
+	.quad 0x0000890000000067 /* the TSS */
+	.quad 0
+gdtr:	.word gdtr - gdt - 1
+	.quad gdt
+
+	.bss
+	.align 4096
+	.global boot_pml4, boot_pd
+boot_pml4: .skip 4096
+boot_pdpt: .skip 4096
+boot_pd: .skip 4 * 4096
+	.align 16
+	.skip 16384
+	.global kernel_stack_top
+kernel_stack_top:
+	.skip 16384
+	.global fault_stack_top
+fault_stack_top:
+	.skip 32768
+user_stack_top:
+	.global tss
+tss:	.skip 112
