@@ -133,6 +133,7 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 		return rc;
 	}
 	adopt_all(daemon);
+	calibrate_init(daemon);
 	*ret_daemon = daemon;
 	return 0;
 }
@@ -149,6 +150,7 @@ void daemon_destroy(struct daemon *daemon)
 	if (!daemon)
 		return;
 	daemon->ending = true;
+	calibrate_finish(daemon);
 	while ((vm = TAILQ_FIRST(&daemon->vms))) {
 		struct vm_process *process = vm->process;
 

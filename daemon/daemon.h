@@ -60,6 +60,8 @@ unsigned daemon_running(struct daemon *daemon);
 
 json_object *daemon_version(struct daemon *daemon);
 json_object *daemon_host(struct daemon *daemon);
+/* Measures the host, or waits for the measurement that is going on; answers with the figures. */
+void daemon_calibrate(struct daemon *daemon, daemon_done_fn done, void *opaque);
 json_object *daemon_modes(struct daemon *daemon);
 json_object *daemon_compare(struct daemon *daemon);
 /* Of a definition, without making a VM. */

@@ -46,6 +46,7 @@ static void usage(FILE *to)
 	      "  --runtime-dir DIR    keep the sockets of running VMs here\n"
 	      "  --config FILE        read this configuration file\n"
 	      "  --vm-program FILE    start this trivisor-vm\n"
+	      "  --no-calibration     do not measure the host at start; host.calibrate still does\n"
 	      "  --log-level LEVEL    error, warning, notice, info (default) or debug\n"
 	      "  --lifeline FD        when FD reads end of file: end transient VMs, remove both directories, exit\n"
 	      "  --print-api          print the JSON-RPC reference (Markdown) and exit\n"
@@ -85,6 +86,7 @@ static int parse_options(int argc, char **argv, struct settings *s, int *ret_sta
 		{"runtime-dir", required_argument, NULL, 'r'},
 		{"config", required_argument, NULL, 'c'},
 		{"vm-program", required_argument, NULL, 'v'},
+		{"no-calibration", no_argument, NULL, 'C'},
 		{"log-level", required_argument, NULL, 'l'},
 		{"lifeline", required_argument, NULL, 'L'},
 		{"print-api", no_argument, NULL, 'p'},
@@ -106,6 +108,10 @@ static int parse_options(int argc, char **argv, struct settings *s, int *ret_sta
 		case 'c':
 			rc = take(&s->config_path, optarg, s, 0);
 			s->config_required = true;
+			break;
+		case 'C':
+			s->calibrate = false;
+			s->from_command_line |= SETTING_CALIBRATE;
 			break;
 		case 'v': rc = take(&s->vm_program, optarg, s, SETTING_VM_PROGRAM); break;
 		case 'l':
@@ -355,6 +361,13 @@ static int set_up(struct program *program)
 	if (!rc && !s->vm_program) {
 		s->vm_program = settings_find_program("TRIVISOR_VM", "trivisor-vm", LIBEXECDIR);
 		rc = s->vm_program ? 0 : -ENOMEM;
+	}
+	if (!rc) {
+		s->calibrate_program = settings_find_program("TRIVISOR_CALIBRATE", "trivisor-calibrate", LIBEXECDIR);
+		if (!s->calibrate_program || asprintf(&s->calibrate_guest, "%s.elf", s->calibrate_program) < 0) {
+			s->calibrate_guest = NULL;
+			rc = -ENOMEM;
+		}
 	}
 	if (!rc) {
 		log_set_level((enum log_level)s->log_level);

@@ -255,6 +255,9 @@ json_object *daemon_host(struct daemon *daemon)
 	policy_probe(&host);
 	json_object_object_add(object, "facts", policy_host_facts(&host));
 	json_object_object_add(object, "modes", policy_modes_json(&host));
+	json_object_object_add(object, "calibration",
+			       daemon->calibration.valid ? policy_calibration_json(&daemon->calibration) : NULL);
+	json_object_object_add(object, "calibrating", json_object_new_boolean(daemon->calibrating != NULL));
 	return object;
 }
 
@@ -271,7 +274,7 @@ json_object *daemon_compare(struct daemon *daemon)
 	struct policy_host host;
 
 	policy_probe(&host);
-	return policy_compare_json(&host);
+	return policy_compare_json(&host, daemon->calibration.valid ? &daemon->calibration : NULL);
 }
 
 /* ---- starts ---------------------------------------------------------------------------- */

@@ -107,6 +107,9 @@ struct daemon {
 	void (*transient_done)(void *opaque);
 	void *transient_opaque;
 	bool ending;
+	struct policy_calibration calibration; /* of this host as it is now; not valid: never measured */
+	struct calibration *calibrating;       /* while it is being measured */
+	struct event *calibrate_timer;
 };
 
 /* ---- small things (registry.c) ---- */
@@ -153,8 +156,20 @@ void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_rea
 		      daemon_done_fn done, void *opaque);
 /* Asks it to end, and kills it when it does not. done may be NULL. */
 void supervisor_end(struct vm *vm, daemon_done_fn done, void *opaque);
+/*
+ * Starts a program in a session of its own, nothing inherited; standard output goes to stdout_fd (-1: the log) and
+ * standard error to the log. 0 or -errno.
+ */
+int supervisor_spawn(char *const argv[], const char *log_path, int stdout_fd, pid_t *ret_pid);
 /* Lets go of the process without touching it. Accepts NULL. */
 void supervisor_release(struct vm_process *process);
+
+/* ---- calibrate.c ---- */
+
+/* Takes up what is stored, ends what a killed daemon left, and has the host measured soon if that is due. */
+void calibrate_init(struct daemon *daemon);
+/* Ends a calibration in progress; nobody is answered. */
+void calibrate_finish(struct daemon *daemon);
 
 /* ---- adopt.c ---- */
 

@@ -55,6 +55,7 @@ int settings_init(struct settings *ret)
 	ret->max_clients = 1000;
 	ret->max_vms = 4096;
 	ret->start_timeout_s = 20;
+	ret->calibrate = true;
 	rc = paths_runtime_dir(runtime, sizeof(runtime));
 	if (!rc)
 		rc = paths_state_dir(state, sizeof(state));
@@ -89,6 +90,8 @@ void settings_finish(struct settings *settings)
 	free(settings->runtime_dir);
 	free(settings->config_path);
 	free(settings->vm_program);
+	free(settings->calibrate_program);
+	free(settings->calibrate_guest);
 	free(settings->socket_group);
 	memset(settings, 0, sizeof(*settings));
 	settings->lifeline_fd = -1;
@@ -218,6 +221,17 @@ static int set_start_timeout(struct settings *s, const char *v)
 	return parse_unsigned(v, 10, 1, 3600, &s->start_timeout_s);
 }
 
+static int set_calibrate(struct settings *s, const char *v)
+{
+	bool yes = !strcmp(v, "yes");
+
+	if (!yes && strcmp(v, "no"))
+		return -EINVAL;
+	if (!(s->from_command_line & SETTING_CALIBRATE))
+		s->calibrate = yes;
+	return 0;
+}
+
 static const struct setting table[] = {
 	{"socket", set_socket, "an absolute path"},
 	{"state_dir", set_state_dir, "an absolute path"},
@@ -229,6 +243,7 @@ static const struct setting table[] = {
 	{"max_clients", set_max_clients, "a number from 1 to 100000"},
 	{"max_vms", set_max_vms, "a number from 1 to 1000000"},
 	{"start_timeout", set_start_timeout, "seconds, from 1 to 3600"},
+	{"calibrate", set_calibrate, "yes or no"},
 };
 
 static char *trim(char *text)
@@ -280,7 +295,8 @@ static int apply_line(struct settings *s, char *line, unsigned number, char *err
 static int copy_settings(struct settings *to, const struct settings *from)
 {
 	char **slots[] = {&to->socket_path, &to->state_dir,  &to->runtime_dir,
-			  &to->config_path, &to->vm_program, &to->socket_group};
+			  &to->config_path, &to->vm_program, &to->socket_group,
+			  &to->calibrate_program, &to->calibrate_guest};
 
 	*to = *from;
 	for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {

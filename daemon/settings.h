@@ -12,12 +12,15 @@ struct settings {
 	char *runtime_dir;
 	char *config_path;  /* NULL: no file is read */
 	char *vm_program;   /* trivisor-vm */
+	char *calibrate_program; /* trivisor-calibrate, and its guest beside it */
+	char *calibrate_guest;
 	char *socket_group; /* NULL: only the daemon's own user and root may talk to it */
 	mode_t socket_mode;
 	int log_level; /* enum log_level */
 	unsigned max_clients;
 	unsigned max_vms;         /* defined and transient ones together */
 	unsigned start_timeout_s; /* how long a trivisor-vm may take to answer after it was started */
+	bool calibrate;           /* measure the host when it was not, or has changed */
 	bool foreground;
 	bool config_required; /* the path was given by the user: a missing file is an error */
 	int lifeline_fd;      /* -1, or: when it reads end of file, end transient VMs and exit (a private daemon) */
@@ -29,6 +32,7 @@ struct settings {
 #define SETTING_RUNTIME 4u
 #define SETTING_VM_PROGRAM 8u
 #define SETTING_LOG_LEVEL 16u
+#define SETTING_CALIBRATE 32u
 
 /*
  * The defaults of proto/paths.h for this user, and /etc/trivisor/trivisord.conf or, for a plain user,
@@ -41,7 +45,7 @@ void settings_finish(struct settings *settings);
 
 /*
  * Reads key = value lines ('#' starts a comment). Keys: socket, state_dir, runtime_dir, vm_program, socket_group,
- * socket_mode, log_level, max_clients, max_vms, start_timeout. 0, or -errno with a message in error that names file,
+ * socket_mode, log_level, max_clients, max_vms, start_timeout, calibrate. 0, or -errno with a message in error that names file,
  * line and key; then nothing was changed.
  */
 int settings_read_file(struct settings *settings, char *error, size_t error_size);

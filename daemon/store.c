@@ -15,9 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define KEEP_RECORDS 10000
 
 struct job {
@@ -64,6 +65,10 @@ static const char schema[] =
 	"CREATE INDEX decision_uuid ON decision(uuid); CREATE INDEX result_uuid ON result(uuid);"
 	"CREATE INDEX event_uuid ON event(uuid);"
 	"PRAGMA user_version=1;";
+/* What each later version added, applied one after the other to what is there. */
+static const char *const migrations[SCHEMA_VERSION] = {
+	[1] = "CREATE TABLE note(key TEXT PRIMARY KEY, json TEXT NOT NULL, time REAL NOT NULL); PRAGMA user_version=2;",
+};
 
 static const char *const tables[] = {[STORE_DECISION] = "decision", [STORE_RESULT] = "result", [STORE_EVENT] = "event"};
 
@@ -139,15 +144,19 @@ static int check_version(sqlite3 *db, bool create)
 
 	if (rc)
 		return rc;
-	if (version > SCHEMA_VERSION)
+	if (version > SCHEMA_VERSION || version < 0)
 		return -EBADMSG;
 	if (version == SCHEMA_VERSION)
 		return 0;
-	if (!create)
-		return -ENOENT;
+	if (!create) /* for reading only: an older version will do */
+		return version ? 0 : -ENOENT;
 	rc = exec(db, "BEGIN IMMEDIATE");
-	if (!rc)
+	if (!rc && !version) {
 		rc = exec(db, schema);
+		version = 1;
+	}
+	for (; !rc && version < SCHEMA_VERSION; version++)
+		rc = exec(db, migrations[version]);
 	if (!rc)
 		rc = exec(db, "COMMIT");
 	if (rc && !sqlite3_get_autocommit(db))
@@ -299,6 +308,16 @@ static int run_delete(struct store *store, struct job *job)
 	if (rc)
 		roll_back(store);
 	return rc;
+}
+
+static int run_note(struct store *store, struct job *job)
+{
+	if (!job->json)
+		return run_bound(store, "DELETE FROM note WHERE key=?1", "s", job->name);
+	return run_bound(store,
+			 "INSERT INTO note(key, json, time) VALUES(?1, ?2, ?3) "
+			 "ON CONFLICT(key) DO UPDATE SET json=excluded.json, time=excluded.time",
+			 "ssd", job->name, job->json, job->time);
 }
 
 static int run_add(struct store *store, struct job *job)
@@ -513,6 +532,15 @@ void store_add(struct store *store, enum store_record kind, const char *uuid, co
 	       name, json);
 }
 
+void store_put_note(struct store *store, const char *key, const char *json, store_done_fn done, void *opaque)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	submit(store, (struct job){.run = run_note, .time = (double)now.tv_sec, .done = done, .opaque = opaque}, NULL,
+	       key, json);
+}
+
 void store_list(struct store *store, enum store_record kind, const char *uuid, unsigned limit, store_done_fn done,
 		void *opaque)
 {
@@ -546,6 +574,21 @@ int store_load(struct store *store, store_row_fn row, void *opaque, char *error,
 	if (rc)
 		describe(store, rc, sqlite3_errmsg(store->db), error, error_size);
 	return rc;
+}
+
+char *store_load_note(struct store *store, const char *key)
+{
+	sqlite3_stmt *statement = NULL;
+	char *text = NULL;
+
+	/* A database of version 1 that can only be read has none. */
+	if (!store->db || sqlite3_prepare_v2(store->db, "SELECT json FROM note WHERE key=?1", -1, &statement, NULL))
+		return NULL;
+	sqlite3_bind_text(statement, 1, key, -1, SQLITE_STATIC);
+	if (sqlite3_step(statement) == SQLITE_ROW && sqlite3_column_text(statement, 0))
+		text = strdup((const char *)sqlite3_column_text(statement, 0));
+	sqlite3_finalize(statement);
+	return text;
 }
 
 const char *store_problem(const struct store *store)

@@ -1,5 +1,5 @@
 /*
- * What must outlive the daemon: VM definitions, decisions, results and events, in SQLite (WAL, synchronous=FULL) under
+ * What must outlive the daemon: VM definitions, decisions, results, events and notes of the policy, in SQLite (WAL, synchronous=FULL) under
  * the state directory. Writes run on one worker thread, so that a slow disk does not stop the event loop; each tells
  * its outcome on the loop, and only then is it acknowledged to anybody.
  */
@@ -34,11 +34,15 @@ const char *store_problem(const struct store *store);
 /* Before the loop runs: each definition in order of creation, with the last decision and result (NULL when none). */
 typedef void (*store_row_fn)(void *opaque, const char *uuid, const char *definition, double created,
 			     const char *decision, const char *result);
+/* The text under a key of store_put_note, malloc'd, or NULL. Before the loop runs, as store_load. */
+char *store_load_note(struct store *store, const char *key);
 int store_load(struct store *store, store_row_fn row, void *opaque, char *error, size_t error_size);
 
 /* Inserts, or replaces the one with this UUID. done may be NULL. */
 void store_put_definition(struct store *store, const char *uuid, const char *name, const char *definition,
 			  double created, store_done_fn done, void *opaque);
+/* One text under a key of its own, such as the host's calibration; replaces. NULL deletes it. done may be NULL. */
+void store_put_note(struct store *store, const char *key, const char *json, store_done_fn done, void *opaque);
 /* Also deletes the VM's decisions and results. */
 void store_delete_definition(struct store *store, const char *uuid, store_done_fn done, void *opaque);
 /* The newest 10000 of each kind are kept. uuid may be NULL for an event of the daemon itself. */

@@ -502,18 +502,14 @@ static int watch(struct vm_process *process)
 }
 
 /* In a session of its own, so that no signal to ours reaches it; nothing inherited but its log. */
-static int spawn(const char *program, const char *dir, const char *mode, const char *reason, pid_t *ret_pid)
+int supervisor_spawn(char *const argv[], const char *log_path, int stdout_fd, pid_t *ret_pid)
 {
-	char *const argv[] = {(char *)program, (char *)"--dir",         (char *)dir,    (char *)"--mode",
-			      (char *)mode,    (char *)"--mode-reason", (char *)reason, NULL};
+	static const int log_flags = O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW;
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
-	char log_path[PATH_MAX];
 	sigset_t none, all;
-	int r = -paths_join(log_path, sizeof(log_path), dir, CONTROL_FILE_LOG);
+	int r;
 
-	if (r)
-		return -r;
 	sigemptyset(&none);
 	sigfillset(&all);
 	posix_spawn_file_actions_init(&actions);
@@ -522,13 +518,22 @@ static int spawn(const char *program, const char *dir, const char *mode, const c
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setsigdefault(&attributes, &all);
 	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW,
-					 0600);
-	posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-	r = posix_spawn(ret_pid, program, &actions, &attributes, argv, environ);
+	posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log_path, log_flags, 0600);
+	posix_spawn_file_actions_adddup2(&actions, stdout_fd >= 0 ? stdout_fd : STDERR_FILENO, STDOUT_FILENO);
+	r = posix_spawn(ret_pid, argv[0], &actions, &attributes, argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return -r;
+}
+
+static int spawn(const char *program, const char *dir, const char *mode, const char *reason, pid_t *ret_pid)
+{
+	char *const argv[] = {(char *)program, (char *)"--dir",         (char *)dir,    (char *)"--mode",
+			      (char *)mode,    (char *)"--mode-reason", (char *)reason, NULL};
+	char log_path[PATH_MAX];
+	int rc = paths_join(log_path, sizeof(log_path), dir, CONTROL_FILE_LOG);
+
+	return rc ? rc : supervisor_spawn(argv, log_path, -1, ret_pid);
 }
 
 static int launch(struct vm_process *process, const char *mode, const char *reason)

@@ -74,6 +74,78 @@ struct policy_guest {
 void policy_guest_inspect(const struct vmdef *def, struct policy_guest *ret_guest);
 json_object *policy_guest_json(const struct policy_guest *guest);
 
+/* ---- calibration (calibration.c) ------------------------------------------------------ */
+
+/* What calibration measures; proto/measures.def says what one operation of each is. */
+enum policy_measure {
+#define MEASURE(name, operation, native) POLICY_##name,
+#include "proto/measures.def"
+#undef MEASURE
+	POLICY_MEASURES
+};
+
+const char *policy_measure_name(enum policy_measure measure);
+/* What one operation is, and its counterpart in a plain process ("none"). */
+const char *policy_measure_operation(enum policy_measure measure);
+const char *policy_measure_native(enum policy_measure measure);
+bool policy_measure_parse(const char *name, enum policy_measure *ret_measure);
+
+enum policy_figure_state {
+	POLICY_FIGURE_NONE,   /* not measured */
+	POLICY_FIGURE_NS,     /* measured */
+	POLICY_FIGURE_CANNOT, /* tried, and it cannot be executed: `why` */
+};
+
+struct policy_figure {
+	enum policy_figure_state state;
+	double ns;        /* of one operation, the least of the rounds: what the host does when nothing else disturbs */
+	double median_ns; /* how far above it: how much was disturbed */
+	unsigned rounds;
+	char why[160];
+};
+
+struct policy_figures {
+	bool tried;
+	double time; /* seconds since the epoch; 0: never */
+	double start_ms; /* from starting its process to the guest's first word; 0: not known */
+	char problem[240]; /* "" or why nothing at all could be measured */
+	struct policy_figure of[POLICY_MEASURES];
+};
+
+/* What makes old figures worthless when it changes. */
+struct policy_calibration_key {
+	char cpu[80], kernel[128], version[96];
+};
+
+struct policy_calibration {
+	bool valid; /* there are native figures at least */
+	bool complete; /* nothing was left out for want of time */
+	struct policy_calibration_key key;
+	double time, seconds; /* when it ended (since the epoch), how long it took */
+	struct policy_figures native, mode[POLICY_MODE_COUNT];
+};
+
+/* The key of figures measured on this host by programs of this version. */
+void policy_calibration_key(const struct policy_host *host, const char *version,
+			    struct policy_calibration_key *ret_key);
+bool policy_calibration_same(const struct policy_calibration_key *a, const struct policy_calibration_key *b);
+
+/* One line that a calibration program printed (calibrate/measure.h). */
+enum policy_line { POLICY_LINE_OTHER, POLICY_LINE_READY, POLICY_LINE_BEGIN, POLICY_LINE_FIGURE, POLICY_LINE_END };
+/*
+ * Takes it into `figures`; a second figure of a measure replaces the first only if its least is lower. khz is the TSC's
+ * rate; *ret_khz is set by a native READY line. *ret_measure is set with BEGIN and FIGURE. Lines are not trusted: what
+ * is no line of the protocol, or no possible figure, is OTHER.
+ */
+enum policy_line policy_calibration_line(struct policy_figures *figures, const char *line, double khz, double *ret_khz,
+					 enum policy_measure *ret_measure);
+void policy_figure_cannot(struct policy_figures *figures, enum policy_measure measure, const char *why);
+
+/* As it is stored and as host.calibrate answers. */
+json_object *policy_calibration_json(const struct policy_calibration *calibration);
+/* False: it is no calibration (of another format, damaged); then *ret is not valid. */
+bool policy_calibration_parse(json_object *json, struct policy_calibration *ret);
+
 /* ---- modes on this host (score.c) ------------------------------------------------- */
 
 struct policy_mode_state {
@@ -84,6 +156,8 @@ struct policy_mode_state {
 };
 
 void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, struct policy_mode_state *ret_state);
+/* Whether it is worth measuring here: an engine, and a way to start it, be it slow. */
+bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host);
 /* [{"mode","technique","in_build","usable","reason","remedy"?}…] */
 json_object *policy_modes_json(const struct policy_host *host);
 
@@ -115,7 +189,10 @@ json_object *policy_decision_json(const struct policy_decision *decision);
 
 /* ---- the comparison (table.c) ------------------------------------------------------- */
 
-/* [{"aspect","bt":{"text","host"?,"source"},"hvm":…,"pv":…}…]: general facts with sources, and this host's state. */
-json_object *policy_compare_json(const struct policy_host *host);
+/*
+ * [{"aspect","bt":{"text","host"?,"source"},"hvm":…,"pv":…}…]: general facts with sources, this host's state, and what
+ * was measured here with its date. calibration may be NULL.
+ */
+json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration);
 
 #endif

@@ -114,6 +114,15 @@ void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, st
 	}
 }
 
+bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host)
+{
+	switch (mode) {
+	case POLICY_BT: return host->exec_memory_error == 0;
+	case POLICY_HVM: return modes[mode].in_build && host->kvm_device && host->kvm_open_error == 0;
+	default: return false; /* the calibration guest has no Xen PV entry */
+	}
+}
+
 static void add(json_object *to, const char *key, const char *text)
 {
 	json_object_object_add(to, key, json_object_new_string(text));

@@ -1,8 +1,10 @@
 /* The modes side by side: general facts with their sources, and what holds on this host. */
 #include "policy/policy.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 struct cell {
 	const char *text;
@@ -22,6 +24,8 @@ static const char sdm[] = "Intel SDM vol. 3 (VMX), AMD APM vol. 2 (SVM)";
 static const char projects[] = "the products' and projects' own documentation";
 static const char popek[] = "Popek and Goldberg, Formal Requirements for Virtualizable Third Generation Architectures, "
 			    "CACM 1974";
+
+static const char own[] = "this project's documentation (docs/bt.md, docs/architecture.md)";
 
 static const struct row rows[] = {
 	{"technique",
@@ -57,7 +61,137 @@ static const struct row rows[] = {
 	  [POLICY_PV] = {"no: the kernel speaks one hypervisor's ABI, though the same image may boot on bare hardware "
 			 "too",
 			 vmware}}},
+	{"memory virtualization",
+	 {[POLICY_BT] = {"a TLB in software: every access is checked against pages that a walk of the guest's tables granted",
+			 own},
+	  [POLICY_HVM] = {"hvm/ept, hvm/npt: the processor walks two tables; hvm/shadow: the hypervisor keeps shadow tables "
+			  "and every change of a guest's traps",
+			  sdm},
+	  [POLICY_PV] = {"the guest's own tables, in use as they are; changes go through hypercalls that validate them",
+			 xen}}},
+	{"I/O virtualization",
+	 {[POLICY_BT] = {"emulated devices and virtio; a doorbell is a call within one process", own},
+	  [POLICY_HVM] = {"emulated devices and virtio; passthrough of real devices behind VT-d or AMD-Vi", sdm},
+	  [POLICY_PV] = {"split drivers: rings in shared pages (grant tables) and event channels", xen}}},
+	{"what the host needs",
+	 {[POLICY_BT] = {"Linux on x86-64, and leave to map executable memory; no privilege", own},
+	  [POLICY_HVM] = {"VT-x or AMD-V that this kernel may use, its module, and access to /dev/kvm", sdm},
+	  [POLICY_PV] = {"Linux on x86-64; no privilege", own}}},
+	{"isolation",
+	 {[POLICY_BT] = {"one sandboxed process for a VM; guest user and guest kernel share its address space, so "
+			 "between them there is no speculative boundary",
+			 own},
+	  [POLICY_HVM] = {"the processor's guest mode in one sandboxed process for a VM; the kernel's KVM is exposed to "
+			  "the guest",
+			  sdm},
+	  [POLICY_PV] = {"the guest's kernel runs deprivileged; hypercalls are the interface that is exposed", xen}}},
+	{"start-up time",
+	 {[POLICY_BT] = {"no set-up in the host's kernel; the first run of all code pays for its translation", own},
+	  [POLICY_HVM] = {"a VM of the kernel's is made; code runs at once", sdm},
+	  [POLICY_PV] = {"no firmware and no probing of devices", xen}}},
 };
+
+/* ---- what was measured here ---------------------------------------------------------- */
+
+static void date(double time, char *text, size_t size)
+{
+	time_t whole = (time_t)time;
+	struct tm tm;
+
+	if (!gmtime_r(&whole, &tm) || !strftime(text, size, "%Y-%m-%d %H:%M UTC", &tm))
+		snprintf(text, size, "an unknown day");
+}
+
+static void append(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static void append(char *text, size_t size, const char *format, ...)
+{
+	size_t n = strlen(text);
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text + n, size - n, format, args);
+	va_end(args);
+}
+
+/* Three digits and a unit. */
+static void append_time(char *text, size_t size, double ns)
+{
+	static const struct {
+		double from, unit;
+		const char *name;
+	} units[] = {{1e9, 1e9, "s"}, {1e6, 1e6, "ms"}, {1e3, 1e3, "us"}, {0, 1, "ns"}};
+
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+		if (ns >= units[i].from) {
+			append(text, size, "%.3g %s", ns / units[i].unit, units[i].name);
+			return;
+		}
+}
+
+/* The same code natively: how many times its time. What only a guest has: its time, and a process's counterpart. */
+static void performance_here(const struct policy_calibration *c, enum policy_mode mode, char *text, size_t size)
+{
+	const struct policy_figures *f = &c->mode[mode];
+	const char *comma = "";
+
+	date(f->time, text, size);
+	append(text, size, ", in times of native: ");
+	for (int i = 0; i <= POLICY_tlb; i++)
+		if (f->of[i].state == POLICY_FIGURE_NS && c->native.of[i].state == POLICY_FIGURE_NS) {
+			append(text, size, "%s%s %.2f", comma, policy_measure_name((enum policy_measure)i),
+			       f->of[i].ns / c->native.of[i].ns);
+			comma = ", ";
+		}
+	for (int i = POLICY_syscall; i < POLICY_MEASURES; i++)
+		if (f->of[i].state == POLICY_FIGURE_NS) {
+			append(text, size, "%s%s ", i == POLICY_syscall ? "; in itself: " : ", ",
+			       policy_measure_name((enum policy_measure)i));
+			append_time(text, size, f->of[i].ns);
+			if (c->native.of[i].state == POLICY_FIGURE_NS) {
+				append(text, size, " (a process: ");
+				append_time(text, size, c->native.of[i].ns);
+				append(text, size, ")");
+			}
+		}
+	comma = "; cannot execute: ";
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		if (f->of[i].state == POLICY_FIGURE_CANNOT) {
+			append(text, size, "%s%s (%s)", comma, policy_measure_name((enum policy_measure)i), f->of[i].why);
+			comma = ", ";
+		}
+}
+
+static const char *here(const struct row *row, enum policy_mode mode, const struct policy_host *host,
+			const struct policy_calibration *c, char *text, size_t size)
+{
+	const struct policy_figures *f = c ? &c->mode[mode] : NULL;
+	bool measured = f && f->tried && !f->problem[0];
+	struct policy_mode_state state;
+
+	policy_mode_judge(mode, host, &state);
+	if (!strcmp(row->aspect, "technique")) {
+		snprintf(text, size, "%s: %s", state.usable ? "usable" : "not usable", state.reason);
+	} else if (!strcmp(row->aspect, "what the host needs") && !state.usable && state.remedy[0]) {
+		snprintf(text, size, "missing: %s", state.remedy);
+	} else if (!strcmp(row->aspect, "performance")) {
+		if (measured)
+			performance_here(c, mode, text, size);
+		else if (f && f->problem[0])
+			snprintf(text, size, "cannot be measured: %s", f->problem);
+		else if (!policy_mode_can_try(mode, host))
+			snprintf(text, size, "not measured: %s", state.in_build ? state.reason : "not in this version");
+		else
+			snprintf(text, size, "not measured on this host yet (host.calibrate, \"trictl calibrate\")");
+	} else if (!strcmp(row->aspect, "start-up time") && measured && f->start_ms > 0) {
+		date(f->time, text, size);
+		append(text, size, ": %.0f ms from starting the process to the first word of a small guest", f->start_ms);
+	} else {
+		return NULL;
+	}
+	return text;
+}
+
 
 static json_object *cell_json(const struct row *row, enum policy_mode mode, const char *host)
 {
@@ -70,30 +204,20 @@ static json_object *cell_json(const struct row *row, enum policy_mode mode, cons
 	return cell;
 }
 
-json_object *policy_compare_json(const struct policy_host *host)
+json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration)
 {
 	json_object *table = json_object_new_array();
+	char text[2048];
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		json_object *row = json_object_new_object();
 
 		json_object_object_add(row, "aspect", json_object_new_string(rows[i].aspect));
-		for (int m = 0; m < POLICY_MODE_COUNT; m++) {
-			struct policy_mode_state state;
-			char text[640];
-			const char *here = NULL;
-
-			policy_mode_judge((enum policy_mode)m, host, &state);
-			if (!strcmp(rows[i].aspect, "technique")) {
-				snprintf(text, sizeof(text), "%s: %s", state.usable ? "usable here" : "not usable here",
-					 state.reason);
-				here = text;
-			} else if (!strcmp(rows[i].aspect, "performance")) {
-				here = "not measured on this host yet";
-			}
+		for (int m = 0; m < POLICY_MODE_COUNT; m++)
 			json_object_object_add(row, policy_mode_name((enum policy_mode)m),
-					       cell_json(&rows[i], (enum policy_mode)m, here));
-		}
+					       cell_json(&rows[i], (enum policy_mode)m,
+							 here(&rows[i], (enum policy_mode)m, host, calibration, text,
+							      sizeof(text))));
 		json_object_array_add(table, row);
 	}
 	return table;

@@ -42,8 +42,26 @@ struct column {
 void render_table(json_object *rows, const struct column *columns, size_t count);
 /* An object's members as "key: value" lines, nested ones indented. */
 void render_object(json_object *object, unsigned indent);
+/* One of them. */
+void render_value(const char *key, json_object *value, unsigned indent);
+void render_event(json_object *event);
+/* A value in one line; "-" for none. What a guest or a file named may hold control characters: they are shown as '?'.
+ * Returns buffer or a constant. */
+const char *render_plain(json_object *value, char *buffer, size_t size);
+/* NULL when there is none, or it is null. */
+json_object *render_member(json_object *object, const char *key);
+/* Text wrapped to the width left of an indentation; the first line goes on where the cursor is. */
+void render_wrap(const char *text, unsigned indent, unsigned width);
+/* The terminal's columns, from 72 to 120; 100 where there is no terminal. */
+unsigned render_width(void);
+/* Seconds since the epoch, as local time. */
+void render_time(double seconds);
+
+/* ---- render_policy.c: what the policy knows and says ---- */
+
 void render_compare(json_object *rows);
 void render_decision(json_object *decision);
-void render_event(json_object *event);
+void render_host(json_object *host);
+void render_calibration(json_object *calibration);
 
 #endif

@@ -142,7 +142,7 @@ const char *client_error_text(json_object *error)
 /* Answered when a VM is up (start_timeout in the configuration is the limit), or has ended. */
 static bool takes_long(const char *method)
 {
-	static const char *const methods[] = {"vm.start", "vm.run", "vm.wait"};
+	static const char *const methods[] = {"vm.start", "vm.run", "vm.wait", "host.calibrate"};
 
 	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
 		if (!strcmp(method, methods[i]))

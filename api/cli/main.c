@@ -265,25 +265,6 @@ static void show_list(json_object *rows)
 	render_table(rows, columns, sizeof(columns) / sizeof(columns[0]));
 }
 
-static void show_facts(json_object *host)
-{
-	static const struct column facts[] = {{"FACT", "name"}, {"VALUE", "value"}, {"SOURCE", "source"}};
-	json_object *rows = json_object_object_get(host, "facts");
-	bool any = false;
-
-	render_table(rows, facts, 3);
-	for (size_t i = 0; i < json_object_array_length(rows); i++) {
-		json_object *row = json_object_array_get_idx(rows, i), *remedy = NULL;
-
-		if (json_object_object_get_ex(row, "remedy", &remedy)) {
-			printf("%s  %s: %s\n", any ? "" : "\nremedies:\n",
-			       json_object_get_string(json_object_object_get(row, "name")),
-			       json_object_get_string(remedy));
-			any = true;
-		}
-	}
-}
-
 static void show_modes(json_object *rows)
 {
 	static const struct column columns[] = {
@@ -309,7 +290,12 @@ static int command_list(struct cli *cli, int argc, char **argv)
 
 static int command_host(struct cli *cli, int argc, char **argv)
 {
-	return simple(cli, argc, argv, "host.probe", show_facts);
+	return simple(cli, argc, argv, "host.probe", render_host);
+}
+
+static int command_calibrate(struct cli *cli, int argc, char **argv)
+{
+	return simple(cli, argc, argv, "host.calibrate", render_calibration);
 }
 
 static int command_modes(struct cli *cli, int argc, char **argv)
@@ -611,6 +597,7 @@ const struct command commands[] = {
 	{"wait", command_wait, "[--timeout S] VM", "Waits for its end; exits as run does."},
 	{"stats", command_stats, "VM", "Its counters."},
 	{"host", command_host, "", "What this host offers."},
+	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
 	{"modes", command_modes, "", "The modes, and which of them work here."},
 	{"compare", command_compare, "", "The modes side by side."},
 	{"explain", command_explain, "VM|FILE", "Which mode a VM gets, and why."},

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,9 +13,7 @@ void render_json(json_object *value)
 								     JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* A value in one line; "-" for none. What a guest or a file named may hold control characters: they are shown as '?'.
- */
-static const char *plain(json_object *value, char *buffer, size_t size)
+const char *render_plain(json_object *value, char *buffer, size_t size)
 {
 	if (!value)
 		return "-";
@@ -30,7 +29,7 @@ static const char *plain(json_object *value, char *buffer, size_t size)
 	return buffer;
 }
 
-static json_object *member(json_object *object, const char *key)
+json_object *render_member(json_object *object, const char *key)
 {
 	json_object *value = NULL;
 
@@ -46,7 +45,7 @@ void render_table(json_object *rows, const struct column *columns, size_t count)
 	for (size_t c = 0; c < count; c++) {
 		widths[c] = strlen(columns[c].title);
 		for (size_t r = 0; r < n; r++) {
-			size_t w = strlen(plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
+			size_t w = strlen(render_plain(render_member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
 						sizeof(buffer)));
 
 			widths[c] = w > widths[c] ? w : widths[c];
@@ -57,12 +56,10 @@ void render_table(json_object *rows, const struct column *columns, size_t count)
 	for (size_t r = 0; r < n; r++)
 		for (size_t c = 0; c < count; c++)
 			printf("%-*s%s", c + 1 < count ? (int)widths[c] : 0,
-			       plain(member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
+			       render_plain(render_member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
 				     sizeof(buffer)),
 			       c + 1 < count ? "  " : "\n");
 }
-
-static void render_value(const char *key, json_object *value, unsigned indent);
 
 void render_object(json_object *object, unsigned indent)
 {
@@ -74,7 +71,7 @@ static bool is_time(const char *key)
 	return !strcmp(key, "time") || !strcmp(key, "created") || !strcmp(key, "started") || !strcmp(key, "ended");
 }
 
-static void print_time(double seconds)
+void render_time(double seconds)
 {
 	time_t whole = (time_t)seconds;
 	char text[40];
@@ -85,7 +82,7 @@ static void print_time(double seconds)
 	printf("%s.%03d", text, (int)((seconds - (double)whole) * 1000));
 }
 
-static void render_value(const char *key, json_object *value, unsigned indent)
+void render_value(const char *key, json_object *value, unsigned indent)
 {
 	char buffer[2048];
 
@@ -104,24 +101,32 @@ static void render_value(const char *key, json_object *value, unsigned indent)
 					printf("%*s--\n", (int)indent + 2, "");
 				render_object(item, indent + 2);
 			} else {
-				printf("%*s%s\n", (int)indent + 2, "", plain(item, buffer, sizeof(buffer)));
+				printf("%*s%s\n", (int)indent + 2, "", render_plain(item, buffer, sizeof(buffer)));
 			}
 		}
 		return;
 	}
 	if (is_time(key) && value) {
 		printf("%*s%s: ", (int)indent, "", key);
-		print_time(json_object_get_double(value));
+		render_time(json_object_get_double(value));
 		putchar('\n');
 		return;
 	}
 	if (json_object_is_type(value, json_type_object) || json_object_is_type(value, json_type_array))
 		value = NULL;
-	printf("%*s%s: %s\n", (int)indent, "", key, plain(value, buffer, sizeof(buffer)));
+	printf("%*s%s: %s\n", (int)indent, "", key, render_plain(value, buffer, sizeof(buffer)));
 }
 
-/* Text wrapped to the width left of an indentation; the first line goes on where the cursor is. */
-static void wrap(const char *text, unsigned indent, unsigned width)
+unsigned render_width(void)
+{
+	struct winsize window;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) < 0 || !window.ws_col)
+		return 100;
+	return window.ws_col < 72 ? 72 : window.ws_col > 120 ? 120 : window.ws_col;
+}
+
+void render_wrap(const char *text, unsigned indent, unsigned width)
 {
 	size_t column = indent;
 
@@ -145,74 +150,17 @@ static void wrap(const char *text, unsigned indent, unsigned width)
 	putchar('\n');
 }
 
-static void labelled(const char *label, json_object *value, unsigned indent)
-{
-	char buffer[2048];
-
-	if (!value)
-		return;
-	printf("%*s%-10s", (int)indent, "", label);
-	wrap(plain(value, buffer, sizeof(buffer)), indent + 10, 100);
-}
-
-void render_compare(json_object *rows)
-{
-	static const char *const modes[] = {"bt", "hvm", "pv"};
-
-	for (size_t i = 0; i < json_object_array_length(rows); i++) {
-		json_object *row = json_object_array_get_idx(rows, i);
-
-		printf("%s%s\n", i ? "\n" : "", json_object_get_string(member(row, "aspect")));
-		for (size_t m = 0; m < 3; m++) {
-			json_object *cell = member(row, modes[m]);
-
-			labelled(modes[m], member(cell, "text"), 2);
-			labelled("  here:", member(cell, "host"), 2);
-		}
-	}
-}
-
-void render_decision(json_object *decision)
-{
-	json_object *candidates = member(decision, "candidates"), *changes = member(decision, "would_change");
-	char buffer[1024], line[1200];
-
-	printf("mode: %s\n", plain(member(decision, "mode"), buffer, sizeof(buffer)));
-	printf("why: ");
-	wrap(plain(member(decision, "reason"), buffer, sizeof(buffer)), 5, 100);
-	printf("candidates:\n");
-	for (size_t i = 0; i < json_object_array_length(candidates); i++) {
-		json_object *row = json_object_array_get_idx(candidates, i);
-		char verdict[64], reason[700];
-
-		snprintf(line, sizeof(line), "%s: %s", plain(member(row, "verdict"), verdict, sizeof(verdict)),
-			 plain(member(row, "reason"), reason, sizeof(reason)));
-		printf("  %-5s", json_object_get_string(member(row, "mode")));
-		wrap(line, 7, 100);
-		if (member(row, "remedy")) {
-			printf("       remedy: ");
-			wrap(plain(member(row, "remedy"), buffer, sizeof(buffer)), 15, 100);
-		}
-	}
-	for (size_t i = 0; i < json_object_array_length(changes); i++) {
-		printf("%s", i ? "  " : "what would change the answer:\n  ");
-		wrap(plain(json_object_array_get_idx(changes, i), buffer, sizeof(buffer)), 4, 100);
-	}
-	if (member(decision, "guest"))
-		render_value("guest", member(decision, "guest"), 0);
-}
-
 void render_event(json_object *event)
 {
 	char name[256], kind[64], buffer[512];
 
-	print_time(json_object_get_double(member(event, "time")));
-	printf("  %s  %s", plain(member(event, "name"), name, sizeof(name)),
-	       plain(member(event, "event"), kind, sizeof(kind)));
+	render_time(json_object_get_double(render_member(event, "time")));
+	printf("  %s  %s", render_plain(render_member(event, "name"), name, sizeof(name)),
+	       render_plain(render_member(event, "event"), kind, sizeof(kind)));
 	json_object_object_foreach(event, key, value) if (strcmp(key, "time") && strcmp(key, "name") &&
 							  strcmp(key, "event") && strcmp(key, "uuid") &&
 							  strcmp(key, "subscription"))
-		printf("  %s=%s", key, plain(value, buffer, sizeof(buffer)));
+		printf("  %s=%s", key, render_plain(value, buffer, sizeof(buffer)));
 	putchar('\n');
 	fflush(stdout);
 }

@@ -154,9 +154,39 @@ static const struct rpc_field version_fields[] = {
 	END,
 };
 
+static const struct rpc_field calibration_key_fields[] = {
+	{"cpu", RPC_STRING, RPC_REQUIRED, .summary = "the processor's model"},
+	{"kernel", RPC_STRING, RPC_REQUIRED, .summary = "the host's kernel"},
+	{"version", RPC_STRING, RPC_REQUIRED, .summary = "of trivisor"},
+	END,
+};
+static const struct rpc_field figures_fields[] = {
+	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "when, in seconds since the epoch"},
+	{"start_ms", RPC_NUMBER, 0, .summary = "from starting its process to the guest's first word"},
+	{"problem", RPC_STRING, 0, .summary = "why nothing could be measured"},
+	{"figures", RPC_OBJECT, RPC_REQUIRED,
+	 .summary = "for each measure: ns of one operation (the least of all rounds), median_ns, rounds, and times_native where "
+		    "it is the same code; or cannot_execute and why"},
+	END,
+};
+static const struct rpc_field calibration_fields[] = {
+	{"format", RPC_INTEGER, RPC_REQUIRED, .summary = "of this object"},
+	{"key", RPC_OBJECT, RPC_REQUIRED, .fields = calibration_key_fields,
+	 .summary = "what the figures hold for; measured again when one of these changes"},
+	{"complete", RPC_BOOLEAN, RPC_REQUIRED, .summary = "nothing was left out for want of time"},
+	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "when it ended"},
+	{"seconds", RPC_NUMBER, RPC_REQUIRED, .summary = "how long it took"},
+	{"native", RPC_OBJECT, RPC_REQUIRED, .fields = figures_fields, .summary = "the same code as a plain process"},
+	{"modes", RPC_OBJECT, RPC_REQUIRED, .summary = "the same for each mode that was tried"},
+	END,
+};
+
 static const struct rpc_field host_fields[] = {
 	{"facts", RPC_ARRAY, RPC_REQUIRED, .fields = fact, .summary = "each with its source"},
 	{"modes", RPC_ARRAY, RPC_REQUIRED, .fields = mode_row, .summary = "what follows from them"},
+	{"calibration", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = calibration_fields,
+	 .summary = "what was measured here; null when nothing was"},
+	{"calibrating", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it is being measured right now"},
 	END,
 };
 
@@ -209,6 +239,11 @@ static void handle_version(struct rpc_call *call, json_object *params)
 static void handle_host(struct rpc_call *call, json_object *params)
 {
 	rpc_reply(call, daemon_host(call->conn->daemon));
+}
+
+static void handle_calibrate(struct rpc_call *call, json_object *params)
+{
+	daemon_calibrate(call->conn->daemon, rpc_done, call);
 }
 
 static void handle_modes(struct rpc_call *call, json_object *params)
@@ -482,6 +517,9 @@ const struct rpc_method rpc_methods[] = {
 	{"host.probe",
 	 "What this host offers for running VMs; each fact with its source.",
 	 NULL, RESULT(host_fields, "facts and what follows"), handle_host},
+	{"host.calibrate",
+	 "Measures this host with a small guest in every mode that could run, and natively. Takes seconds.",
+	 NULL, RESULT(calibration_fields, "the figures"), handle_calibrate},
 	{"modes.list",
 	 "The modes, and whether this host can use them.",
 	 NULL, ROWS(mode_row, "one entry for each mode"), handle_modes},

@@ -27,7 +27,7 @@ class Fixture:
             f.write("start_timeout = 2\n")
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen([program("trivisord"), "--foreground", "--socket", folder + "/api.sock", "--state-dir", folder + "/state",
-                                             "--runtime-dir", folder + "/run", "--config", folder + "/conf", "--vm-program", self.fake], stderr=log)
+                                             "--runtime-dir", folder + "/run", "--no-calibration", "--config", folder + "/conf", "--vm-program", self.fake], stderr=log)
         self.rpc = Rpc(folder + "/api.sock")
 
     def log(self):

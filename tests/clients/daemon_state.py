@@ -28,7 +28,7 @@ def names(rpc):
 
 def daemon_command(folder, *options):
     return [program("trivisord"), "--foreground", "--socket", os.path.join(folder, "api.sock"), "--state-dir", os.path.join(folder, "state"),
-            "--runtime-dir", os.path.join(folder, "run"), *options]
+            "--runtime-dir", os.path.join(folder, "run"), "--no-calibration", *options]
 
 
 class Started:

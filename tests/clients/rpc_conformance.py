@@ -349,7 +349,7 @@ def description_holds(d):
     document = rpc.result("rpc.discover")
     check(document["openrpc"].startswith("1.") and document["info"]["title"] and document["info"]["version"], "info")
     methods = {m["name"]: m for m in document["methods"]}
-    for name in ("daemon.version", "host.probe", "modes.list", "modes.compare", "policy.explain", "vm.define", "vm.undefine", "vm.list",
+    for name in ("daemon.version", "host.probe", "host.calibrate", "modes.list", "modes.compare", "policy.explain", "vm.define", "vm.undefine", "vm.list",
                  "vm.get", "vm.start", "vm.shutdown", "vm.destroy", "vm.pause", "vm.resume", "vm.stats", "vm.wait", "vm.console",
                  "events.subscribe", "rpc.discover"):
         check(name in methods, f"{name} is not described")

@@ -322,10 +322,12 @@ class Vm:
 class Daemon:
     """A trivisord of our own on sockets of its own. The directories stay when it ends, so that another can follow."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options):
         self.folder = folder
         self.socket = os.path.join(folder, "api.sock")
         self.process = None
+        # Most tests have no use for two seconds of calibration beside them.
+        self.options = options or ("--no-calibration",)
         self.start()
 
     def start(self):
@@ -333,7 +335,8 @@ class Daemon:
         with open(os.path.join(self.folder, "trivisord.log"), "ab") as log:
             self.process = subprocess.Popen(
                 [program("trivisord"), "--foreground", "--socket", self.socket,
-                 "--state-dir", os.path.join(self.folder, "state"), "--runtime-dir", os.path.join(self.folder, "run")],
+                 "--state-dir", os.path.join(self.folder, "state"), "--runtime-dir", os.path.join(self.folder, "run"),
+                 *self.options],
                 stdin=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True)
         self.rpc = Rpc(self.socket)
         self.rpc.result("daemon.version")
