@@ -159,11 +159,18 @@ struct machine_disk {
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
 
+struct machine_module {
+	const char *path;
+	const char *cmdline; /* or NULL */
+};
+
 struct machine_boot {
-	const char *kernel;   /* bzImage or ELF with a PVH note; or NULL */
+	const char *kernel;   /* bzImage, Multiboot, or ELF with a PVH note (the latter two also gzipped); or NULL */
 	const char *initrd;   /* or NULL */
 	const char *cmdline;  /* or NULL */
 	const char *firmware; /* ROM image mapped below 4 GiB (SeaBIOS), when kernel is NULL or for fw_cfg kernels */
+	const struct machine_module *modules; /* for a Multiboot or PVH kernel, in order */
+	unsigned module_count;
 };
 /*
  * Loads what is to boot into RAM, builds tables (ACPI, e820/zero page), and fills the boot processor's state.

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 /* xen/include/public/elfnote.h, an ABI. */
 #define XEN_ELFNOTE_ENTRY 1
@@ -117,7 +118,8 @@ static void scan_notes(struct policy_guest *guest, int fd, uint64_t offset, uint
 		if (next > size)
 			break;
 		if (note.n_namesz == 4 && !memcmp(notes + name, "Xen", 4)) {
-			guest->pvh |= note.n_type == XEN_ELFNOTE_PHYS32_ENTRY;
+			if (note.n_type == XEN_ELFNOTE_PHYS32_ENTRY)
+				guest->pvh = POLICY_YES;
 			if (note.n_type == XEN_ELFNOTE_ENTRY || note.n_type == XEN_ELFNOTE_HYPERCALL_PAGE)
 				guest->xen_pv = POLICY_YES;
 		}
@@ -182,26 +184,79 @@ static bool inspect_elf(struct policy_guest *guest, const char *path, int fd)
 	} else {
 		set_problem(guest, "kernel %s: is a truncated ELF file", path);
 	}
-	if (!guest->pvh && guest->xen_pv != POLICY_YES)
-		set_problem(guest,
-			    "kernel %s: an ELF file without a PVH entry note; use a bzImage, or a kernel built with "
-			    "CONFIG_PVH",
-			    path);
 	return true;
+}
+
+/* ---- Multiboot 1: a header in the first 8 KiB of any image --------------------------------- */
+
+#define HEAD_BYTES 8192u
+
+static bool has_multiboot_header(const uint8_t *head, size_t n)
+{
+	for (size_t at = 0; at + 12 <= n; at += 4) {
+		uint32_t word[3];
+
+		memcpy(word, head + at, sizeof(word));
+		if (word[0] == 0x1badb002 && word[0] + word[1] + word[2] == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The first bytes of an image; of what is inside, when it is a gzip file. How many there are. */
+static size_t read_head(int fd, uint8_t head[HEAD_BYTES], bool *ret_packed)
+{
+	uint8_t packed[HEAD_BYTES];
+	ssize_t n = pread(fd, packed, sizeof(packed), 0);
+	z_stream z = {.next_in = packed, .next_out = head, .avail_out = HEAD_BYTES};
+
+	*ret_packed = n >= 2 && packed[0] == 0x1f && packed[1] == 0x8b;
+	if (!*ret_packed) {
+		memcpy(head, packed, n > 0 ? (size_t)n : 0);
+		return n > 0 ? (size_t)n : 0;
+	}
+	z.avail_in = (uInt)n;
+	if (inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
+		return 0;
+	/* Input that ends too early is expected; damage shows when the kernel is loaded. */
+	inflate(&z, Z_SYNC_FLUSH);
+	inflateEnd(&z);
+	return z.total_out;
 }
 
 /* ---- the definition -------------------------------------------------------------------------- */
 
 static void inspect_kernel(struct policy_guest *guest, const char *path)
 {
+	uint8_t head[HEAD_BYTES];
 	struct stat st;
+	bool packed, multiboot;
 	int fd = open_image(guest, "kernel", path, &st);
+	size_t n;
 
 	if (fd < 0)
 		return;
 	guest->image = POLICY_IMAGE_UNKNOWN;
-	if (!inspect_bzimage(guest, path, fd, &st) && !inspect_elf(guest, path, fd))
-		set_problem(guest, "kernel %s: neither a bzImage nor an ELF file", path);
+	n = read_head(fd, head, &packed);
+	multiboot = has_multiboot_header(head, n);
+	if (packed && n > EI_CLASS && !memcmp(head, ELFMAG, SELFMAG)) {
+		guest->image = POLICY_IMAGE_ELF;
+		guest->bits = head[EI_CLASS] == ELFCLASS64 ? 64 : 32;
+		guest->pvh = guest->xen_pv = POLICY_UNKNOWN;
+	} else if (inspect_bzimage(guest, path, fd, &st)) {
+		multiboot = false; /* boot_kernel() looks in this order */
+	} else if (!inspect_elf(guest, path, fd) && !multiboot) {
+		set_problem(guest, "kernel %s: neither a bzImage nor an ELF file, nor a Multiboot kernel", path);
+	}
+	if (multiboot) {
+		guest->image = POLICY_IMAGE_MULTIBOOT;
+		guest->bits = 32;
+	} else if (guest->image == POLICY_IMAGE_ELF && guest->pvh == POLICY_NO && guest->xen_pv == POLICY_NO) {
+		set_problem(guest,
+			    "kernel %s: an ELF file with neither a PVH entry note nor a Multiboot header; use a bzImage, or a "
+			    "kernel built with CONFIG_PVH",
+			    path);
+	}
 	close(fd);
 }
 
@@ -222,6 +277,11 @@ void policy_guest_inspect(const struct vmdef *def, struct policy_guest *ret_gues
 		inspect_kernel(ret_guest, def->boot.kernel);
 		if (def->boot.initrd)
 			check_file(ret_guest, "initrd", def->boot.initrd);
+		for (unsigned i = 0; i < def->boot.module_count; i++)
+			check_file(ret_guest, "module", def->boot.modules[i].path);
+		if (ret_guest->image == POLICY_IMAGE_BZIMAGE && def->boot.module_count)
+			set_problem(ret_guest, "kernel %s: a Linux bzImage takes no modules; give it one initrd",
+				    def->boot.kernel);
 	} else if (def->boot.firmware) {
 		ret_guest->image = POLICY_IMAGE_FIRMWARE;
 		ret_guest->bits = 16;
@@ -234,7 +294,7 @@ json_object *policy_guest_json(const struct policy_guest *guest)
 {
 	static const char *const images[] = {
 		[POLICY_IMAGE_NONE] = "none",         [POLICY_IMAGE_BZIMAGE] = "bzImage", [POLICY_IMAGE_ELF] = "ELF",
-		[POLICY_IMAGE_FIRMWARE] = "firmware", [POLICY_IMAGE_UNKNOWN] = "unknown",
+		[POLICY_IMAGE_FIRMWARE] = "firmware", [POLICY_IMAGE_UNKNOWN] = "unknown", [POLICY_IMAGE_MULTIBOOT] = "Multiboot",
 	};
 	json_object *object = json_object_new_object();
 
@@ -249,7 +309,8 @@ json_object *policy_guest_json(const struct policy_guest *guest)
 		json_object_object_add(object, "kernel_version", json_object_new_string(guest->kernel_version));
 	}
 	if (guest->image == POLICY_IMAGE_ELF)
-		json_object_object_add(object, "pvh_entry", json_object_new_boolean(guest->pvh));
+		json_object_object_add(object, "pvh_entry",
+				       guest->pvh == POLICY_UNKNOWN ? NULL : json_object_new_boolean(guest->pvh == POLICY_YES));
 	json_object_object_add(object, "xen_pv_entry",
 			       guest->xen_pv == POLICY_UNKNOWN ? NULL
 							       : json_object_new_boolean(guest->xen_pv == POLICY_YES));

@@ -56,6 +56,7 @@ enum policy_image {
 	POLICY_IMAGE_NONE,
 	POLICY_IMAGE_BZIMAGE,
 	POLICY_IMAGE_ELF,
+	POLICY_IMAGE_MULTIBOOT,
 	POLICY_IMAGE_FIRMWARE,
 	POLICY_IMAGE_UNKNOWN
 };
@@ -64,8 +65,8 @@ struct policy_guest {
 	enum policy_image image;
 	unsigned bits;            /* 16, 32 or 64: how it is entered; 0 when not known */
 	unsigned boot_protocol;   /* bzImage: 0x0206 and up */
-	bool pvh;                 /* XEN_ELFNOTE_PHYS32_ENTRY */
-	enum policy_known xen_pv; /* XEN_ELFNOTE_ENTRY or a __xen_guest section; unknown inside a bzImage */
+	enum policy_known pvh;    /* XEN_ELFNOTE_PHYS32_ENTRY; unknown inside a gzip file */
+	enum policy_known xen_pv; /* XEN_ELFNOTE_ENTRY or a __xen_guest section; unknown inside a bzImage or gzip file */
 	char kernel_version[96];  /* bzImage's own string */
 	char problem[600];        /* "" or why it cannot boot: names the file and the remedy */
 };

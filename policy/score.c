@@ -168,9 +168,9 @@ static void judge_candidate(enum policy_mode mode, const struct policy_host *hos
 		    guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
 					       : "whether the guest's kernel has a Xen PV entry is not known");
 		SAY(candidate->remedy, "boot a kernel with the Xen PV ABI, as an ELF file");
-	} else if (mode != POLICY_PV && guest->image == POLICY_IMAGE_ELF && !guest->pvh) {
+	} else if (mode != POLICY_PV && guest->image == POLICY_IMAGE_ELF && guest->pvh == POLICY_NO) {
 		candidate->verdict = POLICY_RULED_OUT;
-		SAY(candidate->reason, "the guest's kernel is an ELF file without a PVH entry");
+		SAY(candidate->reason, "the guest's kernel is an ELF file with neither a PVH entry nor a Multiboot header");
 		SAY(candidate->remedy, "boot a bzImage, or a kernel built with CONFIG_PVH");
 	}
 }

@@ -28,6 +28,7 @@ enum field_type {
 	FIELD_TEXT,   /* char *, at most `max` bytes */
 	FIELD_OBJECT, /* `fields` within the same structure */
 	FIELD_DISKS,
+	FIELD_MODULES,
 	FIELD_NICS,
 };
 
@@ -50,10 +51,11 @@ static const char *const reboot_names[] = {"restart", "shutdown", NULL};
 #define AT(member) offsetof(struct vmdef, member)
 
 static const struct field boot_fields[] = {
-	{.key = "kernel", .type = FIELD_PATH, .offset = AT(boot.kernel), .what = "bzImage, or ELF with a PVH note"},
+	{.key = "kernel", .type = FIELD_PATH, .offset = AT(boot.kernel), .what = "bzImage, Multiboot kernel, or ELF with a PVH note"},
 	{.key = "initrd", .type = FIELD_PATH, .offset = AT(boot.initrd), .what = "initramfs for that kernel"},
 	{.key = "cmdline", .type = FIELD_TEXT, .offset = AT(boot.cmdline), .max = VMDEF_CMDLINE_MAX,
 	 .what = "that kernel's command line"},
+	{.key = "modules", .type = FIELD_MODULES, .what = "files for a Multiboot or PVH kernel, each with a command line of its own"},
 	{.key = "firmware", .type = FIELD_PATH, .offset = AT(boot.firmware), .what = "BIOS image"},
 };
 
@@ -82,6 +84,7 @@ static const struct field vm_fields[] = {
 };
 
 static const char *const disk_keys[] = {"path", "readonly"};
+static const char *const module_keys[] = {"path", "cmdline"};
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *ret_error, const char *path, const char *format, ...)
 {
@@ -324,6 +327,47 @@ static int parse_disks(struct json_object *value, const char *path, struct vmdef
 	return 0;
 }
 
+static int parse_module(struct json_object *value, const char *path, struct vmdef_module *module, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_object))
+		return refuse(ret_error, path, "an object such as {\"path\":\"/module\",\"cmdline\":\"\"} is wanted, not %s",
+			      type_of(value));
+	json_object_object_foreach(value, key, item) {
+		char where[400];
+		snprintf(where, sizeof(where), "%s.%.80s", path, key);
+		int rc;
+		if (!strcmp(key, module_keys[0]))
+			rc = set_text(item, where, PATH_MAX - 1, true, &module->path, ret_error);
+		else if (!strcmp(key, module_keys[1]))
+			rc = set_text(item, where, VMDEF_CMDLINE_MAX, false, &module->cmdline, ret_error);
+		else
+			rc = refuse(ret_error, where, "unknown key; known: path, cmdline");
+		if (rc)
+			return rc;
+	}
+	if (!module->path)
+		return refuse(ret_error, path, "the key path is missing");
+	return 0;
+}
+
+static int parse_modules(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_array))
+		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+	size_t n = json_object_array_length(value);
+	if (n > VMDEF_MODULES_MAX)
+		return refuse(ret_error, path, "%zu modules are too many; at most %d", n, VMDEF_MODULES_MAX);
+	for (size_t i = 0; i < n; i++) {
+		char where[280];
+		snprintf(where, sizeof(where), "%s[%zu]", path, i);
+		def->boot.module_count = (unsigned)i + 1;
+		int rc = parse_module(json_object_array_get_idx(value, i), where, &def->boot.modules[i], ret_error);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
 /* The machine has no network device yet: better refused here than silently missing in the guest. */
 static int parse_nics(struct json_object *value, const char *path, char *ret_error)
 {
@@ -354,6 +398,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_TEXT: return set_text(value, path, f->max, false, at, ret_error);
 	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
 	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
+	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
 	case FIELD_NICS: return parse_nics(value, path, ret_error);
 	}
 	return -EINVAL;
@@ -405,6 +450,8 @@ static int check_whole(const struct vmdef *def, char *ret_error)
 		return refuse(ret_error, "boot.initrd", "an initrd needs boot.kernel");
 	if (!def->boot.kernel && def->boot.cmdline)
 		return refuse(ret_error, "boot.cmdline", "a command line needs boot.kernel");
+	if (def->boot.module_count && (!def->boot.kernel || def->boot.firmware))
+		return refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
 	return 0;
 }
 
@@ -454,6 +501,10 @@ void vmdef_free(struct vmdef *def)
 	free(def->boot.initrd);
 	free(def->boot.cmdline);
 	free(def->boot.firmware);
+	for (unsigned i = 0; i < def->boot.module_count; i++) {
+		free(def->boot.modules[i].path);
+		free(def->boot.modules[i].cmdline);
+	}
 	for (unsigned i = 0; i < def->disk_count; i++)
 		free(def->disks[i].path);
 	free(def);
@@ -491,6 +542,23 @@ static struct json_object *disks_to_json(const struct vmdef *def)
 	return list;
 }
 
+static struct json_object *modules_to_json(const struct vmdef *def)
+{
+	struct json_object *list = json_object_new_array();
+	for (unsigned i = 0; list && i < def->boot.module_count; i++) {
+		const struct vmdef_module *m = &def->boot.modules[i];
+		struct json_object *module = json_object_new_object();
+		if (!module || !add(module, module_keys[0], json_object_new_string(m->path)) ||
+		    (m->cmdline && !add(module, module_keys[1], json_object_new_string(m->cmdline))) ||
+		    json_object_array_add(list, module) < 0) {
+			json_object_put(module);
+			json_object_put(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count);
 
 static struct json_object *field_to_json(const struct vmdef *def, const struct field *f)
@@ -511,6 +579,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_TEXT: return json_object_new_string(*(char *const *)at);
 	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
 	case FIELD_DISKS: return disks_to_json(def);
+	case FIELD_MODULES: return modules_to_json(def);
 	case FIELD_NICS: return json_object_new_array();
 	}
 	return NULL;
@@ -521,6 +590,8 @@ static bool is_absent(const struct vmdef *def, const struct field *f)
 	const void *at = (const char *)def + f->offset;
 	if (f->type == FIELD_PATH || f->type == FIELD_TEXT)
 		return !*(char *const *)at;
+	if (f->type == FIELD_MODULES)
+		return !def->boot.module_count;
 	return f->type == FIELD_WORD && !*(const char *)at;
 }
 
@@ -559,6 +630,19 @@ static struct json_object *disks_item_schema(void)
 				  "\"readonly\":{\"type\":\"boolean\",\"default\":false}}}");
 }
 
+static struct json_object *modules_item_schema(void)
+{
+	struct json_object *schema =
+		json_tokener_parse("{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"path\"],"
+				   "\"properties\":{\"path\":{\"type\":\"string\",\"pattern\":\"^/\"},"
+				   "\"cmdline\":{\"type\":\"string\"}}}");
+	struct json_object *properties = NULL, *cmdline = NULL;
+	if (json_object_object_get_ex(schema, "properties", &properties) &&
+	    json_object_object_get_ex(properties, "cmdline", &cmdline))
+		add(cmdline, "maxLength", json_object_new_int(VMDEF_CMDLINE_MAX));
+	return schema;
+}
+
 static void describe_type(struct json_object *s, const struct field *f)
 {
 	switch (f->type) {
@@ -595,6 +679,11 @@ static void describe_type(struct json_object *s, const struct field *f)
 		add(s, "type", json_object_new_string("array"));
 		add(s, "maxItems", json_object_new_int(VMDEF_DISKS_MAX));
 		add(s, "items", disks_item_schema());
+		break;
+	case FIELD_MODULES:
+		add(s, "type", json_object_new_string("array"));
+		add(s, "maxItems", json_object_new_int(VMDEF_MODULES_MAX));
+		add(s, "items", modules_item_schema());
 		break;
 	case FIELD_NICS:
 		add(s, "type", json_object_new_string("array"));

@@ -11,6 +11,7 @@ struct json_object;
 #define VMDEF_UUID_BYTES 37
 #define VMDEF_WORD_MAX 32
 #define VMDEF_DISKS_MAX 16
+#define VMDEF_MODULES_MAX 64
 #define VMDEF_VCPUS_MAX 16
 #define VMDEF_MEMORY_MIN_MIB 16
 #define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
@@ -34,6 +35,11 @@ struct vmdef_disk {
 	bool readonly;
 };
 
+struct vmdef_module {
+	char *path;
+	char *cmdline; /* or NULL */
+};
+
 /* All strings are owned by the definition; NULL where absent. */
 struct vmdef {
 	char name[VMDEF_NAME_MAX + 1];
@@ -44,6 +50,8 @@ struct vmdef {
 	char workload[VMDEF_WORD_MAX + 1]; /* a hint for the policy, "" when not declared */
 	struct {
 		char *kernel, *initrd, *cmdline, *firmware;
+		struct vmdef_module modules[VMDEF_MODULES_MAX];
+		unsigned module_count;
 	} boot;
 	struct vmdef_disk disks[VMDEF_DISKS_MAX];
 	unsigned disk_count;

@@ -154,11 +154,16 @@ static int load_guest(struct vm *vm)
 	if (!state)
 		return fail(vm, -ENOMEM, "out of memory");
 	cpu_state_reset(state, 0);
+	struct machine_module modules[VMDEF_MODULES_MAX];
+	for (unsigned i = 0; i < vm->def->boot.module_count; i++)
+		modules[i] = (struct machine_module){vm->def->boot.modules[i].path, vm->def->boot.modules[i].cmdline};
 	struct machine_boot boot = {
 		.kernel = vm->def->boot.kernel,
 		.initrd = vm->def->boot.initrd,
 		.cmdline = vm->def->boot.cmdline,
 		.firmware = vm->def->boot.firmware,
+		.modules = modules,
+		.module_count = vm->def->boot.module_count,
 	};
 	const char *why = "unknown";
 	int rc = machine_boot(vm->machine, &boot, state, &why);

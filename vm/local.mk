@@ -11,4 +11,4 @@ trivisor_vm_SOURCES = \
 	vm/sandbox.c \
 	vm/stats.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS)
-trivisor_vm_LDADD = libmodes.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(LZ4_LIBS)
+trivisor_vm_LDADD = libmodes.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(UNPACK_LIBS)

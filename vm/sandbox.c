@@ -61,6 +61,8 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 	for (unsigned i = 0; !rc && i < ARRAY_SIZE(boot); i++)
 		if (boot[i])
 			rc = allow_path(ruleset, boot[i], LL_READ);
+	for (unsigned i = 0; !rc && i < def->boot.module_count; i++)
+		rc = allow_path(ruleset, def->boot.modules[i].path, LL_READ);
 	/* A BIOS that is not named by the definition. */
 	if (!rc)
 		rc = allow_path(ruleset, "/usr/share/seabios", LL_READ);

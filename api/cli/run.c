@@ -108,6 +108,24 @@ static int add_disk(json_object *definition, char *text)
 	return put_path(disk, "path", "--disk", text);
 }
 
+/* "PATH", or "PATH ARGUMENTS" as a boot loader's module command has it; a path with spaces cannot be given here. */
+static int add_module(json_object *boot, char *text)
+{
+	json_object *modules = NULL, *module = json_object_new_object();
+	size_t n = strcspn(text, " \t");
+	char *arguments = text + n + strspn(text + n, " \t");
+
+	if (!json_object_object_get_ex(boot, "modules", &modules)) {
+		modules = json_object_new_array();
+		json_object_object_add(boot, "modules", modules);
+	}
+	json_object_array_add(modules, module);
+	if (arguments[0])
+		put(module, "cmdline", arguments);
+	text[n] = '\0';
+	return put_path(module, "path", "--module", text);
+}
+
 static int parse_unsigned(const char *option, const char *text, unsigned *ret)
 {
 	char *end = NULL;
@@ -146,6 +164,7 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'i': return put_path(boot, "initrd", "--initrd", value);
 	case 'f': return put_path(boot, "firmware", "--firmware", value);
 	case 'a': put(boot, "cmdline", value); return 0;
+	case 'o': return add_module(boot, value);
 	case 'd': return add_disk(definition, value);
 	case 't':
 		run->timeout_s = strtod(value, &end);
@@ -175,6 +194,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"initrd", required_argument, NULL, 'i'},
 		{"append", required_argument, NULL, 'a'},
 		{"firmware", required_argument, NULL, 'f'},
+		{"module", required_argument, NULL, 'o'},
 		{"disk", required_argument, NULL, 'd'},
 		{"workload", required_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 't'},

@@ -35,13 +35,19 @@ static int boot_kernel(struct machine *machine, const struct machine_boot *boot,
 	rc = boot_file_read(&kernel);
 	if (rc < 0)
 		goto out;
+	rc = boot_file_unpack(&kernel, machine_ram_bytes(machine));
+	if (rc < 0)
+		goto out;
 	if (bzimage_is(&kernel))
 		rc = bzimage_boot(machine, &kernel, boot, ret_bsp);
+	else if (multiboot_is(&kernel)) /* Xen has both; its PVH entry is for itself underneath */
+		rc = multiboot_boot(machine, &kernel, boot, ret_bsp);
 	else if (elf_is(&kernel))
 		rc = pvh_boot(machine, &kernel, boot, ret_bsp);
 	else
 		rc = boot_fail(-ENOEXEC,
-			       "kernel %s is no kernel trivisor knows: neither a Linux bzImage (vmlinuz) nor an ELF with a PVH note",
+			       "kernel %s is no kernel trivisor knows: neither a Linux bzImage (vmlinuz), nor an ELF with a PVH note, "
+			       "nor a Multiboot kernel",
 			       kernel.path);
 out:
 	boot_file_close(&kernel);
@@ -54,12 +60,19 @@ int machine_boot(struct machine *machine, const struct machine_boot *boot, struc
 	int rc;
 
 	error_text[0] = '\0';
-	if (boot->firmware)
+	if (boot->module_count > BOOT_MODULES_MAX) {
+		rc = boot_fail(-E2BIG, "%u modules are too many: at most %u", boot->module_count, BOOT_MODULES_MAX);
+		goto out;
+	}
+	if (boot->firmware && boot->module_count)
+		rc = boot_fail(-EINVAL, "modules are for a kernel that is loaded directly: leave the firmware or the modules away");
+	else if (boot->firmware)
 		rc = firmware_boot(machine, boot, ret_bsp);
 	else if (boot->kernel)
 		rc = boot_kernel(machine, boot, ret_bsp);
 	else
 		rc = boot_fail(-EINVAL, "nothing to boot: give the VM a kernel or a firmware image");
+out:
 	if (rc < 0)
 		*ret_error = boot_error();
 	return rc;

@@ -86,7 +86,8 @@ static int parse(const struct boot_file *kernel, struct bzimage *ret_image)
 
 /* ---- zero page -------------------------------------------------------------- */
 
-static int put_zero_page(const struct boot_direct *direct, const struct bzimage *image, bool kaslr, uint32_t code32)
+static int put_zero_page(const struct boot_direct *direct, const struct bzimage *image, bool kaslr, uint32_t code32,
+			 gpa_t initrd_gpa, uint64_t initrd_bytes)
 {
 	struct boot_params zero_page = {0};
 
@@ -96,8 +97,8 @@ static int put_zero_page(const struct boot_direct *direct, const struct bzimage 
 	if (kaslr)
 		zero_page.hdr.loadflags |= KASLR_FLAG;
 	zero_page.hdr.cmd_line_ptr = BOOT_CMDLINE_GPA;
-	zero_page.hdr.ramdisk_image = (uint32_t)direct->initrd_gpa;
-	zero_page.hdr.ramdisk_size = (uint32_t)direct->initrd_bytes;
+	zero_page.hdr.ramdisk_image = (uint32_t)initrd_gpa;
+	zero_page.hdr.ramdisk_size = (uint32_t)initrd_bytes;
 	zero_page.hdr.setup_data = 0;
 	zero_page.hdr.vid_mode = 0xffff; /* normal */
 	zero_page.hdr.code32_start = code32;
@@ -168,8 +169,7 @@ static int load_packed(struct boot_direct *direct, const struct boot_file *kerne
 	if (run + init > end)
 		end = run + init;
 	if (end > direct->acpi_gpa)
-		return boot_fail(-ENOSPC, "kernel %s needs memory up to %llu MiB, the VM has only %llu MiB for it: give it more",
-				 kernel->path, (unsigned long long)(end >> 20), (unsigned long long)(direct->acpi_gpa >> 20));
+		return direct_too_large(direct, kernel, end);
 	rc = boot_put(direct->machine, at, image->code, image->code_bytes, "kernel");
 	if (rc < 0)
 		return rc;
@@ -183,10 +183,14 @@ int bzimage_boot(struct machine *machine, const struct boot_file *kernel, const 
 	struct boot_direct direct;
 	struct vmlinux_load load = {0};
 	struct bzimage image = {0};
-	uint64_t initrd_limit;
+	uint64_t initrd_limit, initrd_bytes = 0;
+	gpa_t initrd_gpa = 0;
 	bool native;
 	int rc;
 
+	if (boot->module_count)
+		return boot_fail(-EINVAL, "kernel %s is a Linux bzImage, which takes no modules: give it one initrd, or use a Multiboot "
+				 "kernel", kernel->path);
 	rc = parse(kernel, &image);
 	if (rc < 0)
 		return rc;
@@ -203,10 +207,11 @@ int bzimage_boot(struct machine *machine, const struct boot_file *kernel, const 
 	if (rc < 0)
 		return rc;
 	initrd_limit = image.header.initrd_addr_max ? (uint64_t)image.header.initrd_addr_max + 1 : 0x38000000;
-	rc = direct_initrd(&direct, boot->initrd, load.end, initrd_limit);
+	if (boot->initrd)
+		rc = direct_file(&direct, "initrd", boot->initrd, load.end, initrd_limit, &initrd_gpa, &initrd_bytes);
 	if (rc < 0)
 		return rc;
-	rc = put_zero_page(&direct, &image, load.randomized, (uint32_t)load.entry);
+	rc = put_zero_page(&direct, &image, load.randomized, (uint32_t)load.entry, initrd_gpa, initrd_bytes);
 	if (rc < 0)
 		return rc;
 	if (native)

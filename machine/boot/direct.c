@@ -86,36 +86,42 @@ int direct_cmdline(struct boot_direct *direct, const char *cmdline, uint64_t max
 	return boot_put(direct->machine, BOOT_CMDLINE_GPA, text, n + 1, "command line");
 }
 
-int direct_initrd(struct boot_direct *direct, const char *path, gpa_t kernel_end, uint64_t limit)
+int direct_file(struct boot_direct *direct, const char *what, const char *path, gpa_t kernel_end, uint64_t limit,
+		gpa_t *ret_gpa, uint64_t *ret_bytes)
 {
-	struct boot_file initrd;
+	struct boot_file file;
 	gpa_t at = 0;
 	void *to = NULL;
 	int rc;
 
-	if (!path)
-		return 0;
-	rc = boot_file_open(&initrd, "initrd", path);
+	rc = boot_file_open(&file, what, path);
 	if (rc < 0)
 		return rc;
 	if (limit > direct->acpi_gpa)
 		limit = direct->acpi_gpa;
-	if (initrd.size <= limit)
-		at = (limit - initrd.size) & GUEST_PAGE_MASK;
-	if (at < kernel_end || (to = machine_dma_map(direct->machine, at, initrd.size)) == NULL) {
+	if (file.size <= limit)
+		at = (limit - file.size) & GUEST_PAGE_MASK;
+	if (at < kernel_end || (to = machine_dma_map(direct->machine, at, file.size)) == NULL) {
 		rc = boot_fail(-ENOSPC,
-			       "initrd %s (%zu KiB) does not fit beside the kernel, which ends at %llu KiB, in the %llu KiB of "
-			       "memory it may use: give the VM more memory or use a smaller initrd",
-			       path, initrd.size >> 10, (unsigned long long)(kernel_end >> 10), (unsigned long long)(limit >> 10));
+			       "%s %s (%zu KiB) does not fit beside the kernel, which ends at %llu KiB, in the %llu KiB of "
+			       "memory it may use: give the VM more memory or use a smaller %s",
+			       what, path, file.size >> 10, (unsigned long long)(kernel_end >> 10),
+			       (unsigned long long)(limit >> 10), what);
 		goto out;
 	}
-	rc = boot_file_read_to(&initrd, to);
+	rc = boot_file_read_to(&file, to);
 	if (rc < 0)
 		goto out;
-	machine_dma_written(direct->machine, at, initrd.size);
-	direct->initrd_gpa = at;
-	direct->initrd_bytes = initrd.size;
+	machine_dma_written(direct->machine, at, file.size);
+	*ret_gpa = at;
+	*ret_bytes = file.size;
 out:
-	boot_file_close(&initrd);
+	boot_file_close(&file);
 	return rc;
+}
+
+int direct_too_large(const struct boot_direct *direct, const struct boot_file *kernel, gpa_t end)
+{
+	return boot_fail(-ENOSPC, "kernel %s needs memory up to %llu MiB, the VM has only %llu MiB for it: give it more",
+			 kernel->path, (unsigned long long)(end >> 20), (unsigned long long)(direct->acpi_gpa >> 20));
 }

@@ -4,6 +4,7 @@
 
 #include "machine/boot/private.h"
 
+#define MULTIBOOT_BOOT_MAGIC 0x2badb002u
 #define CR0_PE 0x1ull
 #define CR0_ET 0x10ull
 #define CR0_PG 0x80000000ull
@@ -39,13 +40,13 @@ static uint64_t descriptor(const struct cpu_segment *seg)
 	       (limit & 0xf0000) << 32 | (seg->base & 0xff000000) << 32;
 }
 
-static int put_gdt(struct machine *machine, struct cpu_state *bsp, const struct cpu_segment *code)
+static int put_gdt(struct machine *machine, struct cpu_state *bsp, const struct cpu_segment *code, gpa_t at)
 {
 	const struct cpu_segment data = {
 		.limit = 0xffffffff, .access = 0xc093, .selector = BOOT_DS, /* G, D, P, S, read/write, accessed */
 	};
 	const struct cpu_segment tss = {.limit = 0x67, .access = 0x008b, .selector = BOOT_TSS};
-	uint64_t gdt[8] = {0};
+	uint64_t gdt[BOOT_GDT_BYTES / 8] = {0};
 
 	bsp->seg[SEG_CS] = *code;
 	for (unsigned i = 0; i < SEG_COUNT; i++) {
@@ -57,9 +58,9 @@ static int put_gdt(struct machine *machine, struct cpu_state *bsp, const struct 
 	gdt[BOOT_CS / 8] = descriptor(code);
 	gdt[BOOT_DS / 8] = descriptor(&data);
 	gdt[BOOT_TSS / 8] = descriptor(&tss);
-	bsp->gdtr = (struct cpu_dtable){.base = BOOT_GDT_GPA, .limit = sizeof(gdt) - 1};
+	bsp->gdtr = (struct cpu_dtable){.base = at, .limit = sizeof(gdt) - 1};
 	bsp->idtr = (struct cpu_dtable){.base = 0, .limit = 0};
-	return boot_put(machine, BOOT_GDT_GPA, gdt, sizeof(gdt), "descriptor table");
+	return boot_put(machine, at, gdt, sizeof(gdt), "descriptor table");
 }
 
 /*
@@ -76,7 +77,7 @@ static void memory_types(struct machine *machine, struct cpu_state *bsp)
 	bsp->mtrr_var[1] = (phys_mask & ~(hole - 1)) | enable;
 }
 
-static int enter_flat(struct machine *machine, struct cpu_state *bsp, gpa_t entry)
+static int enter_flat(struct machine *machine, struct cpu_state *bsp, gpa_t entry, gpa_t gdt)
 {
 	const struct cpu_segment code = {.limit = 0xffffffff, .access = 0xc09b, .selector = BOOT_CS};
 
@@ -89,12 +90,12 @@ static int enter_flat(struct machine *machine, struct cpu_state *bsp, gpa_t entr
 	bsp->rflags = 2;
 	memset(bsp->gpr, 0, sizeof(bsp->gpr));
 	bsp->rip = entry;
-	return put_gdt(machine, bsp, &code);
+	return put_gdt(machine, bsp, &code, gdt);
 }
 
 int entry_boot32(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t zero_page)
 {
-	int rc = enter_flat(machine, ret_bsp, entry);
+	int rc = enter_flat(machine, ret_bsp, entry, BOOT_GDT_GPA);
 
 	ret_bsp->gpr[GPR_RSI] = zero_page;
 	return rc;
@@ -102,9 +103,18 @@ int entry_boot32(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry
 
 int entry_pvh(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t start_info)
 {
-	int rc = enter_flat(machine, ret_bsp, entry);
+	int rc = enter_flat(machine, ret_bsp, entry, BOOT_GDT_GPA);
 
 	ret_bsp->gpr[GPR_RBX] = start_info;
+	return rc;
+}
+
+int entry_multiboot(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t info, gpa_t gdt)
+{
+	int rc = enter_flat(machine, ret_bsp, entry, gdt);
+
+	ret_bsp->gpr[GPR_RAX] = MULTIBOOT_BOOT_MAGIC;
+	ret_bsp->gpr[GPR_RBX] = info;
 	return rc;
 }
 
@@ -135,5 +145,5 @@ int entry_long_mode(struct machine *machine, struct cpu_state *ret_bsp, gpa_t en
 	memset(ret_bsp->gpr, 0, sizeof(ret_bsp->gpr));
 	ret_bsp->gpr[GPR_RSI] = zero_page;
 	ret_bsp->rip = entry;
-	return put_gdt(machine, ret_bsp, &code);
+	return put_gdt(machine, ret_bsp, &code, BOOT_GDT_GPA);
 }

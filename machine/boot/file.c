@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "machine/boot/private.h"
 
@@ -84,6 +85,70 @@ int boot_file_read(struct boot_file *file)
 		return rc;
 	}
 	file->data = data;
+	return 0;
+}
+
+#define GZIP_WINDOW (16 + MAX_WBITS) /* zlib: with a gzip header, checksum at the end */
+
+/* Inflates all of `file` to a buffer that grows with it. Z_STREAM_END and *ret_data, or zlib's error. */
+static int inflate_all(const struct boot_file *file, uint64_t max, uint8_t **ret_data, size_t *ret_n)
+{
+	z_stream z = {.next_in = file->data, .avail_in = (uInt)file->size};
+	size_t room = file->size * 4;
+	uint8_t *data = NULL;
+	int r = inflateInit2(&z, GZIP_WINDOW);
+
+	if (r != Z_OK)
+		return r;
+	for (;;) {
+		uint8_t *more;
+
+		if (room > max + 1)
+			room = max + 1;
+		more = realloc(data, room);
+		if (!more) {
+			r = Z_MEM_ERROR;
+			break;
+		}
+		data = more;
+		z.next_out = data + z.total_out;
+		z.avail_out = (uInt)(room - z.total_out);
+		r = inflate(&z, Z_NO_FLUSH);
+		if (r != Z_OK || z.avail_out || room > max)
+			break;
+		room *= 2;
+	}
+	*ret_n = z.total_out;
+	inflateEnd(&z);
+	if (r != Z_STREAM_END || *ret_n > max) {
+		free(data);
+		return r == Z_STREAM_END ? Z_BUF_ERROR : r;
+	}
+	*ret_data = data;
+	return r;
+}
+
+int boot_file_unpack(struct boot_file *file, uint64_t max)
+{
+	uint8_t *data = NULL;
+	size_t n = 0;
+	int r;
+
+	if (file->size < 18 || file->data[0] != 0x1f || file->data[1] != 0x8b)
+		return 0;
+	if (max > UINT32_MAX / 2)
+		max = UINT32_MAX / 2; /* zlib counts room in 32 bits, and no kernel is as large */
+	r = file->size <= max ? inflate_all(file, max, &data, &n) : Z_BUF_ERROR;
+	if (r == Z_MEM_ERROR)
+		return boot_fail(-ENOMEM, "%s %s: no memory to unpack it", file->what, file->path);
+	if (n > max || (r == Z_BUF_ERROR && file->size > max))
+		return boot_fail(-ENOSPC, "%s %s is larger unpacked than the VM's memory (%llu MiB): give it more memory", file->what,
+				 file->path, (unsigned long long)(max >> 20));
+	if (r != Z_STREAM_END)
+		return boot_fail(-EINVAL, "%s %s is a gzip file that is damaged or truncated: copy it again", file->what, file->path);
+	free(file->data);
+	file->data = data;
+	file->size = n;
 	return 0;
 }
 

@@ -2,15 +2,18 @@
 MACHINE_BOOT_SOURCES = \
 	machine/boot/acpi.c machine/boot/acpi.h \
 	machine/boot/aml.c machine/boot/aml.h \
+	machine/boot/bios.c \
 	machine/boot/boot.c \
 	machine/boot/bzimage.c \
 	machine/boot/direct.c \
 	machine/boot/dsdt.c \
 	machine/boot/e820.c \
+	machine/boot/elf.c \
 	machine/boot/entry.c \
 	machine/boot/file.c \
 	machine/boot/firmware.c \
 	machine/boot/linuxboot.S \
+	machine/boot/multiboot.c \
 	machine/boot/payload.c \
 	machine/boot/private.h \
 	machine/boot/pvh.c \

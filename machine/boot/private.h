@@ -9,11 +9,14 @@
  * kernel image may occupy; a kernel takes its own copies before it uses this memory for anything else.
  */
 #define BOOT_GDT_GPA 0x6000
+#define BOOT_GDT_BYTES 64
 #define BOOT_ZERO_PAGE_GPA 0x7000
 #define BOOT_START_INFO_GPA 0x8000 /* PVH: start_info, module list, memory map */
 #define BOOT_PAGE_TABLES_GPA 0x9000 /* PML4, PDPT and four page directories: 24 KiB */
 #define BOOT_CMDLINE_GPA 0x20000
 #define BOOT_CMDLINE_MAX 0x10000
+#define BOOT_MODULE_CMDLINES_GPA 0x30000 /* PVH */
+#define BOOT_MODULES_MAX 64
 #define BOOT_LOW_END 0x9fc00 /* where a PC's extended BIOS data area would begin */
 #define BOOT_HIGH_BASE 0x100000
 
@@ -37,6 +40,8 @@ struct boot_file {
 int boot_file_open(struct boot_file *ret_file, const char *what, const char *path);
 /* Reads all of it into memory of our own (a file that shrinks meanwhile is an error, not a SIGBUS). */
 int boot_file_read(struct boot_file *file);
+/* Inflates it in place when it is a gzip file; `max` bytes are the most it may have then. After boot_file_read. */
+int boot_file_unpack(struct boot_file *file, uint64_t max);
 /* Reads all of it to `buf`, which holds at least file->size bytes. */
 int boot_file_read_to(struct boot_file *file, void *buf);
 void boot_file_close(struct boot_file *file);
@@ -80,6 +85,10 @@ int entry_long_mode(struct machine *machine, struct cpu_state *ret_bsp, gpa_t en
 int entry_boot32(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t zero_page);
 /* PVH: flat protected mode without paging, ebx = start_info. */
 int entry_pvh(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t start_info);
+/* Multiboot: flat protected mode without paging, eax and ebx as it says. The GDT goes to `gdt`. */
+int entry_multiboot(struct machine *machine, struct cpu_state *ret_bsp, gpa_t entry, gpa_t info, gpa_t gdt);
+/* bios.c: real-mode vectors whose services all fail, and the data area with the size of base memory. Below 0x500. */
+int bios_put(struct machine *machine);
 /* Copies into guest RAM; `what` names the thing when there is no RAM there. */
 int boot_put(struct machine *machine, gpa_t gpa, const void *bytes, uint64_t n, const char *what);
 
@@ -91,8 +100,6 @@ struct boot_direct {
 	struct e820_map e820;
 	gpa_t acpi_gpa; /* start of the tables; end of usable low RAM */
 	gpa_t rsdp_gpa;
-	gpa_t initrd_gpa; /* 0: none */
-	uint64_t initrd_bytes;
 	uint64_t cmdline_bytes; /* without the terminating 0 */
 };
 
@@ -100,18 +107,57 @@ struct boot_direct {
 int direct_begin(struct boot_direct *ret_direct, struct machine *machine);
 /* The command line to BOOT_CMDLINE_GPA; `max` is what the kernel takes, without the terminating 0. */
 int direct_cmdline(struct boot_direct *direct, const char *cmdline, uint64_t max);
-/* The initrd as high as possible in [kernel_end, limit). */
-int direct_initrd(struct boot_direct *direct, const char *path, gpa_t kernel_end, uint64_t limit);
+/* A file (`what`: "initrd", "module") as high as possible in [kernel_end, limit), page-aligned. */
+int direct_file(struct boot_direct *direct, const char *what, const char *path, gpa_t kernel_end, uint64_t limit,
+		gpa_t *ret_gpa, uint64_t *ret_bytes);
+/* boot_fail()'s -ENOSPC for a kernel that would end at `end`. */
+int direct_too_large(const struct boot_direct *direct, const struct boot_file *kernel, gpa_t end);
 
 /* ---- kernel formats -------------------------------------------------------- */
 
 bool bzimage_is(const struct boot_file *kernel);
 int bzimage_boot(struct machine *machine, const struct boot_file *kernel, const struct machine_boot *boot,
 		 struct cpu_state *ret_bsp);
-bool elf_is(const struct boot_file *kernel);
+/* False too for a file with the magic number of a header that is no header: an image must be one by all its fields. */
+bool multiboot_is(const struct boot_file *kernel);
+int multiboot_boot(struct machine *machine, const struct boot_file *kernel, const struct machine_boot *boot,
+		   struct cpu_state *ret_bsp);
 int pvh_boot(struct machine *machine, const struct boot_file *kernel, const struct machine_boot *boot,
 	     struct cpu_state *ret_bsp);
 int firmware_boot(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp);
+
+/* ---- ELF files (elf.c) ---------------------------------------------------------- */
+
+#define ELF_SEGMENTS_MAX 64
+
+struct elf_segment {
+	uint64_t offset, filesz, memsz;
+	gpa_t gpa;
+};
+
+/* The table of section headers as the file tells of it, unchecked. */
+struct elf_sections {
+	uint64_t offset;
+	unsigned count, entry_bytes, names;
+};
+
+/* Class-neutral view of an ELF file. */
+struct elf {
+	bool wide; /* ELF64 */
+	struct elf_segment load[ELF_SEGMENTS_MAX]; /* within the file, at least one; not checked against guest memory */
+	unsigned loads;
+	gpa_t start, end;
+	uint64_t entry_va;
+	gpa_t entry;     /* physical */
+	gpa_t pvh_entry; /* of the PVH note */
+	bool has_pvh_entry;
+	struct elf_sections sections;
+};
+
+bool elf_is(const struct boot_file *kernel);
+int elf_parse(const struct boot_file *kernel, struct elf *ret_elf);
+/* Copies its segments; the caller has checked that they may lie where they want to. */
+int elf_load(const struct boot_direct *direct, const struct boot_file *kernel, const struct elf *elf);
 
 /* ---- compressed payloads (payload.c) ---------------------------------------- */
 

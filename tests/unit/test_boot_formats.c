@@ -604,6 +604,116 @@ static void test_bad_pvh(void **state)
 	free(image.data);
 }
 
+/* ---- Multiboot: tests/guests/kernels/multiboot.py has what works ---------------------------------- */
+
+struct multiboot_image {
+	uint32_t magic, flags, checksum, header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr;
+	uint8_t rest[4096];
+};
+
+static struct multiboot_image make_multiboot(uint32_t flags)
+{
+	return (struct multiboot_image){.magic = 0x1badb002, .flags = flags, .checksum = -(0x1badb002 + flags), .header_addr = 0x100000,
+					.load_addr = 0x100000, .entry_addr = 0x100020};
+}
+
+static void expect_bad_multiboot(const struct multiboot_image *image, size_t n, int error, const char *words)
+{
+	const char *path = write_file("mb", image, n);
+
+	expect_error(16, &(struct machine_boot){.kernel = path}, error, path, words);
+}
+
+static void test_bad_multiboot(void **state)
+{
+	struct multiboot_image image = make_multiboot(0x10008);
+	const char *path, *message = "";
+	struct machine_module modules[65];
+	static struct cpu_state bsp;
+
+	expect_bad_multiboot(&image, sizeof(image), -ENOTSUP, "not specified");
+	image = make_multiboot(0x10004);
+	expect_bad_multiboot(&image, sizeof(image), -ENOTSUP, "video mode");
+	image = make_multiboot(3);
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "no ELF file");
+	image = make_multiboot(0x10000);
+	image.load_addr = 0x100010;
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "contradict");
+	image.load_addr = 0xffff0;
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "contradict");
+	image = make_multiboot(0x10000);
+	image.load_end_addr = 0x180000;
+	expect_bad_multiboot(&image, sizeof(image), -EINVAL, "truncated");
+	image.load_end_addr = 0;
+	image.bss_end_addr = 0x2000000;
+	expect_bad_multiboot(&image, sizeof(image), -ENOSPC, "more");
+	image.bss_end_addr = 0x1000;
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "contradict");
+	image.bss_end_addr = 0;
+	image.entry_addr = 0x100000 + sizeof(image);
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "outside");
+	image = make_multiboot(0x10000);
+	image.header_addr = image.load_addr = 0x9f000;
+	image.entry_addr = 0x9f020;
+	expect_bad_multiboot(&image, sizeof(image), -ENOEXEC, "no memory for it");
+	image.header_addr = image.load_addr = 0xfffffff0;
+	image.entry_addr = 0xfffffff8;
+	expect_bad_multiboot(&image, sizeof(image), -ENOSPC, "memory up to");
+	/* And whole it boots, all but the header left away. */
+	image = make_multiboot(0x10000);
+	image.entry_addr = 0x100000;
+	for (size_t n = 32; n <= sizeof(image); n += 500) {
+		struct machine *machine = new_machine(16);
+
+		path = write_file("mb", &image, n);
+		if (machine_boot(machine, &(struct machine_boot){.kernel = path}, &bsp, &message) != 0)
+			fail_msg("boot failed: %s", message);
+		assert_int_equal(bsp.rip, 0x100000);
+		assert_int_equal(bsp.gpr[GPR_RAX], 0x2badb002);
+		assert_memory_equal(mapped(machine, 0x100000, n), &image, n);
+		machine_destroy(machine);
+	}
+	for (unsigned i = 0; i < 65; i++)
+		modules[i] = (struct machine_module){.path = path};
+	expect_error(16, &(struct machine_boot){.kernel = path, .modules = modules, .module_count = 65}, -E2BIG, "65 modules", "64");
+	expect_error(16, &(struct machine_boot){.kernel = path, .firmware = path, .modules = modules, .module_count = 1}, -EINVAL,
+		     "modules", "firmware");
+}
+
+/* Modules of a PVH kernel: the initrd first, each with its command line. */
+static void test_pvh_modules(void **state)
+{
+	struct machine *machine = new_machine(16);
+	struct bytes image = make_pvh(0x200000, 0x200010, true);
+	const char *message = "";
+	static struct cpu_state bsp;
+	const struct machine_module given[2] = {{write_file("m1", "first", 6), "with words"}, {write_file("m2", "second", 7), NULL}};
+	const struct machine_boot boot = {.kernel = write_file("pvh", image.data, image.n), .initrd = write_file("m0", "zeroth", 7),
+					  .modules = given, .module_count = 2};
+	struct {
+		uint64_t gpa, bytes, cmdline, reserved;
+	} module[3];
+	uint64_t list;
+	uint32_t count;
+
+	if (machine_boot(machine, &boot, &bsp, &message) != 0)
+		fail_msg("boot failed: %s", message);
+	assert_true(machine_dma_read(machine, bsp.gpr[GPR_RBX] + 12, &count, 4));
+	assert_int_equal(count, 3);
+	assert_true(machine_dma_read(machine, bsp.gpr[GPR_RBX] + 16, &list, 8));
+	assert_true(machine_dma_read(machine, list, module, sizeof(module)));
+	assert_string_equal((char *)mapped(machine, module[0].gpa, 7), "zeroth");
+	assert_string_equal((char *)mapped(machine, module[1].gpa, 6), "first");
+	assert_string_equal((char *)mapped(machine, module[2].gpa, 7), "second");
+	assert_string_equal((char *)mapped(machine, module[1].cmdline, 11), "with words");
+	assert_int_equal(module[2].bytes, 7);
+	assert_int_equal(module[2].cmdline, 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(module[i].gpa & 4095, 0);
+	free(image.data);
+	machine_destroy(machine);
+}
+
 /* ---- firmware --------------------------------------------------------------------------------- */
 
 static void test_firmware(void **state)
@@ -820,6 +930,8 @@ int main(void)
 		cmocka_unit_test(test_any_cut),
 		cmocka_unit_test(test_pvh),
 		cmocka_unit_test(test_bad_pvh),
+		cmocka_unit_test(test_bad_multiboot),
+		cmocka_unit_test(test_pvh_modules),
 		cmocka_unit_test(test_firmware),
 		cmocka_unit_test(test_firmware_kernel),
 		cmocka_unit_test(test_again),

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <zlib.h>
 
 /* A host with nothing but Linux on x86-64. */
 static struct policy_host bare_host(void)
@@ -140,7 +141,7 @@ static void elf_without_pvh_is_ruled_out(void **state)
 	policy_decide(&host, &guest, "auto", &d);
 	assert_false(d.possible);
 	assert_non_null(strstr(d.candidates[POLICY_BT].reason, "PVH"));
-	guest.pvh = true;
+	guest.pvh = POLICY_YES;
 	policy_decide(&host, &guest, "auto", &d);
 	assert_true(d.possible);
 }
@@ -276,12 +277,12 @@ static void elf_notes(void **state)
 	struct elf_image elf = make_elf(18);
 	struct policy_guest guest = inspect(put_file("elf", &elf, sizeof(elf)));
 
-	assert_true(guest.image == POLICY_IMAGE_ELF && guest.bits == 64 && guest.pvh);
+	assert_true(guest.image == POLICY_IMAGE_ELF && guest.bits == 64 && guest.pvh == POLICY_YES);
 	assert_int_equal(guest.xen_pv, POLICY_NO);
 	assert_string_equal(guest.problem, "");
 	elf = make_elf(1);
 	guest = inspect(put_file("elf", &elf, sizeof(elf)));
-	assert_true(!guest.pvh && guest.xen_pv == POLICY_YES);
+	assert_true(guest.pvh == POLICY_NO && guest.xen_pv == POLICY_YES);
 	elf = make_elf(6);
 	guest = inspect(put_file("elf", &elf, sizeof(elf)));
 	assert_non_null(strstr(guest.problem, "PVH"));
@@ -311,6 +312,37 @@ static void elf_notes(void **state)
 	}
 }
 
+/* A Multiboot header makes an ELF of any kind bootable, a plain file too, and is seen inside a gzip file. */
+static void multiboot_headers(void **state)
+{
+	struct {
+		struct elf_image elf;
+		uint32_t header[3];
+	} kernel = {.elf = make_elf(6), .header = {0x1badb002, 3, -(0x1badb002u + 3)}};
+	struct policy_host host = {.kvm_open_error = ENOENT};
+	struct policy_decision decision;
+	struct policy_guest guest = inspect(put_file("elf", &kernel, sizeof(kernel)));
+	uint8_t packed[512];
+	z_stream z = {.next_in = (void *)&kernel, .avail_in = sizeof(kernel), .next_out = packed, .avail_out = sizeof(packed)};
+
+	assert_true(guest.image == POLICY_IMAGE_MULTIBOOT && guest.bits == 32);
+	assert_string_equal(guest.problem, "");
+	policy_decide(&host, &guest, "bt", &decision);
+	assert_true(decision.possible);
+	assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+	guest = inspect(put_file("gz", packed, z.total_out));
+	assert_true(guest.image == POLICY_IMAGE_MULTIBOOT && guest.bits == 32);
+	for (size_t n = 1; n < z.total_out; n += 7)
+		inspect(put_file("gz", packed, n)); /* whatever it says, it comes back */
+	deflateEnd(&z);
+	assert_int_equal(inspect(put_file("text", kernel.header, 12)).image, POLICY_IMAGE_MULTIBOOT);
+	kernel.header[2]++;
+	guest = inspect(put_file("elf", &kernel, sizeof(kernel)));
+	assert_int_equal(guest.image, POLICY_IMAGE_ELF);
+	assert_non_null(strstr(guest.problem, "Multiboot"));
+}
+
 static void no_kernels(void **state)
 {
 	char path[128];
@@ -331,7 +363,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-	static const char *const names[] = {"bz", "cut", "elf", "empty", "text", "fifo"};
+	static const char *const names[] = {"bz", "cut", "elf", "empty", "text", "fifo", "gz"};
 	char path[128];
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -353,6 +385,7 @@ int main(void)
 		cmocka_unit_test(the_probe_tells_the_truth),
 		cmocka_unit_test(bzimages),
 		cmocka_unit_test(elf_notes),
+		cmocka_unit_test(multiboot_headers),
 		cmocka_unit_test(no_kernels),
 	};
 

@@ -59,9 +59,32 @@ static void takes_everything(void **state)
 	vmdef_free(def);
 }
 
+static const char with_modules[] =
+	"{\"name\":\"mach\",\"boot\":{\"kernel\":\"/k\",\"modules\":[{\"path\":\"/a\",\"cmdline\":\"one \\\"two\\\"\"},"
+	"{\"path\":\"/b\"}]}}";
+
+static void takes_modules(void **state)
+{
+	struct vmdef *def = parse(with_modules);
+	assert_int_equal(def->boot.module_count, 2);
+	assert_string_equal(def->boot.modules[0].path, "/a");
+	assert_string_equal(def->boot.modules[0].cmdline, "one \"two\"");
+	assert_string_equal(def->boot.modules[1].path, "/b");
+	assert_null(def->boot.modules[1].cmdline);
+	vmdef_free(def);
+}
+
+static void check_return(const char *text);
+
 static void comes_back_the_same(void **state)
 {
-	struct vmdef *first = parse(full);
+	check_return(full);
+	check_return(with_modules);
+}
+
+static void check_return(const char *text)
+{
+	struct vmdef *first = parse(text);
 	struct json_object *json = vmdef_to_json(first);
 	struct vmdef *second = NULL;
 	char why[VMDEF_ERROR_BYTES];
@@ -69,7 +92,7 @@ static void comes_back_the_same(void **state)
 	struct json_object *again = vmdef_to_json(second);
 	assert_true(json_object_equal(json, again));
 	/* Every key of the input is there with its value. */
-	struct json_object *input = json_tokener_parse(full), *value;
+	struct json_object *input = json_tokener_parse(text), *value;
 	json_object_object_foreach(input, key, unused)
 	{
 		assert_true(json_object_object_get_ex(json, key, &value));
@@ -96,9 +119,15 @@ static const struct refusal refusals[] = {
 	{"{}", "the key name is missing"},
 	{"{\"name\":\"a\"}", "the key boot is missing"},
 	{"{\"name\":\"a\",\"boot\":{}}", "boot: nothing to boot"},
-	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, firmware"},
+	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, modules, firmware"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"k\"}}", "boot.kernel: \"k\" is not an absolute path"},
 	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"initrd\":\"/i\"}}", "boot.initrd: an initrd needs boot.kernel"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"firmware\":\"/f\",\"modules\":[{\"path\":\"/m\"}]}}",
+	 "boot.modules: modules need boot.kernel without boot.firmware"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"modules\":[\"/m\"]}}", "boot.modules[0]: an object such as"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"modules\":[{\"path\":\"/m\",\"args\":\"\"}]}}",
+	 "boot.modules[0].args: unknown key; known: path, cmdline"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"modules\":[{\"cmdline\":\"x\"}]}}", "boot.modules[0]: the key path is missing"},
 	{"{\"name\":\"a\",\"boot\":[]}", "boot: an object is wanted, not an array"},
 	{"{\"name\":\"\",\"boot\":{\"kernel\":\"/k\"}}", "name: \"\" cannot be a VM's name"},
 	{"{\"name\":\"-a\",\"boot\":{\"kernel\":\"/k\"}}", "name: "},
@@ -211,6 +240,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
+		cmocka_unit_test(takes_modules),
 		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(refuses_with_reasons),
 		cmocka_unit_test(refuses_what_is_too_long), cmocka_unit_test(describes_itself),
 		cmocka_unit_test(uuids_differ),

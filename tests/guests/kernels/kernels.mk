@@ -20,6 +20,34 @@ $(TEST_KERNEL_FILES): tests/guests/kernels/%.elf: tests/guests/kernels/%.c tests
 		tests/guests/kernels/k.h tests/guests/kernels/layout.h tests/guests/kernels/kernel.lds
 	$(AM_V_CCLD)$(CC) $(CFLAGS) $(KERNEL_CFLAGS) $(KERNEL_LINKING) -o $@ $< tests/guests/kernels/libkernel.a
 
+# The Multiboot kernels: as ELF32, the same linked high, as ELF64, and as plain images that only their header describes.
+MULTIBOOT_KERNELS = $(addprefix tests/guests/kernels/, multiboot.elf multiboot-high.elf multiboot-video.elf multiboot64.elf multiboot.bin multiboot-low.bin)
+check_DATA += $(MULTIBOOT_KERNELS)
+CLEANFILES += $(MULTIBOOT_KERNELS) tests/guests/kernels/multiboot-addresses.elf tests/guests/kernels/multiboot-low.elf
+MULTIBOOT_FILES = $(srcdir)/tests/guests/kernels/multiboot_entry.S $(srcdir)/tests/guests/kernels/multiboot.c
+MULTIBOOT_LINKING = -m32 -static -nostdlib -no-pie -Wl,-T,$(srcdir)/tests/guests/kernels/multiboot.lds -Wl,-z,max-page-size=4096 \
+	-Wl,--build-id=none -Wl,--no-warn-rwx-segments
+# $(call multiboot,load address,offset,flags): CC's arguments.
+multiboot = $(KERNEL_CFLAGS) $(MULTIBOOT_LINKING) -DOFFSET=$(2) -DWANTS=$(3) -Wl,--defsym=LOAD=$(1),--defsym=OFFSET=$(2) -o $@ $(MULTIBOOT_FILES)
+
+tests/guests/kernels/multiboot.elf: $(MULTIBOOT_FILES)
+	$(AM_V_CCLD)$(CC) -Os $(call multiboot,0x100000,0,0)
+tests/guests/kernels/multiboot-high.elf: $(MULTIBOOT_FILES)
+	$(AM_V_CCLD)$(CC) -Os $(call multiboot,0x200000,0xc0000000,0)
+tests/guests/kernels/multiboot-video.elf: $(MULTIBOOT_FILES)
+	$(AM_V_CCLD)$(CC) -Os $(call multiboot,0x100000,0,4)
+tests/guests/kernels/multiboot-addresses.elf: $(MULTIBOOT_FILES)
+	$(AM_V_CCLD)$(CC) -Os $(call multiboot,0x100000,0,0x10000)
+tests/guests/kernels/multiboot-low.elf: $(MULTIBOOT_FILES)
+	$(AM_V_CCLD)$(CC) -Os $(call multiboot,0x10000,0,0x10000)
+tests/guests/kernels/multiboot64.elf: tests/guests/kernels/multiboot.elf
+	$(AM_V_GEN)objcopy -O elf64-x86-64 $< $@
+tests/guests/kernels/multiboot.bin: tests/guests/kernels/multiboot-addresses.elf
+	$(AM_V_GEN)objcopy -O binary $< $@
+tests/guests/kernels/multiboot-low.bin: tests/guests/kernels/multiboot-low.elf
+	$(AM_V_GEN)objcopy -O binary $< $@
+
+EXTRA_DIST += tests/guests/kernels/multiboot_entry.S tests/guests/kernels/multiboot.c tests/guests/kernels/multiboot.lds
 EXTRA_DIST += $(TEST_KERNELS:%=tests/guests/kernels/%.c) tests/guests/kernels/kernel.lds tests/guests/kernels/deviations.txt
-dist_check_SCRIPTS += tests/guests/kernels/run.py
-TESTS += tests/guests/kernels/run.py
+dist_check_SCRIPTS += tests/guests/kernels/run.py tests/guests/kernels/multiboot.py
+TESTS += tests/guests/kernels/run.py tests/guests/kernels/multiboot.py
