@@ -226,35 +226,51 @@ static unsigned tb_hash(uint32_t page_id, uint64_t rip, uint32_t key)
 	return (unsigned)(h >> (64 - BT_HASH_BITS));
 }
 
-static struct bt_tb *find(struct bt_vm *vm, uint32_t page_id, uint64_t rip, uint64_t cs_base, uint32_t key)
+/* Where and how far code lies in its segment. */
+struct code_segment {
+	uint64_t base;
+	uint32_t limit;
+};
+
+static bool matches(const struct bt_tb *tb, uint32_t page_id, uint64_t rip, struct code_segment cs, uint32_t key)
+{
+	return tb->page_id == page_id && tb->rip == rip && tb->key == key && tb->cs_base == cs.base && tb->cs_limit == cs.limit;
+}
+
+static struct bt_tb *find(struct bt_vm *vm, uint32_t page_id, uint64_t rip, struct code_segment cs, uint32_t key)
 {
 	struct bt_tb *tb = vm->cache.hash[tb_hash(page_id, rip, key)];
 
-	while (tb && !(tb->page_id == page_id && tb->rip == rip && tb->key == key && tb->cs_base == cs_base))
+	while (tb && !matches(tb, page_id, rip, cs, key))
 		tb = tb->hash_next;
 	return tb;
 }
 
-static uint64_t code_base(const struct bt_vcpu *v) { return v->tb_key & KEY_BITS64 ? 0 : v->cs.seg[SEG_CS].base; }
+static struct code_segment code_segment(const struct bt_vcpu *v)
+{
+	if (v->tb_key & KEY_BITS64)
+		return (struct code_segment){0, ~0u};
+	return (struct code_segment){v->cs.seg[SEG_CS].base, v->cs.seg[SEG_CS].limit};
+}
 
 /* The TB in the hash, its second page checked as well. Lock held. */
-static struct bt_tb *find_whole(struct bt_vcpu *v, uint32_t id, gva_t gva, uint64_t rip, uint64_t base)
+static struct bt_tb *find_whole(struct bt_vcpu *v, uint32_t id, gva_t gva, uint64_t rip, struct code_segment cs)
 {
-	struct bt_tb *tb = find(v->vm, id, rip, base, v->tb_key);
+	struct bt_tb *tb = find(v->vm, id, rip, cs, v->tb_key);
 
 	while (tb && tb->page_id2) {
 		/* Its last instruction reaches into the next page: that mapping counts too. */
 		if (bt_code_page(v, (gva & GUEST_PAGE_MASK) + GUEST_PAGE_SIZE) == tb->page_id2)
 			break;
 		for (tb = tb->hash_next; tb; tb = tb->hash_next)
-			if (tb->page_id == id && tb->rip == rip && tb->key == v->tb_key && tb->cs_base == base)
+			if (matches(tb, id, rip, cs, v->tb_key))
 				break;
 	}
 	return tb;
 }
 
 /* NULL: the cache was flushed on the way, try again. */
-static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, uint64_t base)
+static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, struct code_segment cs)
 {
 	struct bt_vm *vm = v->vm;
 	uint64_t flushes = vm->cache.flushes;
@@ -271,7 +287,7 @@ static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, uint64_
 		bt_cache_flush_all(v);
 		return NULL;
 	}
-	tb = find_whole(v, id, gva, rip, base);
+	tb = find_whole(v, id, gva, rip, cs);
 	if (!tb) {
 		tb = bt_translate(v, id);
 		v->stats.tbs++;
@@ -283,16 +299,20 @@ static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, uint64_
 
 struct bt_tb *bt_tb_get(struct bt_vcpu *v)
 {
-	uint64_t base = code_base(v), rip = v->cs.rip;
-	gva_t gva = base + rip;
+	struct code_segment cs = code_segment(v);
+	uint64_t rip = v->cs.rip;
+	gva_t gva = cs.base + rip;
 
-	if (!(v->tb_key & KEY_BITS64))
+	if (!(v->tb_key & KEY_BITS64)) {
+		if (rip > cs.limit)
+			bt_raise_error(v, VEC_GP, 0);
 		gva = (uint32_t)gva;
-	else if ((int64_t)(gva << 16) >> 16 != (int64_t)gva)
+	} else if ((int64_t)(gva << 16) >> 16 != (int64_t)gva) {
 		bt_raise_error(v, VEC_GP, 0);
+	}
 	struct bt_tb *tb = NULL;
 	while (!tb)
-		tb = try_get(v, gva, rip, base);
+		tb = try_get(v, gva, rip, cs);
 	if (!(tb->key & KEY_ONE))
 		bt_jc(v)[(uint16_t)rip] = tb->exec;
 	return tb;

@@ -37,6 +37,11 @@
 #define KEY_REAL 0x2000u
 #define KEY_IOPL_OK 0x4000u /* CPL <= IOPL: cli and sti are allowed */
 #define KEY_TS 0x8000u      /* CR0.TS: SSE traps with #NM */
+/* Segments outside 64-bit code (emit_segment.c). Neither of the first two: ds, es and ss are checked one by one. */
+#define KEY_BIG 0x10000u      /* ds, es, ss: writable, up to 4 GiB, so nothing to check (KEY_FLAT implies it) */
+#define KEY_64K 0x20000u      /* ds, es, ss: writable, limit 0xffff */
+#define KEY_CS_64K 0x40000u   /* cs: limit 0xffff */
+#define KEY_CS_LIMIT 0x80000u /* cs: a limit that is neither that nor 4 GiB: in the TB */
 
 struct bt_tb;
 
@@ -77,6 +82,7 @@ struct bt_insn_map {
 struct bt_tb {
 	uint64_t rip;     /* of its first instruction: an offset in CS */
 	uint64_t cs_base; /* 0 in flat code */
+	uint32_t cs_limit;
 	uint32_t key;
 	uint32_t page_id, page_id2; /* page_id2: of the page its last byte is in, if another; else 0 */
 	uint8_t *exec;    /* indirect entry: r15 = rip, flags in flags_ax; verifies itself */

@@ -231,6 +231,11 @@ void bt_emit_entry(struct trans *t)
 		e_mov_imm(e, H_T1, tb->cs_base);
 		e_op_mem(e, 1, 0x3b, H_T1, MEM_BD(H_VCPU, V_OFF(cs.seg[SEG_CS].base)));
 		lookup_unless_equal(t);
+		if (t->key & KEY_CS_LIMIT) {
+			e_op_mem(e, 0, 0x81, 7, MEM_BD(H_VCPU, V_OFF(cs.seg[SEG_CS].limit)));
+			e32(e, tb->cs_limit);
+			lookup_unless_equal(t);
+		}
 	}
 
 	tb->mem_entry = (uint16_t)(e->p + e->exec - tb->exec);

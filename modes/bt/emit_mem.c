@@ -67,7 +67,7 @@ static void emit_offset(struct trans *t, const struct bt_insn *in, int extra)
 		e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xff); /* movzx r15d, r15w */
 }
 
-void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
+void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra, unsigned bytes, unsigned access)
 {
 	struct emit *e = &t->e;
 	unsigned seg = base_segment(t, in);
@@ -88,6 +88,8 @@ void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra)
 	emit_offset(t, in, extra);
 	if (in->flags & BT_I_BITOFF)
 		bt_emit_bit_offset(t, in);
+	if (access)
+		bt_emit_segment_check(t, in->seg, bytes, access, in->addrsize == 2, in);
 	if (seg != 0xff)
 		add_segment(t, seg);
 }
@@ -235,7 +237,7 @@ void bt_emit_operand(struct trans *t, const struct bt_insn *in, int extra, unsig
 		emit_const_check(t, gva, bytes, access);
 		t->slow[t->slow_count - 1].access |= (uint8_t)site_flags_of(in);
 	} else {
-		bt_emit_gva(t, in, extra);
+		bt_emit_gva(t, in, extra, bytes, access);
 		bt_emit_check(t, bytes, access, operand_slot(in), site_flags_of(in));
 	}
 	if (in->flags & BT_I_MASKED) {
@@ -272,8 +274,7 @@ static void emit_miss(struct trans *t, struct slow *s)
 		e_load(e, H_T0, V_MEM(slot_gva));
 }
 
-/* Calls the helper, which finishes the instruction element by element, and goes on behind the access. */
-static void emit_masked(struct trans *t, const struct slow *s)
+void bt_emit_masked(struct trans *t, const struct slow *s)
 {
 	struct emit *e = &t->e;
 
@@ -307,7 +308,7 @@ void bt_emit_slow_paths(struct trans *t)
 			continue;
 		}
 		if (s->masked) {
-			emit_masked(t, s);
+			bt_emit_masked(t, s);
 			continue;
 		}
 		e_call(e, t->vm->thunk.mem);

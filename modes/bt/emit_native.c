@@ -257,7 +257,7 @@ static void memory_operand(struct native *n, struct operands *o, bool needs_flag
 	}
 	bt_flags_clobber(t, t->live_in[t->i]);
 	if (bitoff) {
-		bt_emit_gva(t, in, 0);
+		bt_emit_gva(t, in, 0, in->mem_bytes, in->access);
 		bt_emit_check(t, in->mem_bytes, in->access, -1, in->seg == SEG_SS ? BT_SITE_STACK : 0);
 	} else {
 		bt_emit_operand(t, in, 0, in->mem_bytes, in->access);
@@ -350,7 +350,7 @@ void bt_emit_lea(struct trans *t, const struct bt_insn *in)
 	plain.seg = SEG_DS;
 	uint32_t key = t->key;
 	t->key |= KEY_FLAT; /* an offset, no segment */
-	bt_emit_gva(t, &plain, 0);
+	bt_emit_gva(t, &plain, 0, 0, BT_ACCESS_NONE);
 	t->key = key;
 	if (in->opsize == 2) { /* mov r16, r15w: keeps the rest */
 		if (spilled(dst)) {

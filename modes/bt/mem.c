@@ -33,6 +33,12 @@ static void mmio_write(struct bt_vcpu *v, gpa_t gpa, const void *buf, unsigned n
 	bt_fpu_enter(v);
 }
 
+/* Outside 64-bit code linear addresses wrap at 4 GiB. */
+static gva_t next_page(const struct bt_vcpu *v, gva_t gva)
+{
+	return gva == 1ull << 32 && !bt_code64(v) ? 0 : gva;
+}
+
 static unsigned room_in_page(gva_t gva) { return (unsigned)(GUEST_PAGE_SIZE - (gva & ~GUEST_PAGE_MASK)); }
 
 /* One page's part of a load or store. */
@@ -89,7 +95,7 @@ static bool probe(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, enum bt_
 		gpa_t gpa;
 		if (!bt_tlb_hit(v, gva, part, write, mmu))
 			code |= bt_tlb_fill(v, gva, write, mmu, &host, &gpa) == BT_TLB_CODE;
-		gva += part;
+		gva = next_page(v, gva + part);
 		n -= part;
 	}
 	return code;
@@ -107,7 +113,7 @@ static void load(struct bt_vcpu *v, gva_t gva, void *buf, unsigned n, enum bt_mm
 	}
 	probe(v, gva, n, false, mmu);
 	load_part(v, gva, buf, first, mmu);
-	load_part(v, gva + first, (uint8_t *)buf + first, n - first, mmu);
+	load_part(v, next_page(v, gva + first), (uint8_t *)buf + first, n - first, mmu);
 }
 
 static void store(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enum bt_mmu mmu)
@@ -122,7 +128,7 @@ static void store(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enu
 	}
 	probe(v, gva, n, true, mmu);
 	store_part(v, gva, buf, first, mmu);
-	store_part(v, gva + first, (const uint8_t *)buf + first, n - first, mmu);
+	store_part(v, next_page(v, gva + first), (const uint8_t *)buf + first, n - first, mmu);
 }
 
 uint64_t bt_load(struct bt_vcpu *v, gva_t gva, unsigned bytes)
@@ -305,7 +311,7 @@ static bool across_locked(struct bt_vcpu *v, gva_t gva, const struct bt_site *si
 
 	bt_lock(v);
 	low = bt_tlb_fill(v, gva, true, mmu, &host, &gpa);
-	high = bt_tlb_fill(v, gva + first, true, mmu, &host2, &gpa2);
+	high = bt_tlb_fill(v, next_page(v, gva + first), true, mmu, &host2, &gpa2);
 	if (low == BT_TLB_MMIO || high == BT_TLB_MMIO) {
 		bt_unlock(v);
 		return false;
@@ -363,12 +369,14 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, VEC_GP, 0);
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
-	if (!bt_code64(v) && gva + n > 1ull << 32) /* past the end of a flat segment; others wrap, which is not done here */
-		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (v->debug.data)
 		watch(v, gva, site);
 	if (n > room_in_page(gva)) {
 		struct bt_mem_result result;
+
+		/* The end of a flat segment; with another base the sum wraps. */
+		if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & KEY_FLAT)
+			bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 
 		if ((site->access & SITE_ACCESS) == (BT_ACCESS_READ | BT_ACCESS_WRITE) && v->vm->vcpus > 1 &&
 		    across_locked(v, gva, site, mmu, &result))

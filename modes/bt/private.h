@@ -192,6 +192,10 @@ struct bt_vcpu {
 	} loop[BT_LOOP_STREAMS];
 	uint32_t loop_warm; /* turns of plain loops until one is made fast */
 	uint64_t slot_gva, slot_rax;  /* of the slot thunks */
+	/* Outside 64-bit code: bytes from offset 0 that may be read [0] or written [1]; 0: bt_segment_check looks closer. */
+	uint64_t seg_span[SEG_COUNT][2];
+	uint64_t seg_offset; /* for bt_segment_check */
+	uint32_t seg_access;
 	uint32_t slot_budget;         /* misses until bt_slot_trouble looks at their rate */
 	uint64_t slot_tsc;
 	uint32_t itlb[BT_ITLB_ENTRIES];
@@ -356,6 +360,15 @@ extern bt_op_fn *const bt_op_table[]; /* indexed by insn->handler (enum bt_handl
 void bt_system_init(struct bt_vcpu *v);
 /* cs.tsc_offset anew from the machine's: on entry to run, since a pause moves it. (msr.c) */
 void bt_tsc_update(struct bt_vcpu *v);
+
+/*
+ * Fills seg_span for the segments as they are; returns the key bits that say what of ds, es, ss and cs needs no check.
+ * Outside 64-bit code. (segment.c)
+ */
+uint32_t bt_segments_key(struct bt_vcpu *v);
+/* Called by translated code where an inline check failed: raises, unless the segment allows the access after all. */
+void bt_segment_check(struct bt_vcpu *v, const struct bt_insn *insn);
+#define BT_SEG_ACCESS(seg, write, fpu, bytes) ((uint32_t)(seg) | (uint32_t)(write) << 4 | (uint32_t)(fpu) << 5 | (uint32_t)(bytes) << 8)
 
 /* The linear address of insn's memory operand (base + index + disp + segment), checked: #GP/#SS on limit or canonicality. */
 gva_t bt_operand_gva(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, bool write);

@@ -209,14 +209,6 @@ const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *x)
 
 /* ---- mode bits ------------------------------------------------------------------------------------- */
 
-static bool flat_segment(const struct cpu_segment *s) { return s->base == 0 && s->limit == 0xffffffff; }
-
-static bool flat(const struct bt_vcpu *v)
-{
-	return flat_segment(&v->cs.seg[SEG_CS]) && flat_segment(&v->cs.seg[SEG_DS]) &&
-	       flat_segment(&v->cs.seg[SEG_ES]) && flat_segment(&v->cs.seg[SEG_SS]);
-}
-
 void bt_mode_changed(struct bt_vcpu *v)
 {
 	const struct cpu_state *cs = &v->cs;
@@ -232,7 +224,7 @@ void bt_mode_changed(struct bt_vcpu *v)
 	} else {
 		key |= cs->seg[SEG_CS].access & SEG_ACCESS_DB ? KEY_BITS32 : 0;
 		key |= cs->seg[SEG_SS].access & SEG_ACCESS_DB ? KEY_SS32 : 0;
-		key |= flat(v) ? KEY_FLAT : 0;
+		key |= bt_segments_key(v);
 	}
 	key |= (uint32_t)v->cpl << KEY_CPL_SHIFT | (uint32_t)v->mmu << KEY_MMU_SHIFT;
 	key |= cs->cr0 & (CR0_TS | CR0_EM) ? KEY_FPU_NM : 0;

@@ -1,4 +1,5 @@
 /* Segment registers and descriptor tables: loads with their checks, addresses, and the instructions that read them. */
+#include "modes/bt/cache.h"
 #include "modes/bt/helper.h"
 
 /* ---- addresses ----------------------------------------------------------------------------- */
@@ -41,6 +42,51 @@ gva_t bt_seg_gva(struct bt_vcpu *v, enum cpu_seg which, uint64_t offset, unsigne
 	if (!bt_seg_contains(seg, (uint32_t)offset, bytes))
 		bt_raise_error(v, vector, 0);
 	return (uint32_t)(seg->base + (uint32_t)offset);
+}
+
+/* How far from offset 0 every access of the kind is allowed; an expand-down segment is left to C. */
+static uint64_t span(const struct bt_vcpu *v, const struct cpu_segment *seg, bool write)
+{
+	bool code = seg->access & 8, rw = seg->access & 2;
+
+	if (bt_protected(v) && (!(seg->access & SEG_ACCESS_P) || (write ? code || !rw : code && !rw)))
+		return 0;
+	if ((seg->access & (SEG_ACCESS_S | 0xc)) == (SEG_ACCESS_S | 4))
+		return 0;
+	return (uint64_t)seg->limit + 1;
+}
+
+uint32_t bt_segments_key(struct bt_vcpu *v)
+{
+	const struct cpu_segment *seg = v->cs.seg;
+	uint64_t es, ss, ds;
+	uint32_t key = 0;
+
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		v->seg_span[i][0] = span(v, &seg[i], false);
+		v->seg_span[i][1] = span(v, &seg[i], true);
+	}
+	es = v->seg_span[SEG_ES][1];
+	ss = v->seg_span[SEG_SS][1];
+	ds = v->seg_span[SEG_DS][1];
+	if (es == 1ull << 32 && ss == es && ds == es)
+		key = KEY_BIG;
+	else if (es == 0x10000 && ss == es && ds == es)
+		key = KEY_64K;
+	if (seg[SEG_CS].limit != 0xffffffffu)
+		key |= seg[SEG_CS].limit == 0xffff ? KEY_CS_64K : KEY_CS_LIMIT;
+	else if (key == KEY_BIG && !(seg[SEG_CS].base | seg[SEG_ES].base | seg[SEG_SS].base | seg[SEG_DS].base))
+		key |= KEY_FLAT;
+	return key;
+}
+
+void bt_segment_check(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	uint32_t a = v->seg_access;
+
+	if (a >> 5 & 1 && bt_fpu_pending())
+		bt_raise(v, VEC_MF);
+	bt_seg_gva(v, a & 15, v->seg_offset, a >> 8, a >> 4 & 1);
 }
 
 uint64_t bt_operand_offset(const struct bt_vcpu *v, const struct bt_insn *insn)

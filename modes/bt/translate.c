@@ -41,6 +41,14 @@ static void make_invalid(struct bt_insn *in, unsigned vector)
 	in->name = "(bad)";
 }
 
+/* How many of the n bytes from rip on may be fetched. */
+static unsigned room_in_segment(const struct trans *t, uint64_t rip, unsigned n)
+{
+	uint64_t room = t->bits == 64 ? n : (uint64_t)t->tb->cs_limit + 1 - rip;
+
+	return room < n ? (unsigned)room : n;
+}
+
 /* An instruction whose bytes lie in two pages: fetches the second, which may fault. */
 static void decode_across(struct trans *t, struct bt_insn *ret)
 {
@@ -49,14 +57,18 @@ static void decode_across(struct trans *t, struct bt_insn *ret)
 	uint32_t id = t->tb->page_id, id2;
 	uint8_t code[32];
 
+	if (room_in_segment(t, t->rip, room + 1) <= room) { /* CS ends first */
+		make_invalid(ret, VEC_GP);
+		return;
+	}
 	if (t->bits != 64)
 		second = (uint32_t)second;
 	id2 = bt_code_page(t->v, second);
 	bt_copy(code, t->vm->cache.pages[id].host + (t->gva & 0xfff), n);
 	bt_copy(code + n, t->vm->cache.pages[id2].host, 15);
-	enum bt_decode_result r = bt_decode(code, n + 15, t->bits, ret);
+	enum bt_decode_result r = bt_decode(code, room_in_segment(t, t->rip, n + 15), t->bits, ret);
 	if (r != BT_DECODE_OK)
-		make_invalid(ret, r == BT_DECODE_TOO_LONG ? VEC_GP : VEC_UD);
+		make_invalid(ret, r == BT_DECODE_INVALID ? VEC_UD : VEC_GP);
 	if (ret->len > room) {
 		t->tb->page_id2 = id2;
 		bt_code_mark(t->v, t->vm->cache.pages[id2].gpa, ret->len - room);
@@ -74,11 +86,15 @@ static void decode_block(struct trans *t)
 		struct bt_insn *in = &t->insn[t->n];
 		if (points && t->n && bt_debug_exec_point(t->v, t->gva + (off - start)))
 			break;
-		enum bt_decode_result r = off < 4096 ? bt_decode(host + off, 4096 - off, t->bits, in) : BT_DECODE_SHORT;
+		unsigned room = off < 4096 ? room_in_segment(t, t->rip + off - start, 4096 - off) : 0;
+		enum bt_decode_result r = room ? bt_decode(host + off, room, t->bits, in) : BT_DECODE_SHORT;
 		if (r == BT_DECODE_SHORT) {
 			if (t->n)
 				break;
-			decode_across(t, in);
+			if (off + room < 4096)
+				make_invalid(in, VEC_GP);
+			else
+				decode_across(t, in);
 		} else if (r != BT_DECODE_OK) {
 			make_invalid(in, r == BT_DECODE_TOO_LONG ? VEC_GP : VEC_UD);
 		}
@@ -243,8 +259,8 @@ static void emit_op(struct trans *t, const struct bt_insn *in)
 
 static unsigned stack_bytes(const struct trans *t, const struct bt_insn *in) { return in->opsize; }
 
-/* T0 = linear address of the stack top moved by `delta`. */
-static void emit_stack_address(struct trans *t, int delta)
+/* T0 = linear address of the stack top moved by `delta`, checked for the access outside 64-bit code. */
+static void emit_stack_address(struct trans *t, int delta, unsigned bytes, unsigned access)
 {
 	struct emit *e = &t->e;
 
@@ -255,6 +271,7 @@ static void emit_stack_address(struct trans *t, int delta)
 	e_lea32(e, H_T0, MEM_BD(H_GUEST_RSP, delta));
 	if (!(t->key & KEY_SS32))
 		e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xff); /* movzx r15d, r15w */
+	bt_emit_segment_check(t, SEG_SS, bytes, access, !(t->key & KEY_SS32), NULL);
 	if (!(t->key & KEY_FLAT)) {
 		e_load(e, H_T1, V_MEM(cs.seg[SEG_SS].base));
 		e_lea32(e, H_T0, MEM_BI(H_T0, H_T1));
@@ -300,7 +317,7 @@ static void emit_push_value(struct trans *t, unsigned bytes, unsigned reg)
 {
 	struct emit *e = &t->e;
 
-	emit_stack_address(t, -(int)bytes);
+	emit_stack_address(t, -(int)bytes, bytes, BT_ACCESS_WRITE);
 	bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 	if (reg == H_NONE) {
 		e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
@@ -370,7 +387,7 @@ static void emit_push(struct trans *t, const struct bt_insn *in)
 	if (in->flags & BT_I_OPREG || (in->flags & BT_I_MODRM && !(in->flags & BT_I_MEM))) {
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
 		if (spilled(g)) {
-			emit_stack_address(t, -(int)bytes);
+			emit_stack_address(t, -(int)bytes, bytes, BT_ACCESS_WRITE);
 			bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 			e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 			e_load(e, H_T1, V_GPR(g));
@@ -393,7 +410,7 @@ static void emit_push(struct trans *t, const struct bt_insn *in)
 /* T0 = popped value; rsp is not moved yet. */
 static void emit_pop_value(struct trans *t, unsigned bytes)
 {
-	emit_stack_address(t, 0);
+	emit_stack_address(t, 0, bytes, BT_ACCESS_READ);
 	bt_emit_check(t, bytes, BT_ACCESS_READ, GPR_RSP, BT_SITE_STACK);
 	load_sized(t, bytes, H_T0, MEM_BI(H_T1, H_T0));
 	bt_emit_access_end(t);
@@ -431,7 +448,7 @@ static void emit_pop(struct trans *t, const struct bt_insn *in)
 	if (!(in->flags & BT_I_MEM)) {
 		unsigned g = in->flags & BT_I_OPREG ? in->opreg : in->modrm_rm;
 		if (bytes == 8 && !spilled(g) && g != GPR_RSP) {
-			emit_stack_address(t, 0);
+			emit_stack_address(t, 0, bytes, BT_ACCESS_READ);
 			bt_emit_check(t, bytes, BT_ACCESS_READ, GPR_RSP, BT_SITE_STACK);
 			e_load(e, host_of(g), MEM_BI(H_T1, H_T0));
 			bt_emit_access_end(t);
@@ -469,6 +486,7 @@ static void emit_leave_insn(struct trans *t, const struct bt_insn *in)
 		e_mov_rr32(e, H_T0, H_RBP);
 		if (!(t->key & KEY_SS32))
 			e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xff);
+		bt_emit_segment_check(t, SEG_SS, bytes, BT_ACCESS_READ, !(t->key & KEY_SS32), NULL);
 		if (!(t->key & KEY_FLAT)) {
 			e_load(e, H_T1, V_MEM(cs.seg[SEG_SS].base));
 			e_lea32(e, H_T0, MEM_BI(H_T0, H_T1));
@@ -505,11 +523,11 @@ static void emit_push_return(struct trans *t, unsigned bytes)
 		return;
 	}
 	if (bytes == 8 && fits_i32((int64_t)t->next)) {
-		emit_stack_address(t, -8);
+		emit_stack_address(t, -8, 8, BT_ACCESS_WRITE);
 		bt_emit_check(t, 8, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 		e_store_imm(e, MEM_BI(H_T1, H_T0), (int32_t)t->next);
 	} else {
-		emit_stack_address(t, -(int)bytes);
+		emit_stack_address(t, -(int)bytes, bytes, BT_ACCESS_WRITE);
 		bt_emit_check(t, bytes, BT_ACCESS_WRITE, GPR_RSP, BT_SITE_STACK);
 		e_lea(e, H_T0, MEM_BI(H_T1, H_T0));
 		e_mov_imm(e, H_T1, t->next);
@@ -521,9 +539,37 @@ static void emit_push_return(struct trans *t, unsigned bytes)
 
 static void emit_call(struct trans *t, const struct bt_insn *in)
 {
+	uint64_t target = cut_rip(t, t->next + (uint64_t)in->imm, in->opsize);
+
+	if (!bt_target_allowed(t, target)) {
+		t->grouped = false;
+		emit_raise(t, in, VEC_GP, true);
+		return;
+	}
 	bt_flags_clobber(t, t->live_out[t->i]);
 	emit_push_return(t, stack_bytes(t, in));
-	bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_out[t->i]);
+	bt_emit_exit(t, target, t->live_out[t->i]);
+}
+
+static void emit_jmp(struct trans *t, const struct bt_insn *in)
+{
+	uint64_t target = cut_rip(t, t->next + (uint64_t)in->imm, in->opsize);
+
+	if (bt_target_allowed(t, target))
+		bt_emit_exit(t, target, t->live_taken[t->i]);
+	else
+		emit_raise(t, in, VEC_GP, true);
+}
+
+/* T0 is where an indirect jump goes: refuses it beyond CS. */
+static void emit_check_target(struct trans *t, const struct bt_insn *in)
+{
+	uint8_t *skip = bt_emit_target_check(t, in->opsize);
+
+	if (!skip)
+		return;
+	emit_raise(t, in, VEC_GP, true);
+	e_fix32(skip, t->e.p);
 }
 
 /* tmp[1] = where an indirect call or jump goes */
@@ -550,6 +596,7 @@ static void emit_indirect_insn(struct trans *t, const struct bt_insn *in)
 {
 	bt_flags_to_mem(t);
 	emit_target(t, in);
+	emit_check_target(t, in);
 	if (in->cls == BT_CLASS_CALL_IND) {
 		e_store(&t->e, V_MEM(tmp[1]), H_T0);
 		emit_push_return(t, stack_bytes(t, in));
@@ -568,14 +615,39 @@ static void emit_ret(struct trans *t, const struct bt_insn *in)
 	else
 		emit_pop_value(t, bytes);
 	t->grouped = false;
+	emit_check_target(t, in);
 	emit_move_rsp(t, (int)bytes + (int)(uint16_t)in->imm);
 	bt_emit_indirect(t, true);
 }
 
 static void emit_jcc(struct trans *t, const struct bt_insn *in)
 {
+	uint64_t target = cut_rip(t, t->next + (uint64_t)in->imm, in->opsize);
+
 	bt_flags_to_host(t);
-	bt_emit_side_exit(t, in->cond, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_taken[t->i]);
+	if (bt_target_allowed(t, target)) {
+		bt_emit_side_exit(t, in->cond, target, t->live_taken[t->i]);
+		return;
+	}
+	uint8_t *skip = e_jcc_fwd(&t->e, in->cond ^ 1u);
+	emit_raise(t, in, VEC_GP, true);
+	t->fl = FL_HOST;
+	e_fix32(skip, t->e.p);
+}
+
+/* The counter as it was, and #GP. */
+static void emit_loop_refused(struct trans *t, const struct bt_insn *in)
+{
+	struct emit *e = &t->e;
+
+	if (in->opcode != 0xe3 && in->addrsize == 2) {
+		e_lea32(e, H_T0, MEM_BD(H_RCX, 1));
+		e8(e, 0x66);
+		e_op_rr(e, 0, 0x89, H_T0, H_RCX); /* mov cx, r15w */
+	} else if (in->opcode != 0xe3) {
+		e_op_mem(e, in->addrsize == 8, 0x8d, H_RCX, MEM_BD(H_RCX, 1));
+	}
+	emit_raise(t, in, VEC_GP, true);
 }
 
 /* loop, loope, loopne, jcxz: the host's own, around a jump. Not with a 16-bit counter, which the host lacks. */
@@ -629,7 +701,10 @@ static void emit_loop(struct trans *t, const struct bt_insn *in)
 	*rel8 = (uint8_t)(e->p - (rel8 + 1));
 	if (in->addrsize == 2)
 		e_mov_rr(e, H_RCX, H_T1);
-	bt_emit_exit(t, taken, BT_FLAGS_ARITH);
+	if (bt_target_allowed(t, taken))
+		bt_emit_exit(t, taken, BT_FLAGS_ARITH);
+	else
+		emit_loop_refused(t, in);
 	e_fix32(not_taken, e->p);
 	t->fl = FL_HOST;
 	bt_emit_exit(t, t->next, BT_FLAGS_ARITH);
@@ -726,9 +801,7 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 	case BT_CLASS_CALL: emit_call(t, in); break;
 	case BT_CLASS_CALL_IND:
 	case BT_CLASS_JMP_IND: emit_indirect_insn(t, in); break;
-	case BT_CLASS_JMP:
-		bt_emit_exit(t, cut_rip(t, t->next + (uint64_t)in->imm, in->opsize), t->live_taken[t->i]);
-		break;
+	case BT_CLASS_JMP: emit_jmp(t, in); break;
 	case BT_CLASS_JCC: emit_jcc(t, in); break;
 	case BT_CLASS_LOOP: emit_loop(t, in); break;
 	case BT_CLASS_RET: emit_ret(t, in); break;
@@ -802,7 +875,8 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	t->rip = v->cs.rip;
 	tb->cs_base = t->bits == 64 ? 0 : v->cs.seg[SEG_CS].base;
 	t->gva = t->bits == 64 ? t->rip : (uint32_t)(tb->cs_base + t->rip);
-	t->n = t->slow_count = t->todo_count = t->map_count = t->group_count = 0;
+	tb->cs_limit = t->bits == 64 ? ~0u : v->cs.seg[SEG_CS].limit;
+	t->n = t->slow_count = t->segment_slow_count = t->todo_count = t->map_count = t->group_count = 0;
 	t->grouped = t->fast = false;
 	tb->rip = t->rip;
 	tb->key = t->key;
@@ -825,6 +899,7 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	bt_loop_emit(t);
 	bt_emit_exit_stubs(t);
 	bt_emit_slow_paths(t);
+	bt_emit_segment_slow(t);
 	bt_emit_direct_entry(t);
 
 	tb->exit_count = (uint8_t)t->todo_count;

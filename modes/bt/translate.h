@@ -33,6 +33,14 @@ struct slow {
 	uint8_t fl;          /* enum flags_at then */
 };
 
+/* A segment check that failed. */
+struct segment_slow {
+	uint8_t *jump, *back;
+	uint32_t what; /* BT_SEG_ACCESS */
+	int masked;    /* the access whose helper does the whole instruction; -1 */
+	uint64_t at;
+};
+
 /* A run of instructions that share one check (emit_group.c). */
 struct group {
 	uint8_t first, len;  /* instructions */
@@ -99,6 +107,8 @@ struct trans {
 	uint16_t off[TB_MAX_INSNS + 1]; /* guest byte offsets */
 	struct slow slow[TB_MAX_SLOW];
 	unsigned slow_count;
+	struct segment_slow segment_slow[TB_MAX_SLOW];
+	unsigned segment_slow_count;
 	struct group group[TB_MAX_GROUPS];
 	unsigned group_count;
 	bool grouped;         /* the fast copy of a group is being emitted: T1 is taken */
@@ -125,8 +135,11 @@ void bt_flags_clobber(struct trans *t, uint16_t live);
 /* memory (emit_mem.c) */
 /* Whether a pending x87 exception comes before the instruction: x87 and MMX, but for the control instructions. */
 bool bt_waits_for_x87(const struct bt_insn *in);
-/* T0 = linear address of the operand, plus `extra` (pop [rsp..] counts from the new rsp). Keeps the flags; uses T1. */
-void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra);
+/*
+ * T0 = linear address of the operand, plus `extra` (pop [rsp..] counts from the new rsp). Uses T1. `access`: the segment
+ * is checked for it, which takes the flags; BT_ACCESS_NONE keeps them.
+ */
+void bt_emit_gva(struct trans *t, const struct bt_insn *in, int extra, unsigned bytes, unsigned access);
 /*
  * Checks T0; afterwards T1 + T0 is the host address, and the host's flags are gone. `slot`: the base register's number
  * or BT_SLOT_INDEX, to try the page reached last through it first; -1: the TLB at once. `site_flags`:
@@ -138,12 +151,23 @@ void bt_emit_operand(struct trans *t, const struct bt_insn *in, int extra, unsig
 /* The access is over: the tail that bounces copy ends here. */
 void bt_emit_access_end(struct trans *t);
 void bt_emit_slow_paths(struct trans *t);
+/* Calls the helper, which finishes the instruction element by element, and goes on behind the access. */
+void bt_emit_masked(struct trans *t, const struct slow *s);
 /* Checks [T0, T0 + bytes) for a group; afterwards T1 + T0 is the host address. A miss goes to the group's slow copy. */
 void bt_emit_range_check(struct trans *t, unsigned bytes, unsigned access, int slot, unsigned group);
 
 /* Offsets in the vCPU of the first TLB entry's tag for `access`, and of its host address. */
 int32_t bt_tag_off(const struct trans *t, unsigned access);
 int32_t bt_tlb_host_off(const struct trans *t);
+/* segments outside 64-bit code (emit_segment.c) */
+/* T0 is an offset in the segment, of 16 bits or 32: checks it. Takes the flags and T1. `in`: the operand's; NULL: the stack. */
+void bt_emit_segment_check(struct trans *t, unsigned seg, unsigned bytes, unsigned access, bool offset16,
+			   const struct bt_insn *in);
+void bt_emit_segment_slow(struct trans *t);
+/* Whether a jump may go to rip: canonical, or within CS. */
+bool bt_target_allowed(const struct trans *t, uint64_t rip);
+/* Compares T0 with CS's limit; the jump over what refuses it, to be fixed; NULL if nothing need be. Takes the flags. */
+uint8_t *bt_emit_target_check(struct trans *t, unsigned opsize);
 
 /* one instruction of the block (translate.c) */
 void bt_emit_one(struct trans *t, unsigned i);

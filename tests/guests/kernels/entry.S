@@ -226,7 +226,7 @@ boot_gdt:
 	.quad 0x00cff3000000ffff /* user data */
 	.quad 0x00affb000000ffff /* user code64 */
 	.quad 0x00cf9b000000ffff /* code32 */
-	.quad 0x000f9b000000ffff /* code16 */
+	.quad 0x00009b000000ffff /* code16 */
 boot_gdt_end:
 boot_gdtr:
 	.word boot_gdt_end - boot_gdt - 1

@@ -538,7 +538,7 @@ CODE_32(c_bound, "mov $5, %eax\n\tc_bound_at: bound %eax, (%esp)\n\t" DONE);
 CODE_32(c_aam, ".byte 0xd4, 0\n\t" DONE);
 CODE_32(c_inc, "mov $0xffffffff, %eax\n\tinc %eax\n\tpush %eax\n\tpop %ecx\n\tmov $0x12345678, %ecx\n\t" DONE);
 CODE_32(c_far, "lcall $0x1b, $1f\n\t" DONE "1: lret\n\t");
-CODE_32(c_wrap, "mov $0xfffffff0, %ebx\n\tmov 0x10(%ebx, %edi), %eax\n\t" DONE);
+CODE_32(c_wrap, "mov $0x23, %eax\n\tmov %eax, %ds\n\tmov $0xfffffff0, %ebx\n\tmov 0x10(%ebx, %edi), %eax\n\t" DONE);
 CODE_32(c_lds, "lds (%esp), %eax\n\t" DONE);
 LABEL(c_into_end);
 LABEL(c_bound_at);

@@ -1,53 +1,5 @@
 /* Outside long mode: real mode, 32-bit protected mode and its two kinds of paging, and the ways between. */
-#include "k.h"
-
-struct legacy {
-	uint32_t code, cr0, cr3, cr4, efer;
-	uint32_t eax, ecx, edx, ebx, esp, ebp, esi, edi;
-	uint32_t eflags, eip, cs;
-	uint32_t vector, error, cr2;
-};
-
-struct real {
-	uint32_t eax, ecx, edx, ebx, ebp, esi, edi;
-	uint16_t ds, pad0, es, pad1, vector, ip, cs, flags, sp, handler_flags;
-};
-
-void legacy_enter(struct legacy *l);
-extern char legacy_stubs[], real_start[], real_end[], real_vectors[], real_gdtr[];
-extern uint64_t legacy_idt[256];
-extern uint32_t big_real;
-uint64_t legacy_idt[256] __attribute__((aligned(16)));
-
-#define CR0_32 0x00010031u /* WP NE ET PE */
-#define CR0_PG 0x80000000u
-#define CR4_PSE 0x10u
-#define CR4_PAE 0x20u
-#define EFER_NXE 0x800u
-
-#define CODE_32(name, text) CODE(name, ".code32\n\t" text "\n\t.code64\n\t")
-
-static void setup_32(void)
-{
-	for (unsigned i = 0; i < 256; i++) {
-		uint64_t to = (uint64_t)legacy_stubs + i * 16;
-
-		legacy_idt[i] = (to & 0xffff) | (uint64_t)SEL_CODE32 << 16 | 0x8eul << 40 | (to >> 16) << 48;
-	}
-	cpu_gdt()[SEL_DATA16 / 8] = 0x000093000000fffful;
-}
-
-static struct legacy in_32(const void *code)
-{
-	setup_32();
-	return (struct legacy){.code = (uint32_t)(uint64_t)code, .cr0 = CR0_32, .eflags = 2};
-}
-
-static uint64_t run_32(struct legacy *l)
-{
-	legacy_enter(l);
-	return l->vector == VECTOR_DONE ? EX_DONE : EX(l->vector, l->error);
-}
+#include "legacy.h"
 
 /* ---- protected mode ------------------------------------------------------------------------ */
 
@@ -289,29 +241,6 @@ static void there_and_back(void)
 }
 
 /* ---- real mode ---------------------------------------------------------------------------------------- */
-
-#define CODE_16(name, text)                                                                                            \
-	extern char name##_end[];                                                                                      \
-	CODE(name, ".code16\n\t" text "\n\tint $0xf0\n\t.globl " #name "_end\n\t" #name "_end: .code64\n\t")
-
-static struct real run_16_at(const char *code, const char *end, struct real in)
-{
-	struct real *data = (struct real *)REAL_DATA;
-	uint32_t *ivt = (uint32_t *)REAL_IVT;
-	struct legacy l;
-
-	setup_32();
-	*(uint32_t *)(real_gdtr + 2) = (uint32_t)(uint64_t)cpu_gdt();
-	memcpy((void *)REAL_BASE, real_start, (size_t)(real_end - real_start));
-	for (unsigned i = 0; i < 256; i++)
-		ivt[i] = (REAL_BASE >> 4) << 16 | (uint32_t)(real_vectors - real_start + 4 * i);
-	memcpy((void *)REAL_CODE, code, (size_t)(end - code));
-	*data = in;
-	l = (struct legacy){.cr0 = 0x30};
-	legacy_enter(&l);
-	return *data;
-}
-#define RUN_16(name, ...) run_16_at(name, name##_end, (struct real){__VA_ARGS__})
 
 CODE_16(m_plain, "mov $0x1234, %ax\n\tadd $0x1111, %ax\n\tmov %cs, %cx\n\tsmsw %dx\n\tpush %sp\n\tpop %bx");
 CODE_16(m_call, "mov $5, %ax\n\tcall 1f\n\tadd $1, %ax\n\tjmp 2f\n\t1: shl $1, %ax\n\tret\n\t2: push %cs\n\tcall 3f\n\tadd $100, %ax\n\tjmp 4f\n\t3: add $1000, %ax\n\tlret\n\t4: nop");

@@ -95,34 +95,34 @@ legacy_trap:
 	mov %esp, %esi
 	lea L_GPR(%ebp), %edi
 	/* pusha's order is edi esi ebp esp ebx edx ecx eax. */
-	mov 28(%esi), %eax
+	mov %ss:28(%esi), %eax
 	mov %eax, 0(%edi)
-	mov 24(%esi), %eax
+	mov %ss:24(%esi), %eax
 	mov %eax, 4(%edi)
-	mov 20(%esi), %eax
+	mov %ss:20(%esi), %eax
 	mov %eax, 8(%edi)
-	mov 16(%esi), %eax
+	mov %ss:16(%esi), %eax
 	mov %eax, 12(%edi)
 	lea 52(%esi), %eax /* esp in front of the trap: behind vector, error, eip, cs, eflags */
 	mov %eax, 16(%edi)
-	mov 8(%esi), %eax
+	mov %ss:8(%esi), %eax
 	mov %eax, 20(%edi)
-	mov 4(%esi), %eax
+	mov %ss:4(%esi), %eax
 	mov %eax, 24(%edi)
-	mov 0(%esi), %eax
+	mov %ss:0(%esi), %eax
 	mov %eax, 28(%edi)
-	mov 32(%esi), %eax
-	mov %eax, L_VECTOR(%ebp)
-	mov 36(%esi), %eax
-	mov %eax, L_ERROR(%ebp)
-	mov 40(%esi), %eax
-	mov %eax, L_EIP(%ebp)
-	mov 44(%esi), %eax
-	mov %eax, L_CS(%ebp)
-	mov 48(%esi), %eax
-	mov %eax, L_EFLAGS(%ebp)
+	mov %ss:32(%esi), %eax
+	mov %eax, %ds:L_VECTOR(%ebp)
+	mov %ss:36(%esi), %eax
+	mov %eax, %ds:L_ERROR(%ebp)
+	mov %ss:40(%esi), %eax
+	mov %eax, %ds:L_EIP(%ebp)
+	mov %ss:44(%esi), %eax
+	mov %eax, %ds:L_CS(%ebp)
+	mov %ss:48(%esi), %eax
+	mov %eax, %ds:L_EFLAGS(%ebp)
 	mov %cr2, %eax
-	mov %eax, L_CR2(%ebp)
+	mov %eax, %ds:L_CR2(%ebp)
 	/* And home. */
 back_32:
 	mov $legacy_stack_top, %esp
