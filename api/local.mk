@@ -2,8 +2,17 @@
 noinst_LIBRARIES += libjsonrpc.a
 libjsonrpc_a_SOURCES = \
 	api/jsonrpc/base64.c api/jsonrpc/base64.h api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
-	api/jsonrpc/schema.c api/jsonrpc/server.c api/jsonrpc/stream.c
+	api/jsonrpc/schema.c api/jsonrpc/server.c api/jsonrpc/stream.c api/listener.c api/listener.h
 libjsonrpc_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
+
+noinst_LIBRARIES += liblv.a
+liblv_a_SOURCES = \
+	api/libvirt/capabilities.c api/libvirt/connection.c api/libvirt/dispatch.c api/libvirt/domain.c \
+	api/libvirt/events.c api/libvirt/handlers.h api/libvirt/host.c api/libvirt/host.h api/libvirt/lifecycle.c \
+	api/libvirt/lists.c api/libvirt/lv.h api/libvirt/node.c api/libvirt/packet.c api/libvirt/packet.h \
+	api/libvirt/private.h api/libvirt/procedures.c api/libvirt/server.c api/libvirt/stream.c api/libvirt/xdr.c \
+	api/libvirt/xdr.h api/libvirt/xml.c api/libvirt/xml.h api/libvirt/xml_format.c api/libvirt/xml_parse.c
+liblv_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(LIBXML_CFLAGS) $(LIBVIRT_CFLAGS)
 
 bin_PROGRAMS += trictl
 trictl_SOURCES = \

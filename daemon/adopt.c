@@ -21,6 +21,7 @@
 struct note {
 	bool transient, ends_with_client;
 	char mode[8];
+	int id;
 	json_object *decision;
 };
 
@@ -38,6 +39,8 @@ static void read_note(const char *dir, struct note *ret)
 		ret->ends_with_client = json_object_get_boolean(value);
 	if (json_object_object_get_ex(object, "mode", &value))
 		snprintf(ret->mode, sizeof(ret->mode), "%.7s", value ? json_object_get_string(value) : "");
+	if (json_object_object_get_ex(object, "id", &value))
+		ret->id = json_object_get_int(value);
 	if (json_object_object_get_ex(object, "decision", &value))
 		ret->decision = json_object_get(value);
 	json_object_put(object);
@@ -86,22 +89,14 @@ void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *own
 /* The VM a directory belongs to: a defined one, or a transient one made from what is in it. */
 static struct vm *vm_of(struct daemon *daemon, const char *uuid, const char *dir, const struct note *note)
 {
-	char path[PATH_MAX], error[VMDEF_ERROR_BYTES], *text = NULL;
 	struct vm *vm = registry_find_uuid(daemon, uuid);
-	struct vmdef *def = NULL;
-	size_t bytes;
+	struct vmdef *def;
 
 	if (vm)
 		return vm;
-	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_DEFINITION) ||
-	    file_read(path, VMDEF_JSON_MAX, &text, &bytes))
+	def = vmdir_read_definition(dir);
+	if (!def)
 		return NULL;
-	if (vmdef_from_text(text, bytes, &def, error)) {
-		log_warning("%s: %s", path, error);
-		free(text);
-		return NULL;
-	}
-	free(text);
 	if (strcmp(def->uuid, uuid) || registry_find_name(daemon, def->name)) {
 		log_warning("%s: uuid %s, name %s: of no VM here", dir, def->uuid, def->name);
 		vmdef_free(def);
@@ -167,7 +162,7 @@ static void adopt_one(struct daemon *daemon, const char *uuid)
 		take_result(vm, dir);
 		goto out;
 	}
-	rc = supervisor_adopt(vm, id.pid, pidfd, dir, note.mode);
+	rc = supervisor_adopt(vm, id.pid, pidfd, dir, note.mode, note.id);
 	if (rc) {
 		log_error("VM %s: cannot adopt process %d: %s", vm->name, (int)id.pid, strerror(-rc));
 		goto out;

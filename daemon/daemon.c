@@ -170,6 +170,35 @@ void daemon_destroy(struct daemon *daemon)
 	free(daemon);
 }
 
+static void on_autostarted(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	if (error)
+		log_error("autostart: %s", error->message);
+}
+
+void daemon_autostart(struct daemon *daemon)
+{
+	static const struct daemon_start options;
+	char path[PATH_MAX], *boot = NULL, *done = NULL;
+	size_t bytes, done_bytes;
+	struct vm *vm, *next;
+	bool again;
+
+	if (paths_join(path, sizeof(path), daemon->settings->runtime_dir, "autostarted") ||
+	    file_read("/proc/sys/kernel/random/boot_id", 256, &boot, &bytes))
+		return;
+	again = !file_read(path, 256, &done, &done_bytes) && done_bytes == bytes && !memcmp(done, boot, bytes);
+	free(done);
+	if (!again && file_write_atomic(path, boot, bytes, 0600))
+		log_warning("%s: cannot be written; the next daemon will autostart again", path);
+	free(boot);
+	for (vm = again ? NULL : daemon_next(daemon, NULL); vm; vm = next) {
+		next = daemon_next(daemon, vm);
+		if (vm->def->autostart && !vm->process)
+			daemon_start_vm(daemon, vm, &options, on_autostarted, NULL);
+	}
+}
+
 struct event_base *daemon_base(struct daemon *daemon)
 {
 	return daemon->base;

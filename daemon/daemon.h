@@ -5,14 +5,18 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
+#include "proto/control.h"
+
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 struct daemon;
 struct event_base;
 struct settings;
 struct vm;
+struct vmdef;
 
 enum daemon_error_code {
 	DAEMON_INVALID,     /* an argument is wrong; the message names it */
@@ -49,6 +53,8 @@ void daemon_stopping(struct daemon *daemon);
 void daemon_destroy(struct daemon *daemon);
 /* Takes up a socket_group that was added: its members must get through the runtime directory. */
 void daemon_settings_changed(struct daemon *daemon);
+/* Starts what is to start with the host, unless a daemon of this runtime directory has done so since the host booted. */
+void daemon_autostart(struct daemon *daemon);
 struct event_base *daemon_base(struct daemon *daemon);
 const struct settings *daemon_settings(struct daemon *daemon);
 /* Ends every transient VM, then calls done (a private daemon whose client is gone). */
@@ -73,20 +79,44 @@ void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done
 /* By UUID or name; NULL when there is none. Valid until the loop's next turn: do not keep it. */
 struct vm *daemon_find(struct daemon *daemon, const char *name_or_uuid);
 const char *daemon_vm_uuid(const struct vm *vm);
+/* In order of creation; NULL before the first and behind the last. The same rule holds: do not keep it. */
+struct vm *daemon_next(struct daemon *daemon, struct vm *after);
+/* By its number while it runs; NULL when there is none. */
+struct vm *daemon_find_id(struct daemon *daemon, int id);
+
+/* A VM at a glance. Pointers are the VM's, valid as long as it is. */
+struct daemon_vm_info {
+	const char *uuid, *name;
+	const struct vmdef *def;         /* as stored: what its next start uses */
+	const struct vmdef *running_def; /* what it was started with; NULL when it has no process */
+	bool active;                     /* it has a process */
+	bool transient;
+	bool ran;            /* state is meaningful; otherwise it never ran */
+	enum vm_state state; /* the present one, or how its last run ended */
+	int id;              /* positive and unique on this host while it has a process, else -1 */
+	pid_t pid;           /* 0 without a process */
+	const char *mode;    /* of the process, NULL without one */
+	double started;      /* the process's start, seconds since the epoch */
+	const char *dir;     /* of the process, NULL without one */
+};
+void daemon_vm_inspect(const struct vm *vm, struct daemon_vm_info *ret_info);
 
 /*
  * Writes the definition to the store, then answers {"uuid","name"}. With the UUID of a defined VM it replaces that
- * one's definition (used from its next start on).
+ * one's definition (used from its next start on); a transient one that runs is kept from then on.
  */
 void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
 /* Only while it does not run. Its decisions and results go too. */
 void daemon_undefine(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* Of one that runs: it goes when it ends. */
+void daemon_make_transient(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* An array of summaries in order of creation. */
 json_object *daemon_list(struct daemon *daemon);
 /* Everything known of one VM. */
 json_object *daemon_get(struct daemon *daemon, struct vm *vm);
 
 struct daemon_start {
+	bool paused;      /* without running a guest instruction; daemon_resume starts it */
 	bool no_reboot;   /* a guest's reboot ends the VM, whatever its definition says */
 	const char *mode; /* instead of the definition's; NULL: as defined */
 };
@@ -108,6 +138,11 @@ void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *own
 
 /* ACPI power button. */
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* The power button, and power-on again once the guest has powered off. */
+void daemon_reboot(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+/* The reset button. */
+void daemon_reset(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+void daemon_nmi(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* Ends it now; answers when its process is gone. */
 void daemon_destroy_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 void daemon_pause(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);

@@ -12,7 +12,7 @@ trivisord_CPPFLAGS = $(AM_CPPFLAGS) -DLIBEXECDIR='"$(libexecdir)"'
 trivisord_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SYSTEMD_CFLAGS)
 trivisord_LDADD = $(DAEMON_LIBS) $(SYSTEMD_LIBS)
 # Whoever links the daemon adds these behind it.
-DAEMON_LIBS = libjsonrpc.a libdaemon.a libpolicy.a $(PROTO_LIBS) $(UNPACK_LIBS) $(SQLITE_LIBS) -lm
+DAEMON_LIBS = liblv.a libjsonrpc.a libdaemon.a libpolicy.a $(PROTO_LIBS) $(UNPACK_LIBS) $(SQLITE_LIBS) $(LIBXML_LIBS) -lm
 
 systemdsystemunit_DATA = daemon/trivisord.service
 daemon/trivisord.service: $(top_srcdir)/daemon/trivisord.service.in Makefile

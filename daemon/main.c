@@ -1,9 +1,11 @@
 /* trivisord: options, signals, and the loop. */
 #include "api/jsonrpc/rpc.h"
+#include "api/libvirt/lv.h"
 #include "config.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/settings.h"
+#include "proto/file.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -27,6 +29,7 @@ struct program {
 	struct event_base *base;
 	struct daemon *daemon;
 	struct rpc_server *server;
+	struct lv_server *libvirt;
 	struct event *signals[3];
 	struct event *lifeline;
 	bool ended_private; /* the lifeline ended: what we made goes too */
@@ -44,6 +47,8 @@ static void usage(FILE *to)
 	      "  --socket PATH        listen here instead of RUNTIME_DIR/api.sock\n"
 	      "  --state-dir DIR      keep definitions and results here\n"
 	      "  --runtime-dir DIR    keep the sockets of running VMs here\n"
+	      "  --libvirt-socket PATH     speak libvirt's protocol here (default: where libvirt looks for \"trivisor\")\n"
+	      "  --libvirt-socket-ro PATH  the same, for reading only\n"
 	      "  --config FILE        read this configuration file\n"
 	      "  --vm-program FILE    start this trivisor-vm\n"
 	      "  --no-calibration     do not measure the host at start; host.calibrate still does\n"
@@ -84,6 +89,8 @@ static int parse_options(int argc, char **argv, struct settings *s, int *ret_sta
 		{"socket", required_argument, NULL, 's'},
 		{"state-dir", required_argument, NULL, 'd'},
 		{"runtime-dir", required_argument, NULL, 'r'},
+		{"libvirt-socket", required_argument, NULL, 'b'},
+		{"libvirt-socket-ro", required_argument, NULL, 'B'},
 		{"config", required_argument, NULL, 'c'},
 		{"vm-program", required_argument, NULL, 'v'},
 		{"no-calibration", no_argument, NULL, 'C'},
@@ -105,6 +112,8 @@ static int parse_options(int argc, char **argv, struct settings *s, int *ret_sta
 		case 's': rc = take(&s->socket_path, optarg, s, SETTING_SOCKET); break;
 		case 'd': rc = take(&s->state_dir, optarg, s, SETTING_STATE); break;
 		case 'r': rc = take(&s->runtime_dir, optarg, s, SETTING_RUNTIME); break;
+		case 'b': rc = take(&s->libvirt_socket, optarg, s, SETTING_LIBVIRT); break;
+		case 'B': rc = take(&s->libvirt_socket_ro, optarg, s, SETTING_LIBVIRT_RO); break;
 		case 'c':
 			rc = take(&s->config_path, optarg, s, 0);
 			s->config_required = true;
@@ -220,6 +229,42 @@ static struct rpc_server_config server_config(const struct settings *s)
 					  .max_clients = s->max_clients};
 }
 
+static struct lv_server_config libvirt_config(const struct settings *s)
+{
+	return (struct lv_server_config){.path = s->libvirt_socket,
+					 .ro_path = s->libvirt_socket_ro,
+					 .mode = s->socket_mode,
+					 .group = s->socket_group,
+					 .max_clients = s->max_clients};
+}
+
+/* The default paths may belong to nobody yet, or to another daemon: then this one goes on without them. */
+static int serve_libvirt(struct program *program, char *error, size_t error_size)
+{
+	struct settings *s = &program->settings;
+	struct lv_server_config config = libvirt_config(s);
+	char *dir, *slash;
+	int rc = 0;
+
+	if (!config.path && !config.ro_path)
+		return 0;
+	if (s->libvirt_default) {
+		dir = strdup(config.path);
+		slash = dir ? strrchr(dir, '/') : NULL;
+		if (slash)
+			*slash = '\0';
+		rc = dir ? file_make_dirs(dir, 0755) : -ENOMEM;
+		free(dir);
+	}
+	snprintf(error, error_size, "%s: %s", config.path, strerror(-rc));
+	if (!rc)
+		rc = lv_server_create(program->daemon, &config, &program->libvirt, error, error_size);
+	if (!rc || !s->libvirt_default)
+		return rc;
+	log_warning("libvirt clients are not served: %s", error);
+	return 0;
+}
+
 /* The settings as a start now would see them: defaults, file, command line. */
 static int read_again(const struct program *program, struct settings *ret, char *error, size_t error_size)
 {
@@ -260,6 +305,7 @@ static void on_reload(evutil_socket_t number, short what, void *opaque)
 	struct program *program = opaque;
 	struct settings *s = &program->settings, next;
 	struct rpc_server_config config;
+	struct lv_server_config libvirt;
 	struct timespec now;
 	char error[700];
 
@@ -270,7 +316,9 @@ static void on_reload(evutil_socket_t number, short what, void *opaque)
 		goto out;
 	}
 	config = server_config(&next);
-	if (rpc_server_configure(program->server, &config, error, sizeof(error))) {
+	libvirt = libvirt_config(&next);
+	if (rpc_server_configure(program->server, &config, error, sizeof(error)) ||
+	    lv_server_configure(program->libvirt, &libvirt, error, sizeof(error))) {
 		log_error("SIGHUP: %s; nothing was changed", error);
 		settings_finish(&next);
 		goto out;
@@ -382,6 +430,8 @@ static int set_up(struct program *program)
 		config = server_config(s);
 		rc = rpc_server_create(program->daemon, &config, &program->server, error, sizeof(error));
 	}
+	if (!rc)
+		rc = serve_libvirt(program, error, sizeof(error));
 	if (rc)
 		log_error("%s", error);
 	return rc;
@@ -391,7 +441,7 @@ static int set_up(struct program *program)
 static void remove_private(const struct settings *s)
 {
 	static const char *const names[] = {"lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal",
-					    "trivisord.log"};
+					    "trivisord.log", "autostarted"};
 	const char *const dirs[] = {s->runtime_dir, s->state_dir};
 	char path[PATH_MAX];
 
@@ -409,6 +459,7 @@ static void tear_down(struct program *program)
 {
 	if (program->daemon)
 		daemon_stopping(program->daemon);
+	lv_server_destroy(program->libvirt);
 	rpc_server_destroy(program->server);
 	daemon_destroy(program->daemon);
 	if (program->ended_private)
@@ -456,6 +507,7 @@ int main(int argc, char **argv)
 	if (ready_fd >= 0)
 		detach(&program, ready_fd);
 	sd_notify(0, "READY=1");
+	daemon_autostart(program.daemon);
 	event_base_dispatch(program.base);
 	sd_notify(0, "STOPPING=1");
 	tear_down(&program);

@@ -15,6 +15,7 @@
 struct op {
 	struct daemon *daemon;
 	char uuid[VMDEF_UUID_BYTES];
+	char name[VMDEF_NAME_MAX + 1]; /* of a definition */
 	struct vmdef *def;
 	daemon_done_fn done;
 	void *opaque;
@@ -67,15 +68,32 @@ static struct vmdef *parse(json_object *json, daemon_done_fn done, void *opaque)
 	return NULL;
 }
 
+/* A transient one is transient no more. */
+static void keep(struct vm *vm)
+{
+	vm->keeping = vm->transient = false;
+	if (vm->owner)
+		LIST_REMOVE(vm, owned);
+	vm->owner = NULL;
+	if (vm->process && vmdir_write_note(vm, vm->process->dir, vm->process->mode, vm->process->id))
+		log_warning("VM %s: its note for the next daemon cannot be written", vm->name);
+}
+
 static void on_defined(void *opaque, int error, const char *message, json_object *rows)
 {
 	struct op *op = opaque;
 	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
-	json_object *result;
+	json_object *result, *told;
+	const char *change;
 
 	if (error) {
-		if (vm && vm->storing)
+		if (vm && vm->keeping) {
+			vm->keeping = false;
+			if (!vm->process && !vm->owner)
+				registry_remove(vm);
+		} else if (vm && vm->storing) {
 			registry_remove(vm);
+		}
 		if (error == -EEXIST)
 			answer_error(op->done, op->opaque, DAEMON_EXISTS, "the name is taken by another VM");
 		else
@@ -89,12 +107,17 @@ static void on_defined(void *opaque, int error, const char *message, json_object
 		return;
 	}
 	vm->storing = false;
+	change = strcmp(vm->name, op->name) ? "renamed" : vm->transient || !op->def ? "added" : "updated";
+	if (vm->keeping)
+		keep(vm);
 	if (op->def) {
 		if (registry_set_definition(vm, op->def))
 			log_error("VM %s: out of memory; the new definition holds after a restart", vm->name);
 		op->def = NULL;
 	}
-	event_emit(vm, "defined", NULL);
+	told = json_object_new_object();
+	put_text(told, "change", change);
+	event_emit(vm, "defined", told);
 	result = json_object_new_object();
 	put_text(result, "uuid", vm->uuid);
 	put_text(result, "name", vm->name);
@@ -113,9 +136,9 @@ static bool admit(struct daemon *daemon, const struct vmdef *def, struct vm **re
 		answer_error(done, opaque, DAEMON_EXISTS,
 			     "the name \"%s\" is taken by VM %s; to redefine it give that uuid", def->name,
 			     named->uuid);
-	} else if (same && (same->transient || same->storing || same->forgetting)) {
+	} else if (same && (same->storing || same->forgetting || same->keeping || (same->transient && !same->process))) {
 		answer_error(done, opaque, DAEMON_EXISTS, "the uuid %s is taken by a VM that is %s", def->uuid,
-			     same->transient ? "transient" : "being changed right now");
+			     same->transient && !same->keeping ? "transient" : "being changed right now");
 	} else if (!same && daemon->vm_count >= daemon->settings->max_vms) {
 		answer_error(done, opaque, DAEMON_LIMIT,
 			     "there are %u VMs already; max_vms in the configuration sets the limit", daemon->vm_count);
@@ -144,8 +167,10 @@ void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_f
 		vmdef_free(def);
 		return;
 	}
+	snprintf(op->name, sizeof(op->name), "%s", def->name);
 	if (vm) {
 		op->def = def;
+		vm->keeping = vm->transient;
 	} else {
 		vm = registry_add(daemon, def, epoch_seconds());
 		if (!vm) {
@@ -179,6 +204,13 @@ static void on_undefined(void *opaque, int error, const char *message, json_obje
 	} else {
 		if (vm) {
 			event_emit(vm, "undefined", NULL);
+		}
+		if (vm && vm->process) {
+			/* It runs on, as a transient one. */
+			vm->transient = true;
+			if (vmdir_write_note(vm, vm->process->dir, vm->process->mode, vm->process->id))
+				log_warning("VM %s: its note for the next daemon cannot be written", vm->name);
+		} else if (vm) {
 			if (!paths_join(dir, sizeof(dir), op->daemon->vms_dir, vm->uuid))
 				vmdir_remove(dir);
 			registry_remove(vm);
@@ -198,6 +230,24 @@ void daemon_undefine(struct daemon *daemon, struct vm *vm, daemon_done_fn done, 
 			     : vm->transient ? "transient"
 					     : vm_state_text(vm),
 			     vm->transient ? "it goes when it ends" : "shut it down or destroy it first");
+		return;
+	}
+	op = op_create(daemon, vm->uuid, done, opaque);
+	if (!op)
+		return;
+	vm->forgetting = true;
+	store_delete_definition(daemon->store, vm->uuid, on_undefined, op);
+}
+
+void daemon_make_transient(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	struct op *op;
+
+	if (!vm->process || vm->forgetting || vm->transient) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "VM \"%s\" is %s", vm->name,
+			     vm->forgetting  ? "being undefined already"
+			     : vm->transient ? "transient already"
+					     : vm_state_text(vm));
 		return;
 	}
 	op = op_create(daemon, vm->uuid, done, opaque);
@@ -309,7 +359,7 @@ void daemon_start_vm(struct daemon *daemon, struct vm *vm, const struct daemon_s
 		return;
 	}
 	if (choose_mode(vm, options, &decision, done, opaque))
-		supervisor_start(vm, decision.mode, decision.reason, options->no_reboot, done, opaque);
+		supervisor_start(vm, decision.mode, decision.reason, options, done, opaque);
 }
 
 struct daemon_owner *daemon_owner_create(struct daemon *daemon)
@@ -372,7 +422,7 @@ void daemon_run(struct daemon *daemon, json_object *definition, const struct dae
 		registry_remove(vm);
 		return;
 	}
-	supervisor_start(vm, decision.mode, decision.reason, options->no_reboot, done, opaque);
+	supervisor_start(vm, decision.mode, decision.reason, options, done, opaque);
 	if (!vm->process)
 		registry_remove(vm);
 }
@@ -486,6 +536,21 @@ static void call_vm(struct vm *vm, const char *method, vmlink_done_fn answer, da
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
 {
 	call_vm(vm, CONTROL_POWER_BUTTON, on_empty, done, opaque);
+}
+
+void daemon_reboot(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_REBOOT, on_empty, done, opaque);
+}
+
+void daemon_reset(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_RESET, on_empty, done, opaque);
+}
+
+void daemon_nmi(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	call_vm(vm, CONTROL_NMI, on_empty, done, opaque);
 }
 
 void daemon_pause(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)

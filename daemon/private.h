@@ -26,6 +26,8 @@ STAILQ_HEAD(pending_list, pending);
 /* One trivisor-vm, from its start (or adoption) until its end was recorded. */
 struct vm_process {
 	struct vm *vm;
+	struct vmdef *def; /* what it was started with: the VM's may be replaced meanwhile */
+	int id;            /* for people: small, positive */
 	pid_t pid;
 	int pidfd;
 	struct event *exit_event;
@@ -64,6 +66,7 @@ struct vm {
 	bool transient;
 	bool storing;    /* not yet in the store: nobody was told of it */
 	bool forgetting; /* being deleted from the store */
+	bool keeping;    /* transient, and being put into the store */
 	bool ran;        /* state is meaningful; otherwise it is "defined" */
 	enum vm_state state;
 	json_object *decision, *result; /* the last ones; NULL */
@@ -102,6 +105,7 @@ struct daemon {
 	double started;
 	TAILQ_HEAD(, vm) vms;
 	unsigned vm_count;
+	int last_id; /* of a process */
 	struct daemon_listener *listeners;
 	unsigned telling; /* walks of the list in progress */
 	void (*transient_done)(void *opaque);
@@ -135,6 +139,8 @@ struct vm *registry_find_uuid(struct daemon *daemon, const char *uuid);
 struct vm *registry_find_name(struct daemon *daemon, const char *name);
 /* It must not have a process. Waits are answered. Accepts NULL. */
 void registry_remove(struct vm *vm);
+/* For a process: wished if it is free, else the next. */
+int registry_take_id(struct daemon *daemon, int wished);
 /* "defined" or the name of the state. */
 const char *vm_state_text(const struct vm *vm);
 void registry_set_result(struct vm *vm, json_object *result);
@@ -152,7 +158,7 @@ void event_emit(struct vm *vm, const char *event, json_object *params);
 /* ---- supervisor.c ---- */
 
 /* Starts trivisor-vm; done answers once it runs or failed. */
-void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot,
+void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, const struct daemon_start *options,
 		      daemon_done_fn done, void *opaque);
 /* Asks it to end, and kills it when it does not. done may be NULL. */
 void supervisor_end(struct vm *vm, daemon_done_fn done, void *opaque);
@@ -176,13 +182,18 @@ void calibrate_finish(struct daemon *daemon);
 /* Takes in what runs under the runtime directory, and the results of what ended while no daemon was there. */
 void adopt_all(struct daemon *daemon);
 /* Watches a process that was found. pidfd is taken. 0 or -errno. */
-int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const char *mode);
+int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const char *mode, int id);
+
 /* ---- vmdir.c ---- */
 
 /* Makes it, with definition.json for the process and daemon.json for the next daemon that finds it. 0 or -errno. */
-int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot);
+int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot, int id);
+/* daemon.json alone, after transient or owner have changed. 0 or -errno. */
+int vmdir_write_note(struct vm *vm, const char *dir, const char *mode, int id);
 /* An object from a file there, for the caller to put; NULL when there is none that can be used (that is logged). */
 json_object *vmdir_read_json(const char *dir, const char *name);
+/* The definition that the process of this directory was started with; NULL when it cannot be read. */
+struct vmdef *vmdir_read_definition(const char *dir);
 /* Records how a VM ended: result.json if it is there, else `state`, for `why`. Removes a transient VM's directory. */
 void vmdir_record(struct vm *vm, const char *dir, double started, enum vm_state state, const char *why);
 /* Removes it and the files in it. There may be none. */

@@ -116,6 +116,58 @@ const char *daemon_vm_uuid(const struct vm *vm)
 	return vm->uuid;
 }
 
+struct vm *daemon_next(struct daemon *daemon, struct vm *after)
+{
+	struct vm *vm = after ? TAILQ_NEXT(after, link) : TAILQ_FIRST(&daemon->vms);
+
+	while (vm && vm->storing)
+		vm = TAILQ_NEXT(vm, link);
+	return vm;
+}
+
+struct vm *daemon_find_id(struct daemon *daemon, int id)
+{
+	struct vm *vm;
+
+	TAILQ_FOREACH(vm, &daemon->vms, link)
+	if (vm->process && vm->process->id == id)
+		return vm;
+	return NULL;
+}
+
+int registry_take_id(struct daemon *daemon, int wished)
+{
+	if (wished <= 0 || daemon_find_id(daemon, wished)) {
+		do
+			wished = daemon->last_id = daemon->last_id == INT_MAX ? 1 : daemon->last_id + 1;
+		while (daemon_find_id(daemon, wished));
+	}
+	if (wished > daemon->last_id)
+		daemon->last_id = wished;
+	return wished;
+}
+
+void daemon_vm_inspect(const struct vm *vm, struct daemon_vm_info *ret_info)
+{
+	const struct vm_process *process = vm->process;
+
+	*ret_info = (struct daemon_vm_info){
+		.uuid = vm->uuid,
+		.name = vm->name,
+		.def = vm->def,
+		.running_def = process ? process->def : NULL,
+		.active = process != NULL,
+		.transient = vm->transient,
+		.ran = vm->ran,
+		.state = vm->state,
+		.id = process ? process->id : -1,
+		.pid = process ? process->pid : 0,
+		.mode = process ? process->mode : NULL,
+		.started = process ? process->started : 0,
+		.dir = process ? process->dir : NULL,
+	};
+}
+
 void registry_remove(struct vm *vm)
 {
 	if (!vm)

@@ -71,16 +71,32 @@ int settings_init(struct settings *ret)
 	return 0;
 }
 
+/* Where libvirt's client library looks for the driver "trivisor": as root below /run, else below XDG_RUNTIME_DIR. */
+static int complete_libvirt(struct settings *settings)
+{
+	const char *runtime = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
+
+	if (settings->libvirt_socket || settings->libvirt_socket_ro || !runtime || runtime[0] != '/')
+		return 0;
+	settings->libvirt_default = true;
+	settings->libvirt_socket = format_string("%s/libvirt/virttrivisord-sock", runtime);
+	settings->libvirt_socket_ro = format_string("%s/libvirt/virttrivisord-sock-ro", runtime);
+	return settings->libvirt_socket && settings->libvirt_socket_ro ? 0 : -ENOMEM;
+}
+
 int settings_complete(struct settings *settings)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], own[PATH_MAX];
+	int rc = paths_runtime_dir(own, sizeof(own));
 
 	if (settings->socket_path)
 		return 0;
 	if (paths_join(path, sizeof(path), settings->runtime_dir, "api.sock"))
 		return -ENAMETOOLONG;
 	settings->socket_path = strdup(path);
-	return settings->socket_path ? 0 : -ENOMEM;
+	if (!settings->socket_path)
+		return -ENOMEM;
+	return !rc && !strcmp(own, settings->runtime_dir) ? complete_libvirt(settings) : 0;
 }
 
 void settings_finish(struct settings *settings)
@@ -92,6 +108,8 @@ void settings_finish(struct settings *settings)
 	free(settings->vm_program);
 	free(settings->calibrate_program);
 	free(settings->calibrate_guest);
+	free(settings->libvirt_socket);
+	free(settings->libvirt_socket_ro);
 	free(settings->socket_group);
 	memset(settings, 0, sizeof(*settings));
 	settings->lifeline_fd = -1;
@@ -180,6 +198,16 @@ static int set_vm_program(struct settings *s, const char *v)
 	return set_path(s, &s->vm_program, SETTING_VM_PROGRAM, v);
 }
 
+static int set_libvirt_socket(struct settings *s, const char *v)
+{
+	return set_path(s, &s->libvirt_socket, SETTING_LIBVIRT, v);
+}
+
+static int set_libvirt_socket_ro(struct settings *s, const char *v)
+{
+	return set_path(s, &s->libvirt_socket_ro, SETTING_LIBVIRT_RO, v);
+}
+
 static int set_socket_group(struct settings *s, const char *v)
 {
 	return v[0] ? replace(&s->socket_group, v) : -EINVAL;
@@ -237,6 +265,8 @@ static const struct setting table[] = {
 	{"state_dir", set_state_dir, "an absolute path"},
 	{"runtime_dir", set_runtime_dir, "an absolute path"},
 	{"vm_program", set_vm_program, "an absolute path"},
+	{"libvirt_socket", set_libvirt_socket, "an absolute path"},
+	{"libvirt_socket_ro", set_libvirt_socket_ro, "an absolute path"},
 	{"socket_group", set_socket_group, "a group's name"},
 	{"socket_mode", set_socket_mode, "an octal mode such as 0660"},
 	{"log_level", set_log_level, "error, warning, notice, info or debug"},
@@ -294,8 +324,8 @@ static int apply_line(struct settings *s, char *line, unsigned number, char *err
 
 static int copy_settings(struct settings *to, const struct settings *from)
 {
-	char **slots[] = {&to->socket_path, &to->state_dir,  &to->runtime_dir,
-			  &to->config_path, &to->vm_program, &to->socket_group,
+	char **slots[] = {&to->socket_path,    &to->state_dir,         &to->runtime_dir,  &to->config_path,
+			  &to->vm_program,     &to->libvirt_socket,    &to->libvirt_socket_ro, &to->socket_group,
 			  &to->calibrate_program, &to->calibrate_guest};
 
 	*to = *from;

@@ -14,6 +14,8 @@ struct settings {
 	char *vm_program;   /* trivisor-vm */
 	char *calibrate_program; /* trivisor-calibrate, and its guest beside it */
 	char *calibrate_guest;
+	char *libvirt_socket, *libvirt_socket_ro; /* NULL: not served */
+	bool libvirt_default; /* these are the defaults: not being able to serve them is no failure */
 	char *socket_group; /* NULL: only the daemon's own user and root may talk to it */
 	mode_t socket_mode;
 	int log_level; /* enum log_level */
@@ -33,19 +35,26 @@ struct settings {
 #define SETTING_VM_PROGRAM 8u
 #define SETTING_LOG_LEVEL 16u
 #define SETTING_CALIBRATE 32u
+#define SETTING_LIBVIRT 64u
+#define SETTING_LIBVIRT_RO 128u
 
 /*
  * The defaults of proto/paths.h for this user, and /etc/trivisor/trivisord.conf or, for a plain user,
  * $XDG_CONFIG_HOME/trivisor/trivisord.conf. socket_path stays NULL. 0 or -errno.
  */
 int settings_init(struct settings *ret);
-/* After file and command line: the socket is the runtime directory's api.sock unless one was named. 0 or -errno. */
+/*
+ * After file and command line: the socket is the runtime directory's api.sock unless one was named. libvirt's sockets
+ * are where its client library looks for virttrivisord-sock, but only for the daemon that serves the default socket:
+ * a private one never takes them. 0 or -errno.
+ */
 int settings_complete(struct settings *settings);
 void settings_finish(struct settings *settings);
 
 /*
- * Reads key = value lines ('#' starts a comment). Keys: socket, state_dir, runtime_dir, vm_program, socket_group,
- * socket_mode, log_level, max_clients, max_vms, start_timeout, calibrate. 0, or -errno with a message in error that names file,
+ * Reads key = value lines ('#' starts a comment). Keys: socket, state_dir, runtime_dir, vm_program, libvirt_socket,
+ * libvirt_socket_ro, socket_group, socket_mode, log_level, max_clients, max_vms, start_timeout, calibrate. 0, or
+ * -errno with a message in error that names file,
  * line and key; then nothing was changed.
  */
 int settings_read_file(struct settings *settings, char *error, size_t error_size);

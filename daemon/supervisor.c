@@ -57,6 +57,7 @@ void supervisor_release(struct vm_process *process)
 	}
 	if (process->pidfd >= 0)
 		close(process->pidfd);
+	vmdef_free(process->def);
 	free(process->mode_reason);
 	free(process);
 }
@@ -151,7 +152,7 @@ static void finalise(struct vm_process *process)
 	json_object_put(answer);
 	registry_answer_waits(vm);
 	/* An owned one that ran stays readable until its client goes. */
-	if (vm->transient && (!vm->owner || !was_ready))
+	if (vm->transient && !vm->keeping && (!vm->owner || !was_ready))
 		registry_remove(vm);
 	if (daemon->ending && !transient_running(daemon) && daemon->transient_done) {
 		void (*done)(void *opaque) = daemon->transient_done;
@@ -287,7 +288,7 @@ static void on_link_event(void *opaque, json_object *params)
 	struct vm_process *process = opaque;
 	json_object *event = NULL, *value = NULL, *told;
 	const char *kind = NULL;
-	enum vm_state parsed;
+	enum vm_state parsed, was = process->vm->state;
 
 	if (!json_object_object_get_ex(params, "event", &event) || !json_object_is_type(event, json_type_string))
 		return;
@@ -306,6 +307,7 @@ static void on_link_event(void *opaque, json_object *params)
 	}
 	told = json_object_new_object();
 	copy_text(told, params, "state");
+	put_text(told, "was", vm_state_name(was));
 	copy_text(told, params, "reason");
 	if (json_object_object_get_ex(params, "boot_seconds", &value) && json_object_is_type(value, json_type_double))
 		json_object_object_add(told, "boot_seconds", json_object_get(value));
@@ -526,20 +528,22 @@ int supervisor_spawn(char *const argv[], const char *log_path, int stdout_fd, pi
 	return -r;
 }
 
-static int spawn(const char *program, const char *dir, const char *mode, const char *reason, pid_t *ret_pid)
+static int spawn(const char *program, const char *dir, const char *mode, const char *reason, bool paused,
+		 pid_t *ret_pid)
 {
 	char *const argv[] = {(char *)program, (char *)"--dir",         (char *)dir,    (char *)"--mode",
-			      (char *)mode,    (char *)"--mode-reason", (char *)reason, NULL};
+			      (char *)mode,    (char *)"--mode-reason", (char *)reason, paused ? (char *)"--paused" : NULL,
+			      NULL};
 	char log_path[PATH_MAX];
 	int rc = paths_join(log_path, sizeof(log_path), dir, CONTROL_FILE_LOG);
 
 	return rc ? rc : supervisor_spawn(argv, log_path, -1, ret_pid);
 }
 
-static int launch(struct vm_process *process, const char *mode, const char *reason)
+static int launch(struct vm_process *process, const char *mode, const char *reason, bool paused)
 {
 	struct daemon *daemon = process->vm->daemon;
-	int rc = spawn(daemon->settings->vm_program, process->dir, mode, reason, &process->pid);
+	int rc = spawn(daemon->settings->vm_program, process->dir, mode, reason, paused, &process->pid);
 
 	if (rc)
 		return rc;
@@ -553,24 +557,29 @@ static int launch(struct vm_process *process, const char *mode, const char *reas
 	return rc;
 }
 
-void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, bool no_reboot,
+void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_reason, const struct daemon_start *options,
 		      daemon_done_fn done, void *opaque)
 {
 	struct daemon *daemon = vm->daemon;
 	struct vm_process *process = NULL;
 	json_object *params;
 	char dir[PATH_MAX];
-	int rc = paths_join(dir, sizeof(dir), daemon->vms_dir, vm->uuid);
+	int rc = paths_join(dir, sizeof(dir), daemon->vms_dir, vm->uuid), id = registry_take_id(daemon, 0);
 
 	if (!rc)
-		rc = vmdir_prepare(vm, dir, policy_mode_name(mode), no_reboot);
+		rc = vmdir_prepare(vm, dir, policy_mode_name(mode), options->no_reboot, id);
 	if (rc) {
 		answer_error(done, opaque, DAEMON_STORAGE, "runtime directory %s: %s", dir, strerror(-rc));
 		return;
 	}
 	rc = process_create(vm, dir, &process);
-	if (!rc && !(process->mode_reason = strdup(mode_reason)))
-		rc = -ENOMEM;
+	if (!rc) {
+		process->id = id;
+		process->mode_reason = strdup(mode_reason);
+		process->def = vmdir_read_definition(dir);
+		if (!process->mode_reason || !process->def)
+			rc = -ENOMEM;
+	}
 	if (!rc)
 		rc = push_pending(&process->starts, done, opaque);
 	if (rc) {
@@ -579,7 +588,7 @@ void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_rea
 		return;
 	}
 	snprintf(process->mode, sizeof(process->mode), "%s", policy_mode_name(mode));
-	rc = launch(process, process->mode, mode_reason);
+	rc = launch(process, process->mode, mode_reason, options->paused);
 	if (rc) {
 		supervisor_release(process);
 		answer_error(done, opaque, DAEMON_START, "cannot start %s: %s", daemon->settings->vm_program,
@@ -601,7 +610,7 @@ void supervisor_start(struct vm *vm, enum policy_mode mode, const char *mode_rea
 	connect_soon(process);
 }
 
-int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const char *mode)
+int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const char *mode, int id)
 {
 	struct vm_process *process = NULL;
 	int rc = process_create(vm, dir, &process);
@@ -615,6 +624,8 @@ int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const
 	process->adopted = true;
 	process->started = epoch_seconds();
 	process->mode_reason = strdup("");
+	process->id = registry_take_id(vm->daemon, id);
+	process->def = vmdir_read_definition(dir);
 	snprintf(process->mode, sizeof(process->mode), "%.7s", mode);
 	rc = process->mode_reason ? watch(process) : -ENOMEM;
 	if (rc) {

@@ -113,6 +113,21 @@ json_object *vmdir_read_json(const char *dir, const char *name)
 	return json;
 }
 
+struct vmdef *vmdir_read_definition(const char *dir)
+{
+	char path[PATH_MAX], error[VMDEF_ERROR_BYTES], *text = NULL;
+	struct vmdef *def = NULL;
+	size_t bytes;
+
+	if (paths_join(path, sizeof(path), dir, CONTROL_FILE_DEFINITION) ||
+	    file_read(path, VMDEF_JSON_MAX, &text, &bytes))
+		return NULL;
+	if (vmdef_from_text(text, bytes, &def, error))
+		log_warning("%s: %s", path, error);
+	free(text);
+	return def;
+}
+
 static json_object *read_result(const char *dir)
 {
 	json_object *result = vmdir_read_json(dir, CONTROL_FILE_RESULT), *state = NULL, *reason = NULL, *code = NULL;
@@ -169,10 +184,25 @@ void vmdir_record(struct vm *vm, const char *dir, double started, enum vm_state 
 	event_emit(vm, "ended", params);
 }
 
-/* definition.json for the process, daemon.json for the next daemon that finds it. */
-int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot)
+int vmdir_write_note(struct vm *vm, const char *dir, const char *mode, int id)
 {
-	json_object *definition = NULL, *note = json_object_new_object();
+	json_object *note = json_object_new_object();
+	int rc;
+
+	json_object_object_add(note, "transient", json_object_new_boolean(vm->transient));
+	json_object_object_add(note, "ends_with_client", json_object_new_boolean(vm->owner != NULL));
+	put_text(note, "mode", mode);
+	json_object_object_add(note, "id", json_object_new_int(id));
+	json_object_object_add(note, "decision", json_object_get(vm->decision));
+	rc = write_json(dir, "daemon.json", note);
+	json_object_put(note);
+	return rc;
+}
+
+/* definition.json for the process, daemon.json for the next daemon that finds it. */
+int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot, int id)
+{
+	json_object *definition = NULL;
 	int rc = file_make_dirs(dir, 0700);
 
 	if (!rc) {
@@ -184,13 +214,8 @@ int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_rebo
 		put_text(definition, "on_reboot", "shutdown");
 	if (!rc)
 		rc = write_json(dir, CONTROL_FILE_DEFINITION, definition);
-	json_object_object_add(note, "transient", json_object_new_boolean(vm->transient));
-	json_object_object_add(note, "ends_with_client", json_object_new_boolean(vm->owner != NULL));
-	put_text(note, "mode", mode);
-	json_object_object_add(note, "decision", json_object_get(vm->decision));
 	if (!rc)
-		rc = write_json(dir, "daemon.json", note);
+		rc = vmdir_write_note(vm, dir, mode, id);
 	json_object_put(definition);
-	json_object_put(note);
 	return rc;
 }

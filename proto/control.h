@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 /*
- * trivisord starts   trivisor-vm --dir DIR --mode bt|hvm|pv [--mode-reason TEXT]   in a session of its own, with
+ * trivisord starts   trivisor-vm --dir DIR --mode bt|hvm|pv [--mode-reason TEXT] [--paused]   in a session of its own, with
  * DIR/definition.json in place. The process then serves DIR/control.sock: newline-delimited JSON-RPC 2.0, any number
  * of clients, and notifications to each of them. Raise the version when a message changes in a way an older peer
  * would misread; new methods and new fields do not need it.
@@ -27,6 +27,8 @@
  *   hello         -> {"protocol","pid","uuid","name","mode","mode_reason","version"}
  *   status        -> {"state","reason","started","ended"?,"pid","paused_seconds"}   times: seconds since the epoch
  *   pause, resume, power_button, destroy, nmi -> {}   (destroy answers, then the VM ends)
+ *   reset -> {}    from power-on again, at once
+ *   reboot -> {}   the power button; once the guest has powered off, from power-on again
  *   stats         -> as in result.json's "stats"
  *   set           {"no_reboot":bool} -> {}
  */
@@ -39,6 +41,8 @@
 #define CONTROL_STATS "stats"
 #define CONTROL_SET "set"
 #define CONTROL_NMI "nmi"
+#define CONTROL_RESET "reset"
+#define CONTROL_REBOOT "reboot"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"

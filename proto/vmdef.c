@@ -26,6 +26,7 @@ enum field_type {
 	FIELD_ENUM,   /* int-sized enum, by `names` */
 	FIELD_PATH,   /* char *, absolute */
 	FIELD_TEXT,   /* char *, at most `max` bytes */
+	FIELD_PROSE,  /* the same; line ends and tabs are allowed */
 	FIELD_OBJECT, /* `fields` within the same structure */
 	FIELD_DISKS,
 	FIELD_MODULES,
@@ -78,6 +79,12 @@ static const struct field vm_fields[] = {
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
 	{.key = "on_reboot", .type = FIELD_ENUM, .offset = AT(on_reboot), .names = reboot_names,
 	 .what = "what a guest's reset does"},
+	{.key = "autostart", .type = FIELD_BOOL, .offset = AT(autostart), .what = "start it with the host"},
+	{.key = "title", .type = FIELD_TEXT, .offset = AT(title), .max = VMDEF_TITLE_MAX, .what = "a line for people"},
+	{.key = "description", .type = FIELD_PROSE, .offset = AT(description), .max = VMDEF_DESCRIPTION_MAX,
+	 .what = "a text for people"},
+	{.key = "libvirt_xml", .type = FIELD_PROSE, .offset = AT(libvirt_xml), .max = VMDEF_LIBVIRT_XML_MAX,
+	 .what = "the domain XML it was defined with: what has no key of its own is kept there"},
 	{.key = "debug_exit", .type = FIELD_BOOL, .offset = AT(debug_exit), .what = "port 0xf4 ends the VM"},
 	{.key = "debug_console", .type = FIELD_BOOL, .offset = AT(debug_console),
 	 .what = "port 0xe9 writes to the console"},
@@ -115,8 +122,9 @@ static const char *type_of(struct json_object *value)
 
 /* ---- single values ------------------------------------------------------ */
 
-/* A string without NULs and control characters, at most `max` bytes. */
-static int get_string(struct json_object *value, const char *path, size_t max, const char **ret, char *ret_error)
+/* A string without NULs and control characters (but those of prose), at most `max` bytes. */
+static int get_text(struct json_object *value, const char *path, size_t max, bool prose, const char **ret,
+		    char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_string))
 		return refuse(ret_error, path, "a string is wanted, not %s", type_of(value));
@@ -125,21 +133,26 @@ static int get_string(struct json_object *value, const char *path, size_t max, c
 	if (bytes > max)
 		return refuse(ret_error, path, "%zu bytes are too long; at most %zu", bytes, max);
 	for (size_t i = 0; i < bytes; i++)
-		if (iscntrl((unsigned char)text[i]))
+		if (iscntrl((unsigned char)text[i]) && !(prose && strchr("\t\r\n", text[i]) && text[i]))
 			return refuse(ret_error, path, "a control character (0x%02x) at byte %zu", (unsigned char)text[i],
 				      i);
 	*ret = text;
 	return 0;
 }
 
-static int set_text(struct json_object *value, const char *path, size_t max, bool is_path, char **field,
+static int get_string(struct json_object *value, const char *path, size_t max, const char **ret, char *ret_error)
+{
+	return get_text(value, path, max, false, ret, ret_error);
+}
+
+static int set_text(struct json_object *value, const char *path, size_t max, enum field_type type, char **field,
 		    char *ret_error)
 {
 	const char *text;
-	int rc = get_string(value, path, max, &text, ret_error);
+	int rc = get_text(value, path, max, type == FIELD_PROSE, &text, ret_error);
 	if (rc)
 		return rc;
-	if (is_path && text[0] != '/')
+	if (type == FIELD_PATH && text[0] != '/')
 		return refuse(ret_error, path, "\"%s\" is not an absolute path", text);
 	char *copy = strdup(text);
 	if (!copy)
@@ -296,7 +309,7 @@ static int parse_disk(struct json_object *value, const char *path, struct vmdef_
 		snprintf(where, sizeof(where), "%s.%.80s", path, key);
 		int rc;
 		if (!strcmp(key, disk_keys[0]))
-			rc = set_text(item, where, PATH_MAX - 1, true, &disk->path, ret_error);
+			rc = set_text(item, where, PATH_MAX - 1, FIELD_PATH, &disk->path, ret_error);
 		else if (!strcmp(key, disk_keys[1]))
 			rc = parse_bool(item, where, &disk->readonly, ret_error);
 		else
@@ -337,9 +350,9 @@ static int parse_module(struct json_object *value, const char *path, struct vmde
 		snprintf(where, sizeof(where), "%s.%.80s", path, key);
 		int rc;
 		if (!strcmp(key, module_keys[0]))
-			rc = set_text(item, where, PATH_MAX - 1, true, &module->path, ret_error);
+			rc = set_text(item, where, PATH_MAX - 1, FIELD_PATH, &module->path, ret_error);
 		else if (!strcmp(key, module_keys[1]))
-			rc = set_text(item, where, VMDEF_CMDLINE_MAX, false, &module->cmdline, ret_error);
+			rc = set_text(item, where, VMDEF_CMDLINE_MAX, FIELD_TEXT, &module->cmdline, ret_error);
 		else
 			rc = refuse(ret_error, where, "unknown key; known: path, cmdline");
 		if (rc)
@@ -394,8 +407,9 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_BOOL: return parse_bool(value, path, at, ret_error);
 	case FIELD_TRI: return parse_tristate(value, path, at, ret_error);
 	case FIELD_ENUM: return parse_enum(value, path, f->names, at, ret_error);
-	case FIELD_PATH: return set_text(value, path, PATH_MAX - 1, true, at, ret_error);
-	case FIELD_TEXT: return set_text(value, path, f->max, false, at, ret_error);
+	case FIELD_PATH: return set_text(value, path, PATH_MAX - 1, f->type, at, ret_error);
+	case FIELD_TEXT:
+	case FIELD_PROSE: return set_text(value, path, f->max, f->type, at, ret_error);
 	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
 	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
@@ -414,7 +428,7 @@ static const struct field *find_field(const struct field *fields, size_t count, 
 
 static int refuse_key(const char *path, const struct field *fields, size_t count, char *ret_error)
 {
-	char known[256];
+	char known[512];
 	size_t n = 0;
 	for (size_t i = 0; i < count && n < sizeof(known); i++)
 		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", fields[i].key);
@@ -505,6 +519,9 @@ void vmdef_free(struct vmdef *def)
 		free(def->boot.modules[i].path);
 		free(def->boot.modules[i].cmdline);
 	}
+	free(def->title);
+	free(def->description);
+	free(def->libvirt_xml);
 	for (unsigned i = 0; i < def->disk_count; i++)
 		free(def->disks[i].path);
 	free(def);
@@ -576,6 +593,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 		return json_object_new_boolean(*(const enum vmdef_tristate *)at == VMDEF_YES);
 	case FIELD_ENUM: return json_object_new_string(f->names[*(const int *)at]);
 	case FIELD_PATH:
+	case FIELD_PROSE:
 	case FIELD_TEXT: return json_object_new_string(*(char *const *)at);
 	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
 	case FIELD_DISKS: return disks_to_json(def);
@@ -588,7 +606,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 static bool is_absent(const struct vmdef *def, const struct field *f)
 {
 	const void *at = (const char *)def + f->offset;
-	if (f->type == FIELD_PATH || f->type == FIELD_TEXT)
+	if (f->type == FIELD_PATH || f->type == FIELD_TEXT || f->type == FIELD_PROSE)
 		return !*(char *const *)at;
 	if (f->type == FIELD_MODULES)
 		return !def->boot.module_count;
@@ -670,6 +688,7 @@ static void describe_type(struct json_object *s, const struct field *f)
 		add(s, "type", json_object_new_string("string"));
 		add(s, "pattern", json_object_new_string("^/"));
 		break;
+	case FIELD_PROSE:
 	case FIELD_TEXT:
 		add(s, "type", json_object_new_string("string"));
 		add(s, "maxLength", json_object_new_int64(f->max));

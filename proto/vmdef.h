@@ -16,6 +16,9 @@ struct json_object;
 #define VMDEF_MEMORY_MIN_MIB 16
 #define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
 #define VMDEF_CMDLINE_MAX 2047 /* Linux: COMMAND_LINE_SIZE on x86 is 2048 with its NUL */
+#define VMDEF_TITLE_MAX 255
+#define VMDEF_DESCRIPTION_MAX (64u << 10)
+#define VMDEF_LIBVIRT_XML_MAX (512u << 10)
 #define VMDEF_ERROR_BYTES 512
 #define VMDEF_JSON_MAX ((size_t)1 << 20)
 
@@ -58,6 +61,9 @@ struct vmdef {
 	enum vmdef_serial serial;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;
+	bool autostart;     /* started with the host */
+	char *title, *description; /* for people */
+	char *libvirt_xml;  /* the domain XML it was defined with, for what has no key of its own */
 	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
 	bool debug_console; /* port 0xe9 writes to the console stream too */
 };

@@ -112,6 +112,16 @@ static void do_power_button(struct vm *vm, struct json_object *params, struct re
 		state_error(vm, -EBUSY, "press the power button of", reply);
 }
 
+static void do_reset(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	state_error(vm, vm_reset(vm), "reset", reply);
+}
+
+static void do_reboot(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	state_error(vm, vm_reboot(vm), "reboot", reply);
+}
+
 static void do_nmi(struct vm *vm, struct json_object *params, struct reply *reply)
 {
 	if (vm->state == VM_RUNNING)
@@ -166,7 +176,8 @@ static const struct {
 	{CONTROL_PAUSE, do_pause, false},     {CONTROL_RESUME, do_resume, false},
 	{CONTROL_STATS, do_stats, false},     {CONTROL_POWER_BUTTON, do_power_button, false},
 	{CONTROL_DESTROY, do_destroy, false}, {CONTROL_SET, do_set, true},
-	{CONTROL_NMI, do_nmi, false},
+	{CONTROL_NMI, do_nmi, false},         {CONTROL_RESET, do_reset, false},
+	{CONTROL_REBOOT, do_reboot, false},
 };
 
 /* ---- requests ---- */

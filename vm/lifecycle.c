@@ -355,6 +355,12 @@ int vm_start(struct vm *vm)
 			return fail(vm, -r, "cannot start the thread of vCPU %u: %s", i, strerror(r));
 		vm->vcpus[i].has_thread = true;
 	}
+	if (vm->options.paused) {
+		machine_pause(vm->machine);
+		vm->pause_began_ns = vm_now_ns();
+		set_state(vm, VM_PAUSED, "started paused, by request");
+		return 0;
+	}
 	set_state(vm, VM_RUNNING, "");
 	run_vcpus(vm);
 	return 0;
@@ -430,20 +436,17 @@ void vm_finish(struct vm *vm, enum vm_state state, int exit_code, const char *fo
 	event_base_loopbreak(vm->base);
 }
 
-/* The guest asked for a reset: the same VM from power-on again. */
-static void reset_guest(struct vm *vm)
+/* The same VM from power-on again. */
+static void power_cycle(struct vm *vm, const char *by)
 {
 	vm->resets++;
+	vm->reboot_at_poweroff = false;
 	vm_control_notify(vm, CONTROL_EVENT_RESET, json_object_new_object());
-	if (vm->no_reboot || vm->def->on_reboot == VMDEF_ON_REBOOT_SHUTDOWN) {
-		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest rebooted, which ends it by request");
-		return;
-	}
 	if (stop_vcpus(vm, VM_WANT_PARK)) {
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: a vCPU does not leave the engine");
 		return;
 	}
-	vm_log("reset by the guest");
+	vm_log("reset by %s", by);
 	/* What came before the reset is of the old life. */
 	atomic_store(&vm->machine_events, 0);
 	vm->has_outcome = false;
@@ -458,6 +461,35 @@ static void reset_guest(struct vm *vm)
 	vm->mode->ram_written(vm->engine, 0, machine_ram_bytes(vm->machine));
 	if (vm->state == VM_RUNNING)
 		run_vcpus(vm);
+}
+
+/* The guest asked for a reset. */
+static void reset_guest(struct vm *vm)
+{
+	if (vm->no_reboot || vm->def->on_reboot == VMDEF_ON_REBOOT_SHUTDOWN) {
+		vm->resets++;
+		vm_control_notify(vm, CONTROL_EVENT_RESET, json_object_new_object());
+		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest rebooted, which ends it by request");
+	} else {
+		power_cycle(vm, "the guest");
+	}
+}
+
+int vm_reset(struct vm *vm)
+{
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+		return -EBUSY;
+	power_cycle(vm, "request");
+	return 0;
+}
+
+int vm_reboot(struct vm *vm)
+{
+	if (vm->state != VM_RUNNING)
+		return -EBUSY;
+	vm->reboot_at_poweroff = true;
+	machine_power_button(vm->machine);
+	return 0;
 }
 
 static void report_panic(struct vm *vm)
@@ -507,7 +539,9 @@ void vm_handle_wake(struct vm *vm)
 		vm_finish(vm, VM_SHUTDOWN, (int)((value << 1 | 1) & 0xff), "the guest wrote %u to the debug-exit port",
 			  value);
 	}
-	if (events & 1u << MACHINE_EVENT_POWEROFF)
+	if (events & 1u << MACHINE_EVENT_POWEROFF && vm->reboot_at_poweroff && !vm_state_is_final(vm->state))
+		power_cycle(vm, "request, after the guest had powered off");
+	else if (events & 1u << MACHINE_EVENT_POWEROFF)
 		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest powered off");
 	if (vm_state_is_final(vm->state))
 		return;

@@ -21,7 +21,7 @@
 
 static void usage(FILE *to)
 {
-	fputs("Usage: trivisor-vm --dir DIR --mode bt|hvm|pv [--mode-reason TEXT] [--foreground] [--no-sandbox]\n"
+	fputs("Usage: trivisor-vm --dir DIR --mode bt|hvm|pv [--mode-reason TEXT] [--paused] [--foreground] [--no-sandbox]\n"
 	      "Runs the virtual machine that DIR/definition.json defines. Normally trivisord starts it.\n"
 	      "Exit status: 0 the guest powered off, 3 it could not start, 4 it crashed, 5 it was destroyed.\n",
 	      to);
@@ -33,6 +33,7 @@ static int parse_options(int argc, char **argv, struct vm_options *options)
 	static const struct option longs[] = {
 		{"dir", required_argument, NULL, 'd'},	    {"mode", required_argument, NULL, 'm'},
 		{"mode-reason", required_argument, NULL, 'r'}, {"foreground", no_argument, NULL, 'f'},
+		{"paused", no_argument, NULL, 'p'},
 		{"no-sandbox", no_argument, NULL, 's'},	    {"version", no_argument, NULL, 'V'},
 		{"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
 	};
@@ -46,6 +47,7 @@ static int parse_options(int argc, char **argv, struct vm_options *options)
 		case 'r': options->mode_reason = optarg; break;
 		case 'f': options->foreground = true; break;
 		case 's': options->no_sandbox = true; break;
+		case 'p': options->paused = true; break;
 		case 'V': printf("trivisor-vm %s\n", PACKAGE_VERSION); return 1;
 		case 'h': usage(stdout); return 1;
 		default: usage(stderr); return -EINVAL;

@@ -26,6 +26,7 @@ struct vm_options {
 	const char *mode_reason;
 	bool foreground; /* log to stderr */
 	bool no_sandbox; /* for debuggers */
+	bool paused;     /* start without running a guest instruction */
 };
 
 /* What vCPU threads are asked to do. */
@@ -62,6 +63,7 @@ struct vm {
 	char reason[VM_REASON_BYTES];
 	int exit_code;
 	bool no_reboot;
+	bool reboot_at_poweroff; /* a reboot was asked for through the power button */
 	uint64_t start_ns; /* CLOCK_MONOTONIC at the process's start */
 	double started, ended; /* seconds since the epoch */
 	uint64_t paused_ns, pause_began_ns;
@@ -99,6 +101,10 @@ int vm_start(struct vm *vm);
 /* 0; -EBUSY when not possible in this state; -ETIMEDOUT when a vCPU does not leave the engine. */
 int vm_pause(struct vm *vm);
 int vm_resume(struct vm *vm);
+/* The reset button: the same VM from power-on again, whatever its guest's own resets do. 0 or -EBUSY. */
+int vm_reset(struct vm *vm);
+/* The power button, and power-on again once the guest has powered off. 0 or -EBUSY. */
+int vm_reboot(struct vm *vm);
 /* Ends the VM: vCPUs out, result written, everybody told, loop left. Only the first call counts. */
 __attribute__((format(printf, 4, 5))) void vm_finish(struct vm *vm, enum vm_state state, int exit_code,
 						      const char *format, ...);

@@ -325,6 +325,7 @@ class Daemon:
     def __init__(self, folder, *options):
         self.folder = folder
         self.socket = os.path.join(folder, "api.sock")
+        self.libvirt_socket = os.path.join(folder, "lv.sock")
         self.process = None
         # Most tests have no use for two seconds of calibration beside them.
         self.options = options or ("--no-calibration",)
@@ -335,6 +336,7 @@ class Daemon:
         with open(os.path.join(self.folder, "trivisord.log"), "ab") as log:
             self.process = subprocess.Popen(
                 [program("trivisord"), "--foreground", "--socket", self.socket,
+                 "--libvirt-socket", self.libvirt_socket, "--libvirt-socket-ro", self.libvirt_socket + "-ro",
                  "--state-dir", os.path.join(self.folder, "state"), "--runtime-dir", os.path.join(self.folder, "run"),
                  *self.options],
                 stdin=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True)

@@ -1,0 +1,114 @@
+/* The handlers of all procedures, by file; procedures.c lists them with their numbers and layouts. */
+#ifndef API_LIBVIRT_HANDLERS_H
+#define API_LIBVIRT_HANDLERS_H
+
+struct lv_call;
+struct vm;
+
+#define LV_HANDLER(name) void lv_##name(struct lv_call *call, struct vm *vm)
+
+/* connection.c */
+LV_HANDLER(auth_list);
+LV_HANDLER(connect_open);
+LV_HANDLER(connect_close);
+LV_HANDLER(connect_get_type);
+LV_HANDLER(connect_get_version);
+LV_HANDLER(connect_get_lib_version);
+LV_HANDLER(connect_get_hostname);
+LV_HANDLER(connect_get_uri);
+LV_HANDLER(connect_supports_feature);
+LV_HANDLER(connect_is_secure);
+LV_HANDLER(connect_register_close);
+LV_HANDLER(connect_unregister_close);
+LV_HANDLER(connect_get_max_vcpus);
+LV_HANDLER(connect_get_capabilities);
+LV_HANDLER(connect_get_domain_capabilities);
+LV_HANDLER(connect_get_sysinfo);
+
+/* node.c */
+LV_HANDLER(node_get_info);
+LV_HANDLER(node_get_free_memory);
+LV_HANDLER(node_get_cells_free_memory);
+LV_HANDLER(node_get_cpu_map);
+LV_HANDLER(node_get_cpu_stats);
+LV_HANDLER(node_get_memory_stats);
+LV_HANDLER(node_get_security_model);
+
+/* lists.c: objects that this host has none of (yet) */
+LV_HANDLER(none_all);
+LV_HANDLER(none_count);
+LV_HANDLER(none_names);
+LV_HANDLER(no_network);
+LV_HANDLER(no_pool);
+LV_HANDLER(no_volume);
+LV_HANDLER(no_interface);
+LV_HANDLER(no_node_device);
+LV_HANDLER(no_nwfilter);
+LV_HANDLER(no_secret);
+LV_HANDLER(no_snapshot);
+
+/* domain.c */
+LV_HANDLER(domain_lookup_by_id);
+LV_HANDLER(domain_lookup_by_name);
+LV_HANDLER(domain_lookup_by_uuid);
+LV_HANDLER(connect_list_all_domains);
+LV_HANDLER(connect_num_of_domains);
+LV_HANDLER(connect_list_domains);
+LV_HANDLER(connect_num_of_defined_domains);
+LV_HANDLER(connect_list_defined_domains);
+LV_HANDLER(domain_get_info);
+LV_HANDLER(domain_get_state);
+LV_HANDLER(domain_get_control_info);
+LV_HANDLER(domain_get_xml_desc);
+LV_HANDLER(domain_get_os_type);
+LV_HANDLER(domain_is_active);
+LV_HANDLER(domain_is_persistent);
+LV_HANDLER(domain_is_updated);
+LV_HANDLER(domain_get_autostart);
+LV_HANDLER(domain_get_max_memory);
+LV_HANDLER(domain_get_max_vcpus);
+LV_HANDLER(domain_get_vcpus_flags);
+LV_HANDLER(domain_get_job_info);
+LV_HANDLER(domain_get_job_stats);
+LV_HANDLER(domain_get_messages);
+LV_HANDLER(domain_get_metadata);
+LV_HANDLER(answer_zero);
+LV_HANDLER(answer_false);
+
+/* lifecycle.c */
+LV_HANDLER(domain_define);
+LV_HANDLER(domain_undefine);
+LV_HANDLER(domain_create);
+LV_HANDLER(domain_create_with_flags);
+LV_HANDLER(domain_create_xml);
+LV_HANDLER(domain_destroy);
+LV_HANDLER(domain_shutdown);
+LV_HANDLER(domain_reboot);
+LV_HANDLER(domain_reset);
+LV_HANDLER(domain_suspend);
+LV_HANDLER(domain_resume);
+LV_HANDLER(domain_inject_nmi);
+
+/* change.c */
+LV_HANDLER(domain_set_autostart);
+LV_HANDLER(domain_rename);
+LV_HANDLER(domain_set_metadata);
+LV_HANDLER(domain_set_max_memory);
+LV_HANDLER(domain_set_memory);
+LV_HANDLER(domain_set_memory_flags);
+LV_HANDLER(domain_set_vcpus);
+LV_HANDLER(domain_set_vcpus_flags);
+
+/* events.c */
+LV_HANDLER(event_register_callback);
+LV_HANDLER(event_deregister_callback);
+LV_HANDLER(event_register_any);
+LV_HANDLER(event_deregister_any);
+LV_HANDLER(event_register);
+LV_HANDLER(event_deregister);
+LV_HANDLER(event_register_other);
+
+/* stream.c */
+LV_HANDLER(domain_open_console);
+
+#endif

@@ -1,0 +1,250 @@
+/* Streams: the serial console as packets both ways. */
+#include "api/libvirt/handlers.h"
+#include "api/libvirt/private.h"
+#include "proto/sock.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes the client has not taken at which the console is not read any more; trivisor-vm bounds what piles up there. */
+#define STREAM_PAUSE ((size_t)256 << 10)
+/* Bytes the guest has not taken at which the stream ends: data is not acknowledged, and nothing can be asked to wait. */
+#define STREAM_BACKLOG ((size_t)1 << 20)
+
+struct lv_stream {
+	struct lv_stream *next;
+	struct lv_conn *conn;
+	struct lv_packet header; /* program, procedure, serial of the call that opened it */
+	char uuid[VMDEF_UUID_BYTES];
+	struct bufferevent *bev; /* NULL: its source has ended, the client has not finished yet */
+	struct event *retry;
+};
+
+static void stream_free(struct lv_stream *stream)
+{
+	if (stream->bev)
+		bufferevent_free(stream->bev);
+	if (stream->retry)
+		event_free(stream->retry);
+	free(stream);
+}
+
+static void stream_drop(struct lv_stream *stream)
+{
+	for (struct lv_stream **at = &stream->conn->streams; *at; at = &(*at)->next)
+		if (*at == stream) {
+			*at = stream->next;
+			break;
+		}
+	stream_free(stream);
+}
+
+void lv_streams_drop(struct lv_conn *conn)
+{
+	while (conn->streams) {
+		struct lv_stream *stream = conn->streams;
+
+		conn->streams = stream->next;
+		stream_free(stream);
+	}
+}
+
+static void send_packet(struct lv_stream *stream, enum lv_packet_status status, const void *data, size_t bytes)
+{
+	struct lv_packet header = stream->header;
+
+	header.status = status;
+	lv_conn_send(stream->conn, &header, data, bytes);
+}
+
+/* Nothing more comes from the source: an empty packet says so, and the client finishes. */
+static void end_source(struct lv_stream *stream)
+{
+	if (!stream->bev)
+		return;
+	bufferevent_free(stream->bev);
+	stream->bev = NULL;
+	send_packet(stream, LV_CONTINUE, NULL, 0);
+}
+
+static void break_stream(struct lv_stream *stream, int code, const char *message)
+{
+	struct xdr_writer out = {0};
+
+	lv_put_error(&out, code, message);
+	if (out.failed)
+		lv_conn_close(stream->conn, "out of memory");
+	else
+		send_packet(stream, LV_ERROR, out.data, out.used);
+	xdr_writer_finish(&out);
+	stream_drop(stream);
+}
+
+/* ---- from the guest ----------------------------------------------------------------- */
+
+static void pump(struct lv_stream *stream)
+{
+	static const struct timeval soon = {.tv_usec = 50000};
+	struct evbuffer *input = bufferevent_get_input(stream->bev);
+	unsigned char chunk[16384];
+	int n;
+
+	while (evbuffer_get_length(input)) {
+		if (lv_conn_unsent(stream->conn) > STREAM_PAUSE) {
+			bufferevent_disable(stream->bev, EV_READ);
+			event_add(stream->retry, &soon);
+			return;
+		}
+		n = evbuffer_remove(input, chunk, sizeof(chunk));
+		if (n <= 0)
+			return;
+		send_packet(stream, LV_CONTINUE, chunk, (size_t)n);
+	}
+}
+
+static void on_read(struct bufferevent *bev, void *opaque)
+{
+	pump(opaque);
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *opaque)
+{
+	struct lv_stream *stream = opaque;
+
+	if (!stream->bev)
+		return;
+	bufferevent_enable(stream->bev, EV_READ);
+	pump(stream);
+}
+
+static void on_event(struct bufferevent *bev, short what, void *opaque)
+{
+	struct lv_stream *stream = opaque;
+
+	if (!(what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)))
+		return;
+	pump(stream);
+	end_source(stream);
+}
+
+/* ---- from the client -------------------------------------------------------------------- */
+
+static struct lv_stream *find(struct lv_conn *conn, const struct lv_packet *packet)
+{
+	for (struct lv_stream *s = conn->streams; s; s = s->next)
+		if (s->header.serial == packet->serial && s->header.procedure == packet->procedure &&
+		    s->header.program == packet->program)
+			return s;
+	return NULL;
+}
+
+void lv_stream_packet(struct lv_conn *conn, const struct lv_packet *packet)
+{
+	struct lv_stream *stream = find(conn, packet);
+
+	/* Of one that has ended meanwhile: both sides may close at the same time. */
+	if (!stream)
+		return;
+	if (packet->type != LV_STREAM) {
+		break_stream(stream, VIR_ERR_OPERATION_UNSUPPORTED, "a console has no holes");
+	} else if (packet->status == LV_CONTINUE) {
+		if (!stream->bev)
+			return;
+		if (evbuffer_get_length(bufferevent_get_output(stream->bev)) + packet->payload_bytes > STREAM_BACKLOG)
+			break_stream(stream, VIR_ERR_OPERATION_FAILED,
+				     "operation failed: the guest does not read its console, and 1 MiB waits already");
+		else if (packet->payload_bytes &&
+			 bufferevent_write(stream->bev, packet->payload, packet->payload_bytes))
+			break_stream(stream, VIR_ERR_NO_MEMORY, "out of memory");
+	} else { /* finish, or abort: both are acknowledged */
+		send_packet(stream, LV_OK, NULL, 0);
+		stream_drop(stream);
+	}
+}
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+static struct lv_stream *stream_create(struct lv_call *call, int fd)
+{
+	struct event_base *base = daemon_base(call->daemon);
+	struct lv_stream *stream = calloc(1, sizeof(*stream));
+
+	if (!stream) {
+		evutil_closesocket(fd);
+		return NULL;
+	}
+	stream->conn = call->conn;
+	stream->header = (struct lv_packet){.program = LV_PROGRAM_REMOTE,
+					    .version = LV_PROGRAM_VERSION,
+					    .procedure = call->procedure->number,
+					    .type = LV_STREAM,
+					    .serial = call->serial};
+	snprintf(stream->uuid, sizeof(stream->uuid), "%s", call->uuid);
+	stream->retry = event_new(base, -1, 0, on_retry, stream);
+	stream->bev = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
+	if (!stream->bev)
+		evutil_closesocket(fd);
+	if (!stream->bev || !stream->retry) {
+		stream_free(stream);
+		return NULL;
+	}
+	stream->next = call->conn->streams;
+	call->conn->streams = stream;
+	bufferevent_setcb(stream->bev, on_read, NULL, on_event, stream);
+	bufferevent_setwatermark(stream->bev, EV_READ, 0, STREAM_PAUSE);
+	return stream;
+}
+
+/* --force: whoever has the console through this API loses it. */
+static void end_others(struct lv_call *call)
+{
+	for (struct lv_conn *conn = call->conn->server->conns; conn; conn = conn->next)
+		for (struct lv_stream *s = conn->streams; s; s = s->next)
+			if (!strcmp(s->uuid, call->uuid))
+				end_source(s);
+}
+
+static bool device_known(const char *name)
+{
+	return !name || !strcmp(name, "serial0") || !strcmp(name, "console0");
+}
+
+void lv_domain_open_console(struct lv_call *call, struct vm *vm)
+{
+	const char *device = call->args[1].text, *path = daemon_console_path(vm);
+	struct daemon_vm_info info;
+	struct lv_stream *stream;
+	int fd;
+
+	if (!lv_flags(call, call->args[2].u, VIR_DOMAIN_CONSOLE_FORCE | VIR_DOMAIN_CONSOLE_SAFE))
+		return;
+	daemon_vm_inspect(vm, &info);
+	if (!device_known(device)) {
+		lv_fail(call, VIR_ERR_INVALID_ARG, "cannot find character device %.100s", device);
+		return;
+	}
+	if (!path || (info.running_def && info.running_def->serial == VMDEF_SERIAL_NONE)) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID, path ? "the domain has no console" : "domain is not running");
+		return;
+	}
+	if (call->args[2].u & VIR_DOMAIN_CONSOLE_FORCE)
+		end_others(call);
+	fd = sock_connect_nonblock(path);
+	if (fd < 0) {
+		lv_fail(call, VIR_ERR_OPERATION_FAILED, "%s: %s", path, strerror(-fd));
+		return;
+	}
+	stream = stream_create(call, fd);
+	if (!stream) {
+		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
+		return;
+	}
+	/* The reply comes before the first byte. */
+	bufferevent_enable(stream->bev, EV_READ | EV_WRITE);
+	lv_reply(call);
+}

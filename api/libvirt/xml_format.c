@@ -1,0 +1,414 @@
+/* A definition to domain XML: what it was defined with, brought up to date with what its keys say now. */
+#include "api/libvirt/private.h"
+#include "api/libvirt/xml.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The order in which libvirt shows them. */
+static const char *const order[] = {"name",       "uuid",   "title",     "description",   "metadata", "memory",
+				    "currentMemory", "memoryBacking", "vcpu", "iothreads", "resource", "os",
+				    "features",   "cpu",    "clock",     "on_poweroff",   "on_reboot", "on_crash",
+				    "pm",         "devices", "seclabel", NULL};
+
+struct formatter {
+	const struct daemon_vm_info *info;
+	const struct vmdef *def;
+	xmlNode *kept; /* <domain> as it was given; NULL */
+	xmlNode *root;
+	bool live;
+};
+
+static xmlNode *add(xmlNode *parent, const char *name, const char *text)
+{
+	return xmlNewTextChild(parent, NULL, (const xmlChar *)name, (const xmlChar *)text);
+}
+
+static void set(xmlNode *node, const char *name, const char *value)
+{
+	xmlSetProp(node, (const xmlChar *)name, (const xmlChar *)value);
+}
+
+static void drop(xmlNode *node)
+{
+	xmlUnlinkNode(node);
+	xmlFreeNode(node);
+}
+
+static void drop_children(xmlNode *parent, const char *name)
+{
+	xmlNode *e;
+
+	while ((e = lv_xml_child(parent, name)))
+		drop(e);
+}
+
+/* A copy of every kept child of that name; the first one. */
+static xmlNode *copy_kept(struct formatter *f, const char *name)
+{
+	xmlNode *first = NULL;
+
+	for (xmlNode *e = lv_xml_child(f->kept, name); e; e = lv_xml_next(e, name)) {
+		xmlNode *copy = xmlDocCopyNode(e, f->root->doc, 1);
+
+		if (copy)
+			xmlAddChild(f->root, copy);
+		first = first ? first : copy;
+	}
+	return first;
+}
+
+static xmlNode *copy_or_add(struct formatter *f, const char *name)
+{
+	xmlNode *node = copy_kept(f, name);
+
+	return node ? node : add(f->root, name, NULL);
+}
+
+/* ---- <domain>, <metadata> ------------------------------------------------------------------- */
+
+static const char *type_of_mode(enum vmdef_mode mode)
+{
+	static const char *const types[] = {"trivisor", "qemu", "kvm", "xen"};
+
+	return types[mode];
+}
+
+static xmlNode *own_metadata(xmlNode *metadata)
+{
+	for (xmlNode *e = lv_xml_child(metadata, NULL); e; e = lv_xml_next(e, NULL))
+		if (e->ns && !strcmp((const char *)e->ns->href, LV_XML_NAMESPACE))
+			return e;
+	return NULL;
+}
+
+static void unset(xmlNode *node, const char *name)
+{
+	xmlUnsetProp(node, (const xmlChar *)name);
+}
+
+static void set_flag(xmlNode *node, const char *name, bool yes)
+{
+	if (yes)
+		set(node, name, "yes");
+	else
+		unset(node, name);
+}
+
+/* The type the user gave, as long as it says what the definition says. */
+static bool type_says_mode(struct formatter *f)
+{
+	return lv_xml_attribute_is(f->kept, "type", type_of_mode(f->def->mode));
+}
+
+static void write_metadata(struct formatter *f)
+{
+	const struct vmdef *d = f->def;
+	xmlNode *metadata = copy_kept(f, "metadata"), *own = metadata ? own_metadata(metadata) : NULL;
+	bool mode = d->mode != VMDEF_MODE_AUTO && !(f->kept && type_says_mode(f));
+	bool wanted = mode || d->workload[0] || d->paravirt != VMDEF_AUTO || d->debug_exit || d->debug_console;
+
+	if (!wanted && own)
+		drop(own);
+	if (!wanted)
+		return;
+	if (!metadata)
+		metadata = add(f->root, "metadata", NULL);
+	if (!own) {
+		own = add(metadata, "vm", NULL);
+		xmlSetNs(own, xmlNewNs(own, (const xmlChar *)LV_XML_NAMESPACE, (const xmlChar *)"trivisor"));
+	}
+	unset(own, "mode");
+	if (mode)
+		set(own, "mode", vmdef_mode_name(d->mode));
+	unset(own, "workload");
+	if (d->workload[0])
+		set(own, "workload", d->workload);
+	unset(own, "paravirt");
+	if (d->paravirt != VMDEF_AUTO)
+		set(own, "paravirt", d->paravirt == VMDEF_YES ? "yes" : "no");
+	set_flag(own, "debug-exit", d->debug_exit);
+	set_flag(own, "debug-console", d->debug_console);
+}
+
+/* ---- <os> ------------------------------------------------------------------------------------ */
+
+static bool is_seabios(const char *path)
+{
+	for (size_t i = 0; lv_xml_seabios[i]; i++)
+		if (!strcmp(lv_xml_seabios[i], path))
+			return true;
+	return false;
+}
+
+static void insert_text(xmlNode *parent, xmlNode **after, const char *name, const char *text)
+{
+	xmlNode *e;
+
+	if (!text)
+		return;
+	e = xmlNewDocNode(parent->doc, NULL, (const xmlChar *)name, NULL);
+	xmlNodeAddContent(e, (const xmlChar *)text);
+	xmlAddNextSibling(*after, e);
+	*after = e;
+}
+
+static void write_os(struct formatter *f)
+{
+	static const char *const own[] = {"loader", "kernel", "initrd", "cmdline"};
+	const struct vmdef *d = f->def;
+	xmlNode *os = copy_or_add(f, "os"), *type = lv_xml_child(os, "type");
+	bool showed_loader = lv_xml_child(os, "loader") != NULL;
+	bool loader = d->boot.firmware && (showed_loader || !f->kept || !is_seabios(d->boot.firmware));
+
+	for (size_t i = 0; i < 4; i++)
+		drop_children(os, own[i]);
+	if (!type) {
+		type = add(os, "type", d->mode == VMDEF_MODE_PV ? "xen" : "hvm");
+		set(type, "arch", "x86_64");
+		set(type, "machine", "pc");
+	}
+	insert_text(os, &type, "loader", loader ? d->boot.firmware : NULL);
+	insert_text(os, &type, "kernel", d->boot.kernel);
+	insert_text(os, &type, "initrd", d->boot.initrd);
+	insert_text(os, &type, "cmdline", d->boot.cmdline);
+}
+
+/* ---- <devices> ---------------------------------------------------------------------------------- */
+
+static bool disk_is(const xmlNode *disk, const char *path)
+{
+	xmlNode *source = lv_xml_child(disk, "source");
+
+	return source && (lv_xml_attribute_is(source, "file", path) || lv_xml_attribute_is(source, "dev", path));
+}
+
+static bool target_taken(xmlNode *devices, const char *name)
+{
+	for (xmlNode *d = lv_xml_child(devices, "disk"); d; d = lv_xml_next(d, "disk")) {
+		xmlNode *target = lv_xml_child(d, "target");
+
+		if (target && lv_xml_attribute_is(target, "dev", name))
+			return true;
+	}
+	return false;
+}
+
+static xmlNode *make_disk(xmlNode *devices, const struct vmdef_disk *disk)
+{
+	xmlNode *e = add(devices, "disk", NULL), *driver, *source, *target;
+	char name[] = "vda";
+
+	while (target_taken(devices, name) && name[2] < 'z')
+		name[2]++;
+	set(e, "type", strncmp(disk->path, "/dev/", 5) ? "file" : "block");
+	set(e, "device", "disk");
+	driver = add(e, "driver", NULL);
+	set(driver, "name", "trivisor");
+	set(driver, "type", "raw");
+	source = add(e, "source", NULL);
+	set(source, strncmp(disk->path, "/dev/", 5) ? "file" : "dev", disk->path);
+	target = add(e, "target", NULL);
+	set(target, "dev", name);
+	set(target, "bus", "virtio");
+	return e;
+}
+
+static void set_alias(struct formatter *f, xmlNode *device, const char *name)
+{
+	xmlNode *alias = lv_xml_child(device, "alias");
+
+	if (!f->live || alias)
+		return;
+	alias = add(device, "alias", NULL);
+	set(alias, "name", name);
+}
+
+static void write_disks(struct formatter *f, xmlNode *devices)
+{
+	const struct vmdef *d = f->def;
+	xmlNode *e, *next;
+
+	for (e = lv_xml_child(devices, "disk"); e; e = next) {
+		bool there = false;
+
+		next = lv_xml_next(e, "disk");
+		for (unsigned i = 0; i < d->disk_count; i++)
+			there = there || disk_is(e, d->disks[i].path);
+		if (!there)
+			drop(e);
+	}
+	for (unsigned i = 0; i < d->disk_count; i++) {
+		char alias[32];
+
+		for (e = lv_xml_child(devices, "disk"); e && !disk_is(e, d->disks[i].path);)
+			e = lv_xml_next(e, "disk");
+		if (!e)
+			e = make_disk(devices, &d->disks[i]);
+		if (!d->disks[i].readonly)
+			drop_children(e, "readonly");
+		else if (!lv_xml_child(e, "readonly"))
+			add(e, "readonly", NULL);
+		snprintf(alias, sizeof(alias), "virtio-disk%u", i);
+		set_alias(f, e, alias);
+	}
+}
+
+static void write_serial(struct formatter *f, xmlNode *devices)
+{
+	static const char *const names[] = {"serial", "console"};
+
+	for (size_t i = 0; i < 2; i++) {
+		xmlNode *e = lv_xml_child(devices, names[i]), *target;
+
+		if (f->def->serial != VMDEF_SERIAL_CONSOLE) {
+			if (e && !lv_xml_attribute_is(e, "type", "null"))
+				drop(e);
+			continue;
+		}
+		if (!e) {
+			e = add(devices, names[i], NULL);
+			set(e, "type", "pty");
+			target = add(e, "target", NULL);
+			set(target, "type", i ? "serial" : "isa-serial");
+			set(target, "port", "0");
+		}
+		set_alias(f, e, "serial0");
+	}
+}
+
+static void write_devices(struct formatter *f)
+{
+	xmlNode *devices = copy_or_add(f, "devices");
+
+	write_disks(f, devices);
+	write_serial(f, devices);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------ */
+
+static void write_text(struct formatter *f, const char *name, const char *text)
+{
+	xmlNode *e;
+
+	if (!text || !text[0])
+		return;
+	e = add(f->root, name, text);
+	if (!strcmp(name, "memory") || !strcmp(name, "currentMemory"))
+		set(e, "unit", "KiB");
+	if (!strcmp(name, "vcpu"))
+		set(e, "placement", "static");
+}
+
+static void write_element(struct formatter *f, const char *name)
+{
+	const struct vmdef *d = f->def;
+	char number[32];
+
+	if (!strcmp(name, "name"))
+		write_text(f, name, d->name);
+	else if (!strcmp(name, "uuid"))
+		write_text(f, name, d->uuid);
+	else if (!strcmp(name, "title"))
+		write_text(f, name, d->title);
+	else if (!strcmp(name, "description"))
+		write_text(f, name, d->description);
+	else if (!strcmp(name, "metadata"))
+		write_metadata(f);
+	else if (!strcmp(name, "memory") || !strcmp(name, "currentMemory")) {
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)d->memory_mib * 1024);
+		write_text(f, name, number);
+	} else if (!strcmp(name, "vcpu")) {
+		snprintf(number, sizeof(number), "%u", d->vcpus);
+		write_text(f, name, number);
+	} else if (!strcmp(name, "os"))
+		write_os(f);
+	else if (!strcmp(name, "on_poweroff") || !strcmp(name, "on_crash"))
+		write_text(f, name, "destroy");
+	else if (!strcmp(name, "on_reboot"))
+		write_text(f, name, d->on_reboot == VMDEF_ON_REBOOT_RESTART ? "restart" : "destroy");
+	else if (!strcmp(name, "devices"))
+		write_devices(f);
+	else
+		copy_kept(f, name);
+}
+
+static void write_root(struct formatter *f)
+{
+	char id[16];
+
+	if (f->kept && type_says_mode(f))
+		set(f->root, "type", type_of_mode(f->def->mode));
+	else
+		set(f->root, "type", "trivisor");
+	if (f->live) {
+		snprintf(id, sizeof(id), "%d", f->info->id);
+		set(f->root, "id", id);
+	}
+	for (size_t i = 0; order[i]; i++)
+		write_element(f, order[i]);
+}
+
+static xmlDoc *read_kept(const struct vmdef *def)
+{
+	char error[200];
+
+	return def->libvirt_xml ? lv_xml_read(def->libvirt_xml, error, sizeof(error)) : NULL;
+}
+
+char *lv_xml_format(const struct daemon_vm_info *info, unsigned flags)
+{
+	struct formatter f = {.info = info, .def = info->def, .live = info->active && !(flags & VIR_DOMAIN_XML_INACTIVE)};
+	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0"), *kept;
+	char *text = NULL;
+
+	if (f.live && info->running_def)
+		f.def = info->running_def;
+	kept = read_kept(f.def);
+	if (doc) {
+		f.root = xmlNewDocNode(doc, NULL, (const xmlChar *)"domain", NULL);
+		xmlDocSetRootElement(doc, f.root);
+		f.kept = kept ? xmlDocGetRootElement(kept) : NULL;
+		write_root(&f);
+		text = lv_xml_print(f.root, true);
+	}
+	xmlFreeDoc(kept);
+	xmlFreeDoc(doc);
+	return text;
+}
+
+/* ---- what has no effect ------------------------------------------------------------------------------ */
+
+static void note_children(const xmlNode *parent, FILE *to)
+{
+	for (xmlNode *e = lv_xml_child(parent, NULL); e; e = lv_xml_next(e, NULL)) {
+		char path[200];
+
+		if (lv_xml_effect_of(e) != LV_XML_NO_EFFECT)
+			continue;
+		lv_xml_path(e, path, sizeof(path));
+		fprintf(to, "%s: kept, but has no effect in this version\n", path);
+	}
+}
+
+char *lv_xml_without_effect(const struct vmdef *def)
+{
+	xmlDoc *doc = read_kept(def);
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *to = doc ? open_memstream(&text, &bytes) : NULL;
+	xmlNode *root = doc ? xmlDocGetRootElement(doc) : NULL;
+
+	if (to) {
+		note_children(root, to);
+		note_children(lv_xml_child(root, "os"), to);
+		note_children(lv_xml_child(root, "devices"), to);
+		if (fclose(to) || !bytes) {
+			free(text);
+			text = NULL;
+		}
+	}
+	xmlFreeDoc(doc);
+	return text;
+}

@@ -1,0 +1,523 @@
+/* Domain XML to a definition: what has a key gets it, the rest is kept as it was or refused by its path. */
+#include "api/libvirt/private.h"
+#include "api/libvirt/xml.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+struct parser {
+	json_object *definition, *boot, *disks;
+	xmlNode *root;
+	bool has_serial;
+	int code; /* VIR_ERR_*; 0: no error yet */
+	char *error;
+	size_t error_size;
+};
+
+__attribute__((format(printf, 3, 4))) static bool refuse(struct parser *p, int code, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(p->error, p->error_size, format, args);
+	va_end(args);
+	p->code = code;
+	return false;
+}
+
+__attribute__((format(printf, 3, 4))) static bool refuse_node(struct parser *p, const xmlNode *node,
+							      const char *format, ...)
+{
+	char path[300], why[600];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(why, sizeof(why), format, args);
+	va_end(args);
+	lv_xml_path(node, path, sizeof(path));
+	return refuse(p, VIR_ERR_CONFIG_UNSUPPORTED, "%s: %s", path, why);
+}
+
+static bool put_text(struct parser *p, json_object *to, const char *key, const xmlNode *node)
+{
+	char *text = lv_xml_text(node);
+
+	if (!text)
+		return refuse(p, VIR_ERR_NO_MEMORY, "out of memory");
+	if (text[0])
+		json_object_object_add(to, key, json_object_new_string(text));
+	free(text);
+	return true;
+}
+
+/* ---- numbers ---------------------------------------------------------------------------- */
+
+static bool get_number(struct parser *p, const xmlNode *node, const char *text, uint64_t *ret)
+{
+	char *end = NULL;
+	unsigned long long n;
+
+	errno = 0;
+	n = strtoull(text ? text : "", &end, 10);
+	if (!text || errno || end == text || *end || text[0] == '-')
+		return refuse_node(p, node, "a number is wanted, not \"%.60s\"", text ? text : "");
+	*ret = n;
+	return true;
+}
+
+/* Decimal and binary units as libvirt reads them; without one it is KiB. */
+static bool get_kib(struct parser *p, const xmlNode *node, uint64_t *ret_kib)
+{
+	static const struct {
+		const char *name;
+		uint64_t bytes;
+	} units[] = {
+		{"b", 1},           {"bytes", 1},     {"KB", 1000},         {"k", 1024},        {"KiB", 1024},
+		{"MB", 1000000},    {"M", 1u << 20},  {"MiB", 1u << 20},    {"GB", 1000000000}, {"G", 1u << 30},
+		{"GiB", 1u << 30},  {"TB", 1000000000000}, {"T", 1ull << 40}, {"TiB", 1ull << 40},
+	};
+	char *unit = lv_xml_attribute(node, "unit"), *text = lv_xml_text(node);
+	uint64_t n = 0, scale = unit ? 0 : 1024;
+	bool ok = get_number(p, node, text, &n);
+
+	for (size_t i = 0; unit && i < sizeof(units) / sizeof(units[0]); i++)
+		if (!strcasecmp(units[i].name, unit))
+			scale = units[i].bytes;
+	if (ok && !scale)
+		ok = refuse_node(p, node, "the unit \"%.20s\" is not known", unit);
+	if (ok && n > UINT64_MAX / scale)
+		ok = refuse_node(p, node, "%s is too much", text);
+	if (ok)
+		*ret_kib = (n * scale + 1023) / 1024;
+	xmlFree(unit);
+	free(text);
+	return ok;
+}
+
+/* ---- elements of <domain> ------------------------------------------------------------------ */
+
+static bool take_memory(struct parser *p, const xmlNode *node)
+{
+	uint64_t kib = 0, current;
+	xmlNode *now = lv_xml_child(p->root, "currentMemory");
+
+	if (!get_kib(p, node, &kib))
+		return false;
+	if ((kib + 1023) / 1024 > VMDEF_MEMORY_MAX_MIB || kib == 0)
+		return refuse_node(p, node, "from %d to %d MiB are possible", VMDEF_MEMORY_MIN_MIB,
+				   VMDEF_MEMORY_MAX_MIB);
+	json_object_object_add(p->definition, "memory_mib", json_object_new_int64((int64_t)((kib + 1023) / 1024)));
+	if (!now)
+		return true;
+	if (!get_kib(p, now, &current))
+		return false;
+	/* libvirt takes the smaller one, with a balloon; without a balloon a guest has what it was given. */
+	if (current < kib)
+		return refuse_node(p, now, "less than <memory> needs a balloon, which this machine does not have; "
+					   "make both the same");
+	return true;
+}
+
+static bool take_vcpu(struct parser *p, const xmlNode *node)
+{
+	char *text = lv_xml_text(node), *current = lv_xml_attribute(node, "current"),
+	     *set = lv_xml_attribute(node, "cpuset");
+	uint64_t n = 0, now = 0;
+	bool ok = get_number(p, node, text, &n);
+
+	if (ok && (n < 1 || n > VMDEF_VCPUS_MAX))
+		ok = refuse_node(p, node, "from 1 to %d are possible", VMDEF_VCPUS_MAX);
+	if (ok && current && (ok = get_number(p, node, current, &now)) && now != n)
+		ok = refuse_node(p, node, "processors cannot be plugged: current must be %s", text);
+	if (ok && set)
+		ok = refuse_node(p, node, "cpuset is not supported; take the attribute out");
+	if (ok)
+		json_object_object_add(p->definition, "vcpus", json_object_new_int64((int64_t)n));
+	xmlFree(current);
+	xmlFree(set);
+	free(text);
+	return ok;
+}
+
+static bool take_cpu(struct parser *p, const xmlNode *node)
+{
+	static const char *const parts[] = {"dies", "sockets", "cores", "threads"};
+	xmlNode *topology = lv_xml_child(node, "topology"), *vcpu = lv_xml_child(p->root, "vcpu");
+	char *text = vcpu ? lv_xml_text(vcpu) : NULL;
+	uint64_t product = 1, n = 1, vcpus = text ? strtoull(text, NULL, 10) : 1;
+	bool ok = true;
+
+	for (size_t i = 0; ok && topology && i < 4; i++) {
+		char *part = lv_xml_attribute(topology, parts[i]);
+
+		ok = !part || get_number(p, topology, part, &n);
+		product *= part && n < 1000 ? n : 1;
+		xmlFree(part);
+	}
+	free(text);
+	if (ok && topology && product != vcpus)
+		return refuse_node(p, topology, "it has %llu processors, <vcpu> %llu", (unsigned long long)product,
+				   (unsigned long long)vcpus);
+	return ok;
+}
+
+static bool take_action(struct parser *p, const xmlNode *node)
+{
+	char *text = lv_xml_text(node);
+	bool ok = text != NULL, restart = text && !strcmp(text, "restart"),
+	     destroy = text && (!strcmp(text, "destroy") || !strcmp(text, "preserve"));
+
+	if (!ok)
+		return refuse(p, VIR_ERR_NO_MEMORY, "out of memory");
+	if (lv_xml_is(node, "on_reboot")) {
+		if (restart || destroy)
+			json_object_object_add(p->definition, "on_reboot",
+					       json_object_new_string(restart ? "restart" : "shutdown"));
+		else
+			ok = refuse_node(p, node, "\"%.40s\" is not possible; restart and destroy are", text);
+	} else if (strcmp(text, "destroy")) {
+		/* A crashed or powered-off domain is not started again, and leaves no process behind. virt-install
+		 * writes restart or destroy for crashes; what cannot be done is said. */
+		ok = refuse_node(p, node, "\"%.40s\" is not possible; destroy is", text);
+	}
+	free(text);
+	return ok;
+}
+
+/* <trivisor:vm mode="bt" workload="web"/> */
+static bool take_own_metadata(struct parser *p, const xmlNode *node)
+{
+	static const struct {
+		const char *attribute, *key;
+		bool boolean;
+	} rows[] = {{"mode", "mode", false},
+		    {"workload", "workload", false},
+		    {"paravirt", "paravirt", true},
+		    {"debug-exit", "debug_exit", true},
+		    {"debug-console", "debug_console", true}};
+
+	for (const xmlAttr *a = node->properties; a; a = a->next) {
+		size_t i = 0;
+		char *value;
+
+		while (i < sizeof(rows) / sizeof(rows[0]) && strcmp(rows[i].attribute, (const char *)a->name))
+			i++;
+		if (i == sizeof(rows) / sizeof(rows[0]))
+			return refuse_node(p, node,
+					   "the attribute %.60s is not known; known: mode, workload, paravirt, debug-exit, "
+					   "debug-console",
+					   (const char *)a->name);
+		value = lv_xml_attribute(node, rows[i].attribute);
+		if (rows[i].boolean && value && (!strcmp(value, "yes") || !strcmp(value, "no")))
+			json_object_object_add(p->definition, rows[i].key,
+					       json_object_new_boolean(!strcmp(value, "yes")));
+		else
+			json_object_object_add(p->definition, rows[i].key, json_object_new_string(value ? value : ""));
+		xmlFree(value);
+	}
+	return true;
+}
+
+static bool take_metadata(struct parser *p, const xmlNode *node)
+{
+	for (xmlNode *e = lv_xml_child(node, NULL); e; e = lv_xml_next(e, NULL)) {
+		if (!e->ns)
+			return refuse_node(p, e, "elements of <metadata> need a namespace of their own");
+		if (!strcmp((const char *)e->ns->href, LV_XML_NAMESPACE) && !take_own_metadata(p, e))
+			return false;
+	}
+	return true;
+}
+
+static bool take_type(struct parser *p, const char *os_type)
+{
+	static const struct {
+		const char *type, *mode;
+	} rows[] = {{"trivisor", "auto"}, {"kvm", "hvm"}, {"qemu", "bt"}, {"xen", "pv"}};
+	char *type = lv_xml_attribute(p->root, "type");
+	const char *mode = NULL;
+	bool ok = true;
+
+	for (size_t i = 0; type && i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (!strcmp(rows[i].type, type))
+			mode = rows[i].mode;
+	if (!mode)
+		ok = refuse(p, type ? VIR_ERR_CONFIG_UNSUPPORTED : VIR_ERR_XML_ERROR,
+			    "/domain: the type \"%.40s\" is not known; trivisor lets the policy choose, kvm asks for hvm, qemu "
+			    "for bt, xen for pv",
+			    type ? type : "");
+	else if (strcmp(os_type, "hvm") && strcmp(mode, "pv"))
+		ok = refuse(p, VIR_ERR_CONFIG_UNSUPPORTED,
+			    "/domain/os/type: \"%.40s\" does not go with the domain type %s; hvm does", os_type, type);
+	else if (!strcmp(mode, "pv") && strcmp(os_type, "xen") && strcmp(os_type, "linux"))
+		ok = refuse(p, VIR_ERR_CONFIG_UNSUPPORTED,
+			    "/domain/os/type: the domain type xen runs paravirtual guests (xen), not \"%.40s\"", os_type);
+	else
+		json_object_object_add(p->definition, "mode", json_object_new_string(mode));
+	xmlFree(type);
+	return ok;
+}
+
+/* ---- <os> ----------------------------------------------------------------------------------- */
+
+static bool take_os_type(struct parser *p, const xmlNode *node)
+{
+	char *arch = lv_xml_attribute(node, "arch"), *text = lv_xml_text(node);
+	bool ok = text != NULL;
+
+	if (arch && strcmp(arch, "x86_64") && strcmp(arch, "i686"))
+		ok = refuse_node(p, node, "the architecture \"%.40s\" is not possible; x86_64 and i686 are", arch);
+	if (ok)
+		ok = take_type(p, text);
+	xmlFree(arch);
+	free(text);
+	return ok;
+}
+
+static bool take_default_firmware(struct parser *p, const xmlNode *os)
+{
+	for (size_t i = 0; lv_xml_seabios[i]; i++)
+		if (access(lv_xml_seabios[i], R_OK) == 0) {
+			json_object_object_add(p->boot, "firmware", json_object_new_string(lv_xml_seabios[i]));
+			return true;
+		}
+	return refuse_node(p, os, "nothing to boot: give <kernel> or <loader>, or install SeaBIOS (Debian: seabios)");
+}
+
+static bool take_os(struct parser *p, const xmlNode *os)
+{
+	static const struct {
+		const char *element, *key;
+	} rows[] = {{"loader", "firmware"}, {"kernel", "kernel"}, {"initrd", "initrd"}, {"cmdline", "cmdline"}};
+	xmlNode *type = lv_xml_child(os, "type");
+	char *firmware = lv_xml_attribute(os, "firmware");
+	bool efi = firmware && strcmp(firmware, "bios");
+
+	xmlFree(firmware);
+	if (efi)
+		return refuse_node(p, os, "firmware is not chosen by kind here; name its file in <loader>");
+	if (!type)
+		return refuse(p, VIR_ERR_XML_ERROR, "/domain/os/type is missing");
+	if (!take_os_type(p, type))
+		return false;
+	for (size_t i = 0; i < 4; i++) {
+		xmlNode *e = lv_xml_child(os, rows[i].element);
+
+		if (e && !put_text(p, p->boot, rows[i].key, e))
+			return false;
+	}
+	if (json_object_object_get_ex(p->boot, "kernel", NULL) || json_object_object_get_ex(p->boot, "firmware", NULL))
+		return true;
+	return take_default_firmware(p, os);
+}
+
+/* ---- <devices> -------------------------------------------------------------------------------- */
+
+static bool check_disk(struct parser *p, const xmlNode *disk)
+{
+	xmlNode *driver = lv_xml_child(disk, "driver"), *target = lv_xml_child(disk, "target");
+	char *device = lv_xml_attribute(disk, "device"), *type = lv_xml_attribute(disk, "type"),
+	     *format = lv_xml_attribute(driver, "type"), *bus = lv_xml_attribute(target, "bus");
+	bool ok = true;
+
+	if (type && strcmp(type, "file") && strcmp(type, "block"))
+		ok = refuse_node(p, disk, "a disk of type \"%.40s\" is not possible; file and block are", type);
+	else if (device && strcmp(device, "disk"))
+		ok = refuse_node(p, disk, "this machine has no %.40s; a disk is possible", device);
+	else if (format && strcmp(format, "raw"))
+		ok = refuse_node(p, driver, "the format \"%.40s\" is not possible yet; raw is", format);
+	else if (!target)
+		ok = refuse(p, VIR_ERR_XML_ERROR, "a <disk> has no <target>");
+	else if (bus && strcmp(bus, "virtio"))
+		ok = refuse_node(p, target, "the bus \"%.40s\" is not possible; virtio is", bus);
+	xmlFree(device);
+	xmlFree(type);
+	xmlFree(format);
+	xmlFree(bus);
+	return ok;
+}
+
+static bool take_disk(struct parser *p, xmlNode *disk)
+{
+	static const char *const refused[] = {"encryption", "iotune", "mirror", "auth", "blockio", NULL};
+	xmlNode *source = lv_xml_child(disk, "source"), *target;
+	json_object *item;
+	char *path;
+
+	if (!check_disk(p, disk))
+		return false;
+	for (size_t i = 0; refused[i]; i++)
+		if (lv_xml_child(disk, refused[i]))
+			return refuse_node(p, lv_xml_child(disk, refused[i]), "not supported");
+	path = lv_xml_attribute(source, lv_xml_attribute_is(disk, "type", "block") ? "dev" : "file");
+	if (!path)
+		return refuse_node(p, disk, "its <source> names no file");
+	target = lv_xml_child(disk, "target");
+	for (xmlNode *other = lv_xml_child(disk->parent, "disk"); other != disk; other = lv_xml_next(other, "disk")) {
+		char *a = lv_xml_attribute(target, "dev"), *b = lv_xml_attribute(lv_xml_child(other, "target"), "dev");
+		bool same = a && b && !strcmp(a, b);
+
+		if (same || !a)
+			refuse(p, VIR_ERR_XML_ERROR, "target '%.60s' duplicated for disk sources", a ? a : "");
+		xmlFree(a);
+		xmlFree(b);
+		if (same || !a) {
+			xmlFree(path);
+			return false;
+		}
+	}
+	item = json_object_new_object();
+	json_object_object_add(item, "path", json_object_new_string(path));
+	json_object_object_add(item, "readonly", json_object_new_boolean(lv_xml_child(disk, "readonly") != NULL));
+	json_object_array_add(p->disks, item);
+	xmlFree(path);
+	return true;
+}
+
+static bool take_serial(struct parser *p, xmlNode *node)
+{
+	xmlNode *target = lv_xml_child(node, "target");
+	char *type = lv_xml_attribute(node, "type"), *port = lv_xml_attribute(target, "port"),
+	     *kind = lv_xml_attribute(target, "type");
+	bool ok = true, console = lv_xml_is(node, "console");
+
+	if (type && strcmp(type, "pty") && strcmp(type, "null"))
+		ok = refuse_node(p, node, "the type \"%.40s\" is not possible; pty is (virsh console, trictl console)", type);
+	else if (port && strcmp(port, "0"))
+		ok = refuse_node(p, node, "only the first serial port (port 0) can be connected");
+	else if (kind && strcmp(kind, "serial") && strcmp(kind, "isa-serial"))
+		ok = refuse_node(p, node, "a console of type \"%.40s\" is not possible; serial is", kind);
+	else if (lv_xml_next(node, (const char *)node->name))
+		ok = refuse_node(p, lv_xml_next(node, (const char *)node->name), "one %s is possible",
+				 console ? "console" : "serial port");
+	else if (!type || strcmp(type, "null"))
+		p->has_serial = true;
+	xmlFree(type);
+	xmlFree(port);
+	xmlFree(kind);
+	return ok;
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------ */
+
+static bool check_element(struct parser *p, const xmlNode *e)
+{
+	switch (lv_xml_effect_of(e)) {
+	case LV_XML_UNKNOWN: return refuse_node(p, e, "not known here; take the element out");
+	case LV_XML_REFUSED:
+		return refuse_node(p, e, lv_xml_is(e, "interface")
+						 ? "this version has no network device; take the element out"
+						 : "not supported by this version; take the element out");
+	default: return true;
+	}
+}
+
+static bool take_devices(struct parser *p, xmlNode *devices)
+{
+	for (xmlNode *e = lv_xml_child(devices, NULL); e; e = lv_xml_next(e, NULL)) {
+		if (!check_element(p, e))
+			return false;
+		if (lv_xml_is(e, "disk") && !take_disk(p, e))
+			return false;
+		if ((lv_xml_is(e, "serial") || lv_xml_is(e, "console")) && !take_serial(p, e))
+			return false;
+	}
+	return true;
+}
+
+static bool take_element(struct parser *p, xmlNode *e)
+{
+	static const struct {
+		const char *name, *key;
+		bool (*take)(struct parser *p, const xmlNode *node);
+	} rows[] = {
+		{"name", "name", NULL},           {"uuid", "uuid", NULL},       {"title", "title", NULL},
+		{"description", "description", NULL}, {"memory", NULL, take_memory}, {"vcpu", NULL, take_vcpu},
+		{"cpu", NULL, take_cpu},          {"on_reboot", NULL, take_action}, {"on_crash", NULL, take_action},
+		{"on_poweroff", NULL, take_action},
+	};
+
+	if (!check_element(p, e))
+		return false;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (lv_xml_is(e, rows[i].name))
+			return rows[i].take ? rows[i].take(p, e) : put_text(p, p->definition, rows[i].key, e);
+	if (!lv_xml_is(e, "os"))
+		return !lv_xml_is(e, "devices") || take_devices(p, e);
+	for (xmlNode *child = lv_xml_child(e, NULL); child; child = lv_xml_next(child, NULL))
+		if (!check_element(p, child))
+			return false;
+	return take_os(p, e);
+}
+
+static bool take_root(struct parser *p)
+{
+	static const char *const required[] = {"name", "memory", "os"};
+
+	if (!lv_xml_is(p->root, "domain"))
+		return refuse(p, VIR_ERR_XML_ERROR, "unexpected root element <%.60s>, expecting <domain>",
+			      (const char *)p->root->name);
+	for (size_t i = 0; i < 3; i++) {
+		xmlNode *e = lv_xml_child(p->root, required[i]);
+
+		if (!e)
+			return refuse(p, VIR_ERR_XML_ERROR, "/domain/%s is missing", required[i]);
+		if (lv_xml_next(e, required[i]))
+			return refuse(p, VIR_ERR_XML_ERROR, "/domain/%s is there twice", required[i]);
+	}
+	for (xmlNode *e = lv_xml_child(p->root, NULL); e; e = lv_xml_next(e, NULL))
+		if (!take_element(p, e))
+			return false;
+	/* Last: what it says outranks the domain's type. */
+	for (xmlNode *e = lv_xml_child(p->root, "metadata"); e; e = lv_xml_next(e, "metadata"))
+		if (!take_metadata(p, e))
+			return false;
+	json_object_object_add(p->definition, "serial", json_object_new_string(p->has_serial ? "console" : "none"));
+	return true;
+}
+
+int lv_xml_parse(const char *xml, const struct vmdef *old, json_object **ret_definition, int *ret_code, char *error,
+		 size_t error_size)
+{
+	struct parser p = {.definition = json_object_new_object(),
+			   .boot = json_object_new_object(),
+			   .disks = json_object_new_array(),
+			   .error = error,
+			   .error_size = error_size};
+	xmlDoc *doc = NULL;
+	char *text = NULL;
+
+	json_object_object_add(p.definition, "boot", p.boot);
+	json_object_object_add(p.definition, "disks", p.disks);
+	if (strlen(xml) > LV_XML_MAX)
+		refuse(&p, VIR_ERR_XML_ERROR, "%zu bytes of XML are too long; at most %zu", strlen(xml), LV_XML_MAX);
+	else if (!(doc = lv_xml_read(xml, error, error_size)))
+		p.code = VIR_ERR_XML_DETAIL;
+	else if (!(p.root = xmlDocGetRootElement(doc)))
+		refuse(&p, VIR_ERR_XML_ERROR, "there is no element in it");
+	else if (take_root(&p)) {
+		text = lv_xml_print(p.root, false);
+		if (text)
+			json_object_object_add(p.definition, "libvirt_xml", json_object_new_string(text));
+		else
+			refuse(&p, VIR_ERR_NO_MEMORY, "out of memory");
+		if (old)
+			json_object_object_add(p.definition, "autostart", json_object_new_boolean(old->autostart));
+	}
+	free(text);
+	xmlFreeDoc(doc);
+	if (p.code) {
+		json_object_put(p.definition);
+		*ret_code = p.code;
+		return -EINVAL;
+	}
+	*ret_definition = p.definition;
+	return 0;
+}

@@ -1,0 +1,250 @@
+#!/usr/bin/python3
+"""Debian's virsh, unmodified, drives the daemon: host, definitions, lives of domains, consoles, what is refused."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lvtest import READY, TINY, Virsh, domain, uri
+from vmtest import UP, Console, Daemon, Failed, Tap, check, kernel_image, make_initramfs, scratch, wait_until
+
+
+def write(d, name, xml):
+    path = os.path.join(d.folder, name + ".xml")
+    with open(path, "w") as f:
+        f.write(xml)
+    return path
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, command, environment):
+        master, slave = pty.openpty()
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True)
+        os.close(slave)
+        self.fd = master
+        self.text = ""
+
+    def pump(self, seconds):
+        if not select.select([self.fd], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:
+            return False
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+    def expect(self, pattern, timeout=60):
+        deadline = time.monotonic() + timeout
+        while not re.search(pattern, self.text):
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.pump(left):
+                raise Failed(f"{pattern!r} was not seen: {self.text[-1000:]!r}")
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def end(self):
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:
+            check(time.monotonic() < deadline, f"does not end: {self.text[-500:]!r}")
+            self.pump(0.1)
+        os.close(self.fd)
+        return self.process.returncode
+
+
+def host(d):
+    v = Virsh(d)
+    check(v("hostname") == os.uname().nodename, v("hostname"))
+    check("trivisor" in v("version", "--daemon") and "9.0.0" in v("version"), v("version"))
+    info = v("nodeinfo")
+    check(int(re.search(r"CPU\(s\):\s+(\d+)", info)[1]) == os.cpu_count(), info)
+    capabilities = ET.fromstring(v("capabilities"))
+    check(capabilities.find("host/cpu/arch").text == "x86_64", "capabilities: arch")
+    types = {e.get("type") for e in capabilities.findall("guest/arch/domain")}
+    check({"trivisor", "qemu"} <= types, f"domain types {types}")
+    usable = {m["mode"] for m in d.rpc.result("modes.list") if m["usable"]}
+    check("kvm" not in types or "hvm" in usable, f"kvm is listed although hvm cannot be used: {types} {usable}")
+    domcaps = ET.fromstring(v("domcapabilities"))
+    check(domcaps.find("devices/disk/enum[@name='bus']/value").text == "virtio" and domcaps.find("devices/graphics").get("supported") == "no", "")
+    v.fails("domcapabilities", "--virttype", "lxc", word="lxc")
+    for command in ("nodecpustats", "nodememstats", "nodecpumap", "freecell", "sysinfo", "maxvcpus", "uri"):
+        check(v(command), command)
+    for command in ("net-list", "pool-list", "iface-list", "nodedev-list", "nwfilter-list", "secret-list"):
+        v(command)
+    v.fails("net-info", "default", word="default")
+    v.fails("pool-info", "default", word="default")
+    # Names that tools insist on, and one that nobody serves.
+    for name in ("qemu+unix:///system", "qemu+unix:///session", "trivisor+unix:///session"):
+        r = subprocess.run(["virsh", "-q", "-c", uri(d, name), "list"], capture_output=True, text=True, env=v.environment)
+        check(r.returncode == 0, f"{name}: {r.stderr}")
+    r = subprocess.run(["virsh", "-q", "-c", uri(d, "zork+unix:///system"), "list"], capture_output=True, text=True, env=v.environment)
+    check(r.returncode and "no connection driver available for zork:///system" in r.stderr, r.stderr)
+
+
+def life(d):
+    v = Virsh(d)
+    path = write(d, "life", domain("life", extra="<title>a title</title><description>one\ntwo &lt;3&gt;</description>"))
+    v("define", path)
+    check(v("domstate", "life") == "shut off", "defined")
+    listed = d.rpc.result("vm.list")
+    check([vm["name"] for vm in listed] == ["life"] and listed[0]["memory_mib"] == 32, str(listed))
+    uuid = v("domuuid", "life")
+    check(uuid == listed[0]["uuid"], uuid)
+    v("start", "life")
+    check(v("domstate", "life", "--reason") == "running (booted)", v("domstate", "life", "--reason"))
+    number = int(v("domid", "life"))
+    check(number > 0 and v("domname", str(number)) == "life" and v("domname", uuid) == "life", "lookups")
+    info = v("dominfo", "life")
+    check("running" in info and "32768 KiB" in info and re.search(r"Persistent:\s+yes", info), info)
+    live = ET.fromstring(v("dumpxml", "life"))
+    check(live.get("id") == str(number) and live.find("description").text == "one\ntwo <3>" and live.find("title").text == "a title", ET.tostring(live))
+    check(ET.fromstring(v("dumpxml", "life", "--inactive")).get("id") is None, "an id in the inactive XML")
+    v.fails("start", "life", word="already active")
+    v("suspend", "life")
+    check(v("domstate", "life") == "paused", "paused")
+    v("suspend", "life")
+    v("resume", "life")
+    v.fails("resume", "life", word="domain is already running")
+    console = Console(d.rpc.result("vm.console", ["life"])["path"])
+    console.expect(READY)
+    v("reset", "life")
+    console.expect(READY)
+    v("reboot", "life")
+    console.expect("tiny: power button")
+    console.expect(READY)
+    check(v("domid", "life") == str(number), "a reboot made another process")
+    v("shutdown", "life")
+    wait_until("shutdown", lambda: v("domstate", "life", "--reason") == "shut off (shutdown)")
+    for command in ("destroy", "suspend", "shutdown", "reboot", "reset"):
+        v.fails(command, "life", word="domain is not running")
+    v("start", "life", "--paused")
+    check(v("domstate", "life") == "paused", "started paused")
+    console = Console(d.rpc.result("vm.console", ["life"])["path"])
+    check(console.pump(0.3) and READY not in console.text, "a paused guest ran")
+    v("resume", "life")
+    console.expect(READY)
+    v("destroy", "life")
+    check(v("domstate", "life", "--reason") == "shut off (destroyed)", "destroyed")
+    v("undefine", "life")
+    check(d.rpc.result("vm.list") == [], "undefined")
+    v.fails("dominfo", "life", word="failed to get domain 'life'")
+
+
+def transient(d):
+    v = Virsh(d)
+    path = write(d, "passing", domain("passing", uuid="11111111-2222-4333-8444-555555555555"))
+    v("create", path)
+    check(re.search(r"Persistent:\s+no", v("dominfo", "passing")), "transient")
+    v.fails("create", path, word="already active")
+    v.fails("undefine", "passing", word="transient")
+    # As virt-install does: first run it, then keep it.
+    v("define", path)
+    check(re.search(r"Persistent:\s+yes", v("dominfo", "passing")), "kept")
+    v("undefine", "passing")
+    check(re.search(r"Persistent:\s+no", v("dominfo", "passing")), "undefined while it runs")
+    v("define", path)
+    v("destroy", "passing")
+    check(v("domstate", "passing") == "shut off", "a kept domain went with its end")
+    v("undefine", "passing")
+    v("create", path, "--paused")
+    check(v("domstate", "passing") == "paused", "created paused")
+    v("destroy", "passing")
+    check(v("list", "--all") == "", "a transient domain stayed")
+
+
+def refused(d):
+    v = Virsh(d)
+    first = "aaaaaaaa-0000-4000-8000-000000000001"
+    v("define", write(d, "one", domain("one", uuid=first)))
+    v.fails("define", write(d, "x", domain("one", uuid=first[:-1] + "2")), word="domain 'one' already exists with uuid " + first)
+    v.fails("define", write(d, "x", domain("other", uuid=first)), word="domain 'one' is already defined with uuid " + first)
+    v("define", write(d, "x", domain("one", uuid=first, memory=48)))
+    check("49152 KiB" in v("dominfo", "one"), "redefined")
+    for xml, word in (("<domain", "(domain_definition):1:"), ("<network/>", "unexpected root element <network>, expecting <domain>"),
+                      (domain("x", kind="lxc"), 'the type "lxc" is not known'),
+                      ("<!DOCTYPE a [<!ENTITY b 'c'>]>" + domain("x"), "document type"),
+                      (domain("x", devices="<interface type='network'><source network='default'/></interface>"), "/domain/devices/interface: "),
+                      (domain("x", devices="<toaster/>"), "/domain/devices/toaster: not known"),
+                      (domain("x", devices="<disk type='file' device='cdrom'><source file='/a'/><target dev='sda' bus='sata'/></disk>"), "cdrom"),
+                      (domain("x", extra="<cputune/>"), "/domain/cputune"), (domain("x", memory=0), "/domain/memory"),
+                      (domain("a b"), "cannot be a VM's name"), (domain("x").replace("<vcpu>1", "<vcpu>400"), "/domain/vcpu")):
+        text = v.fails("define", write(d, "x", xml), word=word)
+        check("error" in text, text)
+    v("undefine", "one")
+    check(v("list", "--all") == "", "something refused was defined")
+
+
+def console(d):
+    v = Virsh(d)
+    v("create", write(d, "con", domain("con")))
+    first = Terminal([*v.command, "console", "con"], v.environment)
+    first.expect(READY)
+    first.type("a")
+    first.expect(r"\[a\]")
+    second = Terminal([*v.command, "console", "con", "--force"], v.environment)
+    second.expect(READY)
+    first.end()  # --force took it away
+    second.type("b")
+    second.expect(r"\[b\]")
+    second.type("\x1d")  # ^]
+    check(second.end() == 0, "the escape character")
+    third = Terminal([*v.command, "console", "con"], v.environment)
+    third.expect(r"\[b\]")  # the scrollback
+    third.type("q")
+    third.end()  # the domain has ended
+    v.fails("domid", "con")
+    v.fails("console", "con", word="failed to get domain")
+
+
+def readonly(d):
+    v, r = Virsh(d), Virsh(d, readonly=True)
+    v("define", write(d, "ro", domain("ro")))
+    check("ro" in r("list", "--all") and "<name>ro</name>" in r("dumpxml", "ro"), "reading")
+    r.fails("start", "ro", word="read only")
+    r.fails("undefine", "ro", word="read only")
+    # The library says so already; the server must too.
+    r.command.remove("-r")
+    r.fails("start", "ro", word="read only access prevents domain_create")
+    r.fails("undefine", "ro", word="read only")
+    v("undefine", "ro")
+
+
+def debian(d):
+    """Debian's own kernel, from definition to a command on the console and back."""
+    v = Virsh(d)
+    initrd = make_initramfs(os.path.join(d.folder, "initrd"))
+    boot = f"<initrd>{initrd}</initrd><cmdline>console=ttyS0</cmdline>"
+    v("define", write(d, "debian", domain("debian", kernel=kernel_image(), memory=256, boot=boot)))
+    v("start", "debian")
+    terminal = Terminal([*v.command, "console", "debian"], v.environment)
+    terminal.expect(UP, 180)
+    terminal.type("uname -sr; echo 'to''gether'\n")
+    terminal.expect("together", 60)
+    check("Linux" in terminal.text, terminal.text[-300:])
+    terminal.type("poweroff\n")
+    terminal.end()
+    wait_until("poweroff", lambda: v("domstate", "debian", "--reason") == "shut off (shutdown)", 60)
+    v("undefine", "debian")
+
+
+def main():
+    tap = Tap()
+    for test in (host, life, transient, refused, console, readonly, debian):
+        with scratch() as folder:
+            def one():
+                with Daemon(folder) as d:
+                    test(d)
+            tap.run(f"virsh: {test.__name__}", one)
+    tap.finish()
+
+
+main()
