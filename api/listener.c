@@ -142,7 +142,7 @@ int listener_create(struct event_base *base, const struct listener_config *confi
 	if (listener->fd < 0) {
 		rc = listener->fd;
 		snprintf(error, error_size, "%s: %s%s%s", config->path, strerror(-rc),
-			 rc == -EADDRINUSE ? "; another daemon serves it, name another with "
+			 rc == -EADDRINUSE ? "; another trivisord serves it, name another with "
 			 : rc == -EEXIST   ? "; something that is no socket is there"
 					   : "",
 			 rc == -EADDRINUSE ? config->option : "");

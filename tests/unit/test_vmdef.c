@@ -43,7 +43,8 @@ static const char full[] =
 	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":1024,"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
 	"\"firmware\":\"/f\"},\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
-	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true}";
+	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
+	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\"}";
 
 static void takes_everything(void **state)
 {
@@ -56,6 +57,8 @@ static void takes_everything(void **state)
 	assert_true(def->disks[1].readonly);
 	assert_int_equal(def->paravirt, VMDEF_NO);
 	assert_true(def->debug_console);
+	assert_true(def->autostart);
+	assert_string_equal(def->description, "two\n\tlines");
 	vmdef_free(def);
 }
 
@@ -151,6 +154,8 @@ static const struct refusal refusals[] = {
 	{VM("\"disks\":[{}]"), "disks[0]: the key path is missing"},
 	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, readonly"},
 	{VM("\"disks\":[{\"path\":\"/a\",\"readonly\":1}]"), "disks[0].readonly: true or false is wanted"},
+	{VM("\"title\":\"two\\nlines\""), "title: a control character (0x0a) at byte 3"},
+	{VM("\"description\":\"a bell\\u0007\""), "description: a control character (0x07) at byte 6"},
 	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
 	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
 	{VM("\"debug_exit\":1"), "debug_exit: true or false is wanted"},
