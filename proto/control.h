@@ -16,6 +16,7 @@
 #define CONTROL_FILE_DEFINITION "definition.json"
 #define CONTROL_FILE_SOCKET "control.sock"
 #define CONTROL_FILE_CONSOLE "console.sock" /* raw bytes both ways; the scrollback first */
+#define CONTROL_FILE_GDB "gdb.sock" /* GDB's remote protocol; refuses until it is wanted */
 #define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */
 #define CONTROL_FILE_LOG "log"
 #define CONTROL_FILE_RESULT "result.json" /* there only when the VM has ended */
@@ -31,6 +32,7 @@
  *   reboot -> {}   the power button; once the guest has powered off, from power-on again
  *   stats         -> as in result.json's "stats"
  *   set           {"no_reboot":bool} -> {}
+ *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
 #define CONTROL_STATUS "status"
@@ -43,6 +45,7 @@
 #define CONTROL_NMI "nmi"
 #define CONTROL_RESET "reset"
 #define CONTROL_REBOOT "reboot"
+#define CONTROL_GDB "gdb"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"

@@ -85,7 +85,7 @@ static int clear_name(const char *path)
 	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int sock_listen(const char *path, unsigned permissions)
+int sock_bind(const char *path, unsigned permissions)
 {
 	int rc = clear_name(path);
 	if (rc)
@@ -98,7 +98,7 @@ int sock_listen(const char *path, unsigned permissions)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Linux gives the node the socket's own mode (less the umask), so nobody slips in before a chmod. */
 	if (fd < 0 || fchmod(fd, permissions) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    chmod(addr.sun_path, permissions) < 0 || listen(fd, SOMAXCONN) < 0) {
+	    chmod(addr.sun_path, permissions) < 0) {
 		rc = -errno;
 		if (fd >= 0)
 			close(fd);
@@ -106,4 +106,14 @@ int sock_listen(const char *path, unsigned permissions)
 	if (dir_fd >= 0)
 		close(dir_fd);
 	return rc ? rc : fd;
+}
+
+int sock_listen(const char *path, unsigned permissions)
+{
+	int fd = sock_bind(path, permissions);
+	if (fd < 0 || listen(fd, SOMAXCONN) == 0)
+		return fd;
+	int rc = -errno;
+	close(fd);
+	return rc;
 }

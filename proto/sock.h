@@ -8,6 +8,8 @@
  * Returns the descriptor or -errno.
  */
 int sock_listen(const char *path, unsigned permissions);
+/* The same without listening: clients are refused until somebody calls listen(2) on it. */
+int sock_bind(const char *path, unsigned permissions);
 /* Connects (blocking, close-on-exec). The descriptor or -errno. */
 int sock_connect(const char *path);
 /* The same with a non-blocking descriptor: -EAGAIN, instead of a wait, when the server's queue is full. */

@@ -28,6 +28,7 @@ enum field_type {
 	FIELD_TEXT,   /* char *, at most `max` bytes */
 	FIELD_PROSE,  /* the same; line ends and tabs are allowed */
 	FIELD_OBJECT, /* `fields` within the same structure */
+	FIELD_SOCKET, /* char *: absolute path, or "" for true; NULL for false */
 	FIELD_DISKS,
 	FIELD_MODULES,
 	FIELD_NICS,
@@ -47,6 +48,7 @@ struct field {
 
 static const char *const mode_names[] = {"auto", "bt", "hvm", "pv", NULL};
 static const char *const serial_names[] = {"console", "none", NULL};
+static const char *const gdb_names[] = {"auto", "i8086", "i386", "x86-64", NULL};
 static const char *const reboot_names[] = {"restart", "shutdown", NULL};
 
 #define AT(member) offsetof(struct vmdef, member)
@@ -85,6 +87,12 @@ static const struct field vm_fields[] = {
 	 .what = "a text for people"},
 	{.key = "libvirt_xml", .type = FIELD_PROSE, .offset = AT(libvirt_xml), .max = VMDEF_LIBVIRT_XML_MAX,
 	 .what = "the domain XML it was defined with: what has no key of its own is kept there"},
+	{.key = "gdb", .type = FIELD_SOCKET, .offset = AT(gdb),
+	 .what = "a socket for GDB's target remote: a path, or true for gdb.sock in the VM's directory"},
+	{.key = "gdb_architecture", .type = FIELD_ENUM, .offset = AT(gdb_architecture), .names = gdb_names,
+	 .what = "what GDB is told; auto goes by the mode that the first vCPU is in"},
+	{.key = "start_paused", .type = FIELD_BOOL, .offset = AT(start_paused),
+	 .what = "wait for a resume, or for GDB, before the first instruction"},
 	{.key = "debug_exit", .type = FIELD_BOOL, .offset = AT(debug_exit), .what = "port 0xf4 ends the VM"},
 	{.key = "debug_console", .type = FIELD_BOOL, .offset = AT(debug_console),
 	 .what = "port 0xe9 writes to the console"},
@@ -297,6 +305,21 @@ static int parse_word(struct json_object *value, const char *path, char *ret, ch
 	return 0;
 }
 
+static int parse_socket(struct json_object *value, const char *path, char **field, char *ret_error)
+{
+	if (json_object_is_type(value, json_type_boolean)) {
+		char *text = json_object_get_boolean(value) ? strdup("") : NULL;
+		if (!text && json_object_get_boolean(value))
+			return -ENOMEM;
+		free(*field);
+		*field = text;
+		return 0;
+	}
+	if (!json_object_is_type(value, json_type_string))
+		return refuse(ret_error, path, "true, false or a socket's absolute path is wanted, not %s", type_of(value));
+	return set_text(value, path, PATH_MAX - 1, FIELD_PATH, field, ret_error);
+}
+
 /* ---- objects ------------------------------------------------------------- */
 
 static int parse_disk(struct json_object *value, const char *path, struct vmdef_disk *disk, char *ret_error)
@@ -410,6 +433,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_PATH: return set_text(value, path, PATH_MAX - 1, f->type, at, ret_error);
 	case FIELD_TEXT:
 	case FIELD_PROSE: return set_text(value, path, f->max, f->type, at, ret_error);
+	case FIELD_SOCKET: return parse_socket(value, path, at, ret_error);
 	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
 	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
@@ -515,6 +539,7 @@ void vmdef_free(struct vmdef *def)
 	free(def->boot.initrd);
 	free(def->boot.cmdline);
 	free(def->boot.firmware);
+	free(def->gdb);
 	for (unsigned i = 0; i < def->boot.module_count; i++) {
 		free(def->boot.modules[i].path);
 		free(def->boot.modules[i].cmdline);
@@ -595,6 +620,8 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_PATH:
 	case FIELD_PROSE:
 	case FIELD_TEXT: return json_object_new_string(*(char *const *)at);
+	case FIELD_SOCKET:
+		return **(char *const *)at ? json_object_new_string(*(char *const *)at) : json_object_new_boolean(true);
 	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
 	case FIELD_DISKS: return disks_to_json(def);
 	case FIELD_MODULES: return modules_to_json(def);
@@ -606,7 +633,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 static bool is_absent(const struct vmdef *def, const struct field *f)
 {
 	const void *at = (const char *)def + f->offset;
-	if (f->type == FIELD_PATH || f->type == FIELD_TEXT || f->type == FIELD_PROSE)
+	if (f->type == FIELD_PATH || f->type == FIELD_TEXT || f->type == FIELD_PROSE || f->type == FIELD_SOCKET)
 		return !*(char *const *)at;
 	if (f->type == FIELD_MODULES)
 		return !def->boot.module_count;
@@ -692,6 +719,9 @@ static void describe_type(struct json_object *s, const struct field *f)
 	case FIELD_TEXT:
 		add(s, "type", json_object_new_string("string"));
 		add(s, "maxLength", json_object_new_int64(f->max));
+		break;
+	case FIELD_SOCKET:
+		add(s, "oneOf", json_tokener_parse("[{\"type\":\"boolean\"},{\"type\":\"string\",\"pattern\":\"^/\"}]"));
 		break;
 	case FIELD_OBJECT: break;
 	case FIELD_DISKS:

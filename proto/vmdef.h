@@ -33,6 +33,8 @@ enum vmdef_on_reboot {
 	VMDEF_ON_REBOOT_SHUTDOWN, /* a reset ends the VM */
 };
 
+enum vmdef_gdb_architecture { VMDEF_GDB_AUTO, VMDEF_GDB_I8086, VMDEF_GDB_I386, VMDEF_GDB_X86_64 };
+
 struct vmdef_disk {
 	char *path;
 	bool readonly;
@@ -64,6 +66,9 @@ struct vmdef {
 	bool autostart;     /* started with the host */
 	char *title, *description; /* for people */
 	char *libvirt_xml;  /* the domain XML it was defined with, for what has no key of its own */
+	char *gdb;          /* NULL: no debugger at the start; a path, or "" for one in the VM's directory */
+	enum vmdef_gdb_architecture gdb_architecture;
+	bool start_paused;  /* the first instruction waits for a resume, or for the debugger */
 	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
 	bool debug_console; /* port 0xe9 writes to the console stream too */
 };

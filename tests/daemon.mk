@@ -1,6 +1,6 @@
 # Tests of the daemon, its JSON-RPC API and trictl.
 DAEMON_CLIENT_TESTS = tests/clients/rpc_conformance.py tests/clients/daemon_state.py tests/clients/daemon_vms.py \
-	tests/clients/daemon_hostile_vm.py tests/clients/daemon_policy.py tests/clients/libvirt_virsh.py
+	tests/clients/daemon_hostile_vm.py tests/clients/daemon_policy.py tests/clients/libvirt_virsh.py tests/clients/gdb.py
 dist_check_SCRIPTS += $(DAEMON_CLIENT_TESTS)
 TESTS += $(DAEMON_CLIENT_TESTS)
 
@@ -10,8 +10,14 @@ tests/clients/tiny.elf: $(top_srcdir)/tests/clients/tiny.S
 	$(AM_V_GEN)$(MKDIR_P) tests/clients && $(CC) -m32 -c $(top_srcdir)/tests/clients/tiny.S -o tests/clients/tiny.o && \
 		ld -m elf_i386 -Ttext 0x101000 --section-start=.note.Xen=0x100000 -e start -z noexecstack --no-warn-rwx-segments -n \
 			tests/clients/tiny.o -o $@
-CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o
-EXTRA_DIST += tests/clients/tiny.S tests/clients/fake_vm.py tests/clients/lvtest.py
+# For GDB: the same in 64 bits, with symbols.
+check_DATA += tests/clients/debuggee.elf
+tests/clients/debuggee.elf: $(top_srcdir)/tests/clients/debuggee.S
+	$(AM_V_GEN)$(MKDIR_P) tests/clients && $(CC) -c $(top_srcdir)/tests/clients/debuggee.S -o tests/clients/debuggee.o && \
+		ld -m elf_x86_64 -Ttext 0x101000 --section-start=.note.Xen=0x100000 -e start -z noexecstack --no-warn-rwx-segments -n \
+			tests/clients/debuggee.o -o $@
+CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o tests/clients/debuggee.elf tests/clients/debuggee.o
+EXTRA_DIST += tests/clients/debuggee.S tests/clients/tiny.S tests/clients/fake_vm.py tests/clients/lvtest.py
 
 DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_rpc_schema tests/unit/test_store
 check_PROGRAMS += $(DAEMON_UNIT_TESTS)

@@ -88,7 +88,9 @@ static void do_status(struct vm *vm, struct json_object *params, struct reply *r
 
 static void state_error(struct vm *vm, int rc, const char *what, struct reply *reply)
 {
-	if (rc == -EBUSY)
+	if (rc == -EPERM)
+		error(reply, CONTROL_ERROR_STATE, "cannot %s it: a debugger has stopped it; continue there, or detach", what);
+	else if (rc == -EBUSY)
 		error(reply, CONTROL_ERROR_STATE, "cannot %s a VM that is %s", what, vm_state_name(vm->state));
 	else if (rc)
 		error(reply, RPC_INTERNAL_ERROR, "cannot %s: %s", what, strerror(-rc));
@@ -167,6 +169,37 @@ static void do_set(struct vm *vm, struct json_object *params, struct reply *repl
 		error(reply, RPC_INVALID_PARAMS, "no_reboot: true or false is wanted");
 }
 
+static void do_gdb(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value;
+	if (json_object_object_get_ex(params, "architecture", &value)) {
+		static const char *const names[] = {"auto", "i8086", "i386", "x86-64"};
+		const char *name = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
+		unsigned i = 0;
+		while (i < ARRAY_SIZE(names) && strcmp(names[i], name))
+			i++;
+		if (i == ARRAY_SIZE(names)) {
+			error(reply, RPC_INVALID_PARAMS, "architecture: auto, i8086, i386 or x86-64 is wanted");
+			return;
+		}
+		vm_gdb_set_architecture(vm, (enum vmdef_gdb_architecture)i);
+	}
+	if (json_object_object_get_ex(params, "enable", &value) && json_object_get_boolean(value)) {
+		if (!(vm->mode->capabilities & MODE_CAP_DEBUG)) {
+			error(reply, CONTROL_ERROR_STATE, "mode %s has no debugger's support", vm->mode->name);
+			return;
+		}
+		int rc = vm_gdb_enable(vm);
+		if (rc) {
+			error(reply, RPC_INTERNAL_ERROR, "%s: %s", vm_gdb_path(vm), strerror(-rc));
+			return;
+		}
+	}
+	put_string(reply->result, "path", vm_gdb_path(vm));
+	json_object_object_add(reply->result, "enabled", json_object_new_boolean(vm_gdb_enabled(vm)));
+	json_object_object_add(reply->result, "connected", json_object_new_boolean(vm_gdb_connected(vm)));
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -177,7 +210,7 @@ static const struct {
 	{CONTROL_STATS, do_stats, false},     {CONTROL_POWER_BUTTON, do_power_button, false},
 	{CONTROL_DESTROY, do_destroy, false}, {CONTROL_SET, do_set, true},
 	{CONTROL_NMI, do_nmi, false},         {CONTROL_RESET, do_reset, false},
-	{CONTROL_REBOOT, do_reboot, false},
+	{CONTROL_REBOOT, do_reboot, false}, {CONTROL_GDB, do_gdb, true},
 };
 
 /* ---- requests ---- */

@@ -4,55 +4,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define CR0_PG (1ull << 31)
-#define CR4_LA57 (1ull << 12)
-#define EFER_LMA (1ull << 10)
-#define PTE_P 1ull
-#define PTE_PS 0x80ull
-#define PTE_ADDR 0x000ffffffffff000ull
-
-/*
- * Where a linear address lies, by the page tables as they are in memory, without touching accessed bits (SDM vol. 3,
- * 4.5). Long mode and no paging only: what else a guest can be in is not worth a second walker.
- */
-static bool translate(struct vm *vm, const struct cpu_state *cs, gva_t gva, gpa_t *ret_gpa)
-{
-	if (!(cs->cr0 & CR0_PG)) {
-		*ret_gpa = (uint32_t)gva;
-		return true;
-	}
-	if (!(cs->efer & EFER_LMA))
-		return false;
-	uint64_t table = cs->cr3 & PTE_ADDR;
-	for (unsigned shift = cs->cr4 & CR4_LA57 ? 48 : 39;; shift -= 9) {
-		uint64_t entry;
-		if (!machine_dma_read(vm->machine, table + (gva >> shift & 511) * 8, &entry, 8) || !(entry & PTE_P))
-			return false;
-		if (shift == 12 || (shift <= 30 && entry & PTE_PS)) {
-			uint64_t offset = (1ull << shift) - 1;
-			*ret_gpa = (entry & PTE_ADDR & ~offset) | (gva & offset);
-			return true;
-		}
-		table = entry & PTE_ADDR;
-	}
-}
-
-/* How many bytes could be read, from the start. */
-static size_t read_linear(struct vm *vm, const struct cpu_state *cs, gva_t gva, uint8_t *buf, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		gpa_t gpa;
-		if (!translate(vm, cs, gva + i, &gpa) || !machine_dma_read(vm->machine, gpa, buf + i, 1))
-			return i;
-	}
-	return n;
-}
-
 static void log_bytes(struct vm *vm, const struct cpu_state *cs)
 {
 	uint8_t code[16];
 	char text[64] = "";
-	size_t n = read_linear(vm, cs, cs->seg[SEG_CS].base + cs->rip, code, sizeof(code));
+	size_t n = vm_read_linear(vm, cs, cs->seg[SEG_CS].base + cs->rip, code, sizeof(code));
 	for (size_t i = 0; i < n; i++)
 		snprintf(text + 3 * i, sizeof(text) - 3 * i, "%02x ", code[i]);
 	vm_log("  code at rip: %s", n ? text : "not mapped");
@@ -62,7 +18,7 @@ static void log_stack(struct vm *vm, const struct cpu_state *cs)
 {
 	uint64_t words[16];
 	gva_t top = cs->seg[SEG_SS].base + cs->gpr[GPR_RSP];
-	size_t n = read_linear(vm, cs, top, (uint8_t *)words, sizeof(words)) / 8;
+	size_t n = vm_read_linear(vm, cs, top, words, sizeof(words)) / 8;
 	for (size_t i = 0; i < n; i += 4) {
 		char text[96] = "";
 		for (size_t j = i; j < n && j < i + 4; j++)
@@ -78,7 +34,7 @@ void vm_log_crash(struct vm *vm, unsigned index)
 	static const char *const names[GPR_COUNT] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 						     "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15"};
 	static const char *const segments[SEG_COUNT] = {"es", "cs", "ss", "ds", "fs", "gs"};
-	struct cpu_state *cs = aligned_alloc(64, (sizeof(*cs) + 63) & ~(size_t)63);
+	struct cpu_state *cs = vm_state_alloc();
 	if (!cs || !(vm->mode->capabilities & MODE_CAP_STATE) || vm->mode->get_state(vm->vcpus[index].engine, cs)) {
 		free(cs);
 		return;

@@ -150,7 +150,7 @@ static void start_as_ap(struct cpu_state *state, unsigned index)
 
 static int load_guest(struct vm *vm)
 {
-	struct cpu_state *state = aligned_alloc(64, (sizeof(*state) + 63) & ~(size_t)63);
+	struct cpu_state *state = vm_state_alloc();
 	if (!state)
 		return fail(vm, -ENOMEM, "out of memory");
 	cpu_state_reset(state, 0);
@@ -209,7 +209,7 @@ static bool vcpu_may_run(struct vm_vcpu *vcpu)
 {
 	struct vm *vm = vcpu->vm;
 	pthread_mutex_lock(&vm->lock);
-	while (vm->want != VM_WANT_QUIT && (vm->want != VM_WANT_RUN || vcpu->dead)) {
+	while (vm->want != VM_WANT_QUIT && (vm->want != VM_WANT_RUN || vcpu->dead || vcpu->held || vcpu->has_hit)) {
 		vcpu->parked = true;
 		pthread_cond_broadcast(&vm->cond);
 		pthread_cond_wait(&vm->cond, &vm->lock);
@@ -220,6 +220,19 @@ static bool vcpu_may_run(struct vm_vcpu *vcpu)
 		pthread_cond_broadcast(&vm->cond);
 	pthread_mutex_unlock(&vm->lock);
 	return run;
+}
+
+/* Stays parked until the debugger continues it. */
+static void vcpu_hit(struct vm_vcpu *vcpu, const struct mode_debug_hit *hit)
+{
+	struct vm *vm = vcpu->vm;
+	pthread_mutex_lock(&vm->lock);
+	vcpu->hit = *hit;
+	vcpu->has_hit = true;
+	if (!vm->hits++)
+		vm->first_hit = vcpu->index;
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
 }
 
 static void vcpu_ended(struct vm_vcpu *vcpu, const struct mode_exit *outcome)
@@ -270,7 +283,7 @@ static void vcpu_run_until_asked(struct vm_vcpu *vcpu)
 			if (asked_to_stop(vm))
 				return;
 			break;
-		case MODE_EXIT_DEBUG: break; /* nobody sets points yet */
+		case MODE_EXIT_DEBUG: vcpu_hit(vcpu, &outcome.debug); return;
 		case MODE_EXIT_SHUTDOWN:
 		case MODE_EXIT_ERROR: vcpu_ended(vcpu, &outcome); return;
 		}
@@ -333,7 +346,7 @@ static void run_vcpus(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static void set_state(struct vm *vm, enum vm_state state, const char *reason)
+void vm_set_state(struct vm *vm, enum vm_state state, const char *reason)
 {
 	vm->state = state;
 	if (reason != vm->reason)
@@ -355,25 +368,24 @@ int vm_start(struct vm *vm)
 			return fail(vm, -r, "cannot start the thread of vCPU %u: %s", i, strerror(r));
 		vm->vcpus[i].has_thread = true;
 	}
-	if (vm->options.paused) {
+	if (vm->options.paused || vm->def->start_paused) {
 		machine_pause(vm->machine);
 		vm->pause_began_ns = vm_now_ns();
-		set_state(vm, VM_PAUSED, "started paused, by request");
+		vm->halted = true;
+		vm_set_state(vm, VM_PAUSED, "started paused, by request");
 		return 0;
 	}
-	set_state(vm, VM_RUNNING, "");
+	vm_set_state(vm, VM_RUNNING, "");
 	run_vcpus(vm);
 	return 0;
 }
 
 /* ---- what users ask for ---- */
 
-int vm_pause(struct vm *vm)
+int vm_halt(struct vm *vm)
 {
-	if (vm->state == VM_PAUSED)
+	if (vm->halted)
 		return 0;
-	if (vm->state != VM_RUNNING)
-		return -EBUSY;
 	int rc = stop_vcpus(vm, VM_WANT_PARK);
 	if (rc) {
 		run_vcpus(vm);
@@ -381,20 +393,42 @@ int vm_pause(struct vm *vm)
 	}
 	machine_pause(vm->machine);
 	vm->pause_began_ns = vm_now_ns();
-	set_state(vm, VM_PAUSED, "paused by request");
+	vm->halted = true;
 	return 0;
+}
+
+void vm_go(struct vm *vm)
+{
+	if (!vm->halted)
+		return;
+	vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
+	machine_resume(vm->machine);
+	vm->halted = false;
+	run_vcpus(vm);
+}
+
+int vm_pause(struct vm *vm)
+{
+	if (vm->state == VM_PAUSED)
+		return 0;
+	if (vm->state != VM_RUNNING)
+		return -EBUSY;
+	int rc = vm_halt(vm);
+	if (!rc)
+		vm_set_state(vm, VM_PAUSED, "paused by request");
+	return rc;
 }
 
 int vm_resume(struct vm *vm)
 {
+	if (vm->debug.stopped)
+		return -EPERM;
 	if (vm->state == VM_RUNNING)
 		return 0;
 	if (vm->state != VM_PAUSED)
 		return -EBUSY;
-	vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
-	machine_resume(vm->machine);
-	set_state(vm, VM_RUNNING, "");
-	run_vcpus(vm);
+	vm_set_state(vm, VM_RUNNING, "");
+	vm_go(vm);
 	return 0;
 }
 
@@ -418,7 +452,7 @@ void vm_finish(struct vm *vm, enum vm_state state, int exit_code, const char *fo
 	va_start(ap, format);
 	vsnprintf(reason, sizeof(reason), format, ap);
 	va_end(ap);
-	if (vm->state == VM_PAUSED)
+	if (vm->halted)
 		vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
 	if (vm->vcpu_count && stop_vcpus(vm, VM_WANT_QUIT))
 		vm_log("a vCPU does not leave the engine; ending without it");
@@ -432,7 +466,8 @@ void vm_finish(struct vm *vm, enum vm_state state, int exit_code, const char *fo
 	int rc = vm_write_result(vm);
 	if (rc)
 		vm_log("cannot write " CONTROL_FILE_RESULT ": %s", strerror(-rc));
-	set_state(vm, state, vm->reason);
+	vm_set_state(vm, state, vm->reason);
+	vm_gdb_ended(vm);
 	event_base_loopbreak(vm->base);
 }
 
@@ -450,8 +485,9 @@ static void power_cycle(struct vm *vm, const char *by)
 	/* What came before the reset is of the old life. */
 	atomic_store(&vm->machine_events, 0);
 	vm->has_outcome = false;
+	vm->debug.crashed = false;
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
-		vm->vcpus[i].dead = false;
+		vm->vcpus[i].dead = vm->vcpus[i].has_hit = false;
 	machine_reset(vm->machine);
 	if (load_guest(vm)) {
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: %s", vm->reason);
@@ -459,7 +495,7 @@ static void power_cycle(struct vm *vm, const char *by)
 	}
 	/* The loaders wrote over what the engine may have translated. */
 	vm->mode->ram_written(vm->engine, 0, machine_ram_bytes(vm->machine));
-	if (vm->state == VM_RUNNING)
+	if (!vm->halted)
 		run_vcpus(vm);
 }
 
@@ -506,24 +542,34 @@ static void report_panic(struct vm *vm)
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "the guest's kernel panicked (pvpanic)");
 }
 
+void vm_end_by_outcome(struct vm *vm)
+{
+	const struct mode_exit *outcome = &vm->outcome;
+	unsigned vcpu = vm->outcome_vcpu;
+
+	if (outcome->reason == MODE_EXIT_SHUTDOWN && outcome->message[0]) /* it names the vCPU itself */
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "%s", outcome->message);
+	else if (outcome->reason == MODE_EXIT_SHUTDOWN)
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u", vcpu);
+	else
+		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "engine %s stopped on vCPU %u: %s", vm->mode->name, vcpu,
+			  outcome->message);
+}
+
 static void report_outcome(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	bool has = vm->has_outcome;
-	struct mode_exit outcome = vm->outcome;
 	unsigned vcpu = vm->outcome_vcpu;
 	pthread_mutex_unlock(&vm->lock);
-	if (!has)
+	if (!has || vm->debug.crashed || vm_state_is_final(vm->state))
 		return;
-	if (!stop_vcpus(vm, VM_WANT_PARK))
+	if (!stop_vcpus(vm, VM_WANT_PARK)) {
 		vm_log_crash(vm, vcpu);
-	if (outcome.reason == MODE_EXIT_SHUTDOWN && outcome.message[0]) /* it names the vCPU itself */
-		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "%s", outcome.message);
-	else if (outcome.reason == MODE_EXIT_SHUTDOWN)
-		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "triple fault on vCPU %u", vcpu);
-	else
-		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "engine %s stopped on vCPU %u: %s", vm->mode->name, vcpu,
-			  outcome.message);
+		if (vm_debug_crash(vm, vcpu))
+			return;
+	}
+	vm_end_by_outcome(vm);
 }
 
 void vm_handle_wake(struct vm *vm)
@@ -547,5 +593,6 @@ void vm_handle_wake(struct vm *vm)
 		return;
 	if (events & 1u << MACHINE_EVENT_RESET)
 		reset_guest(vm);
+	vm_debug_look(vm);
 	report_outcome(vm);
 }

@@ -4,11 +4,24 @@ trivisor_vm_SOURCES = \
 	vm/console.c \
 	vm/control.c \
 	vm/crash.c \
+	vm/debug.c \
+	vm/gdb.c vm/gdb.h \
+	vm/gdb_commands.c \
+	vm/gdb_monitor.c \
+	vm/gdb_packet.c vm/gdb_packet.h \
+	vm/gdb_registers.c vm/gdb_registers.h \
 	vm/lifecycle.c \
 	vm/log.c \
 	vm/main.c \
+	vm/memory.c \
 	vm/private.h \
 	vm/sandbox.c \
 	vm/stats.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS)
 trivisor_vm_LDADD = libmodes.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(UNPACK_LIBS)
+
+check_PROGRAMS += tests/unit/test_gdb
+TESTS += tests/unit/test_gdb
+tests_unit_test_gdb_SOURCES = tests/unit/test_gdb.c vm/gdb_packet.c vm/gdb_registers.c
+tests_unit_test_gdb_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_gdb_LDADD = libmachine.a $(CMOCKA_LIBS) $(UNPACK_LIBS)

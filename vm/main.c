@@ -207,6 +207,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = set_reason(vm, CONTROL_FILE_SOCKET, vm_control_open(vm));
 	if (!rc)
+		rc = set_reason(vm, vm->def->gdb && vm->def->gdb[0] ? vm->def->gdb : CONTROL_FILE_GDB, vm_gdb_open(vm));
+	if (!rc)
 		rc = set_reason(vm, "sandbox", vm_sandbox_early(vm));
 	if (!rc)
 		rc = vm_build(vm);
@@ -288,6 +290,8 @@ int main(int argc, char **argv)
 		event_base_dispatch(vm.base);
 		drain(&vm);
 	}
+	vm_gdb_close(&vm);
+	vm_debug_finish(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
 	/* A vCPU that never came back still uses all of this. */

@@ -17,6 +17,7 @@ struct event_base;
 struct json_object;
 struct vm_control;
 struct vm_console;
+struct vm_gdb;
 
 #define VM_REASON_BYTES 512
 
@@ -41,8 +42,22 @@ struct vm_vcpu {
 	/* Under vm->lock. */
 	bool parked; /* not in the engine, and will not enter it while want is not RUN */
 	bool dead;   /* shut down or failed: stays parked until a reset */
+	bool held;   /* the debugger lets others run, not this one */
+	bool has_hit; /* it stopped for the debugger, which has not continued it */
+	struct mode_debug_hit hit;
 	/* Written by the vCPU's thread only. */
 	_Atomic uint64_t halts, interruptions;
+};
+
+/* A debugger's hold on the VM (debug.c). Main thread. */
+struct vm_debug {
+	bool attached;
+	bool stopped; /* the debugger alone may continue it */
+	bool crashed; /* a vCPU has ended: the debugger may look before the VM does */
+	struct event *tell_timer;
+	/* Called when the VM has stopped, by vCPU `vcpu`. hit NULL: it crashed. */
+	void (*on_stop)(void *opaque, unsigned vcpu, const struct mode_debug_hit *hit);
+	void *opaque;
 };
 
 /*
@@ -58,6 +73,8 @@ struct vm {
 	struct event_base *base;
 	struct vm_control *control;
 	struct vm_console *console;
+	struct vm_gdb *gdb;
+	struct vm_debug debug;
 
 	enum vm_state state;
 	char reason[VM_REASON_BYTES];
@@ -66,6 +83,7 @@ struct vm {
 	bool reboot_at_poweroff; /* a reboot was asked for through the power button */
 	uint64_t start_ns; /* CLOCK_MONOTONIC at the process's start */
 	double started, ended; /* seconds since the epoch */
+	bool halted; /* vCPUs out of the engine, the machine's clock stopped */
 	uint64_t paused_ns, pause_began_ns;
 	uint64_t resets;
 	struct event *user_space_timer, *signal_event, *wake_event;
@@ -83,6 +101,8 @@ struct vm {
 	struct mode_exit outcome; /* under lock: the first vCPU's end */
 	unsigned outcome_vcpu;
 	bool has_outcome;
+	unsigned hits; /* vCPUs that have had one since the debugger continued: the first one counts */
+	unsigned first_hit;
 
 	struct vm_vcpu vcpus[MACHINE_MAX_VCPUS];
 	unsigned vcpu_count;
@@ -98,13 +118,24 @@ __attribute__((format(printf, 1, 2))) void vm_log(const char *format, ...);
 int vm_build(struct vm *vm);
 /* Starts the vCPU threads. After this the state is running. */
 int vm_start(struct vm *vm);
-/* 0; -EBUSY when not possible in this state; -ETIMEDOUT when a vCPU does not leave the engine. */
+/*
+ * 0; -EBUSY when not possible in this state; -EPERM when a debugger has stopped it; -ETIMEDOUT when a vCPU does not leave
+ * the engine.
+ */
 int vm_pause(struct vm *vm);
 int vm_resume(struct vm *vm);
 /* The reset button: the same VM from power-on again, whatever its guest's own resets do. 0 or -EBUSY. */
 int vm_reset(struct vm *vm);
 /* The power button, and power-on again once the guest has powered off. 0 or -EBUSY. */
 int vm_reboot(struct vm *vm);
+/* Stops vCPUs and the machine's time, and lets them go on: the state that users see stays. Both are idempotent. */
+int vm_halt(struct vm *vm);
+void vm_go(struct vm *vm);
+/* For users and the log: state and why. */
+void vm_set_state(struct vm *vm, enum vm_state state, const char *reason);
+/* What a vCPU's end means for the VM, once the debugger (if any) has seen it. */
+void vm_end_by_outcome(struct vm *vm);
+
 /* Ends the VM: vCPUs out, result written, everybody told, loop left. Only the first call counts. */
 __attribute__((format(printf, 4, 5))) void vm_finish(struct vm *vm, enum vm_state state, int exit_code,
 						      const char *format, ...);
@@ -114,6 +145,55 @@ void vm_teardown(struct vm *vm);
 void vm_wake(struct vm *vm);
 /* The loop's side of vm_wake. */
 void vm_handle_wake(struct vm *vm);
+
+/* ---- memory.c: main thread, vCPUs halted (else what it says may be gone already) ---- */
+struct vm_translation {
+	gpa_t gpa;
+	uint64_t page_bytes;
+	bool writable, user, executable;
+};
+/* By the page tables as they are in memory; sets no accessed bits. False: not mapped. */
+bool vm_translate(struct vm *vm, const struct cpu_state *cs, gva_t gva, struct vm_translation *ret);
+/* RAM and (reading) ROM only. How many bytes were done, from the start. */
+size_t vm_read_physical(struct vm *vm, gpa_t gpa, void *buf, size_t n);
+size_t vm_write_physical(struct vm *vm, gpa_t gpa, const void *buf, size_t n);
+size_t vm_read_linear(struct vm *vm, const struct cpu_state *cs, gva_t gva, void *buf, size_t n);
+size_t vm_write_linear(struct vm *vm, const struct cpu_state *cs, gva_t gva, const void *buf, size_t n);
+/* Aligned as the type wants. The caller frees it. NULL: out of memory. */
+struct cpu_state *vm_state_alloc(void);
+
+/* ---- debug.c: run control for a debugger; main thread ---- */
+enum vm_debug_action { VM_DEBUG_HOLD, VM_DEBUG_GO, VM_DEBUG_STEP };
+/* 0, -EBUSY (somebody else does), -ENOTSUP (the engine cannot), -ESRCH (not in this state); then it is stopped. */
+int vm_debug_attach(struct vm *vm, void (*on_stop)(void *opaque, unsigned vcpu, const struct mode_debug_hit *hit),
+		    void *opaque);
+/* Forgets all points and lets the VM go on. */
+void vm_debug_detach(struct vm *vm);
+/* Stops it; on_stop is not called. 0 or -ETIMEDOUT. */
+int vm_debug_stop(struct vm *vm);
+/* An action for each vCPU. on_stop may be called before it returns. */
+void vm_debug_go(struct vm *vm, const enum vm_debug_action *actions);
+/* While stopped: these replace the engine's. 0, -ENOSPC. */
+int vm_debug_points(struct vm *vm, const struct mode_debug_point *points, size_t n);
+/* The loop's side: looks for vCPUs that have stopped. */
+void vm_debug_look(struct vm *vm);
+/* A vCPU has ended. True: the debugger looks at it, and the VM lives on till it says so. */
+bool vm_debug_crash(struct vm *vm, unsigned vcpu);
+void vm_debug_finish(struct vm *vm);
+
+/* ---- gdb.c: the remote protocol's server ---- */
+/* Binds the socket; listens if the definition wants a debugger. 0 or -errno. */
+int vm_gdb_open(struct vm *vm);
+/* Listens now (idempotent). 0 or -errno. */
+int vm_gdb_enable(struct vm *vm);
+const char *vm_gdb_path(const struct vm *vm);
+bool vm_gdb_enabled(const struct vm *vm);
+bool vm_gdb_connected(const struct vm *vm);
+/* For clients that come from now on. */
+void vm_gdb_set_architecture(struct vm *vm, enum vmdef_gdb_architecture architecture);
+/* The VM has ended: tells the client. */
+void vm_gdb_ended(struct vm *vm);
+void vm_gdb_close(struct vm *vm);
 
 /* ---- crash.c: registers, code and stack of a parked vCPU, into the log ---- */
 void vm_log_crash(struct vm *vm, unsigned index);

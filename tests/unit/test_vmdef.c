@@ -36,13 +36,18 @@ static void takes_defaults(void **state)
 	assert_int_equal(def->paravirt, VMDEF_AUTO);
 	assert_int_equal(def->on_reboot, VMDEF_ON_REBOOT_RESTART);
 	assert_false(def->debug_exit);
+	assert_null(def->gdb);
+	vmdef_free(def);
+	def = parse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"gdb\":true}");
+	assert_string_equal(def->gdb, "");
 	vmdef_free(def);
 }
 
 static const char full[] =
 	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":1024,"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
-	"\"firmware\":\"/f\"},\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
+	"\"firmware\":\"/f\"},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
+	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
 	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\"}";
 
@@ -159,6 +164,10 @@ static const struct refusal refusals[] = {
 	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
 	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
 	{VM("\"debug_exit\":1"), "debug_exit: true or false is wanted"},
+	{VM("\"gdb\":1"), "gdb: true, false or a socket's absolute path is wanted, not a number"},
+	{VM("\"gdb\":\"here\""), "gdb: \"here\" is not an absolute path"},
+	{VM("\"gdb_architecture\":\"arm\""), "gdb_architecture: \"arm\" is not known; known: auto, i8086, i386, x86-64"},
+	{VM("\"start_paused\":0"), "start_paused: true or false is wanted"},
 	{VM("\"workload\":\"Big Data\""), "workload: "},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"a\\nb\"}}", "boot.cmdline: a control character (0x0a)"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\\u0000x\"}}", "boot.kernel: a control character (0x00)"},
