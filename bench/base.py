@@ -1,5 +1,6 @@
 """What all files of bench/ share."""
 
+import fnmatch
 import os
 import shutil
 
@@ -19,3 +20,14 @@ def require_tool(name, package):
     if not path:
         raise Failure(f"{name} is missing: apt-get install {package}")
     return path
+
+
+def selected(name, group, patterns):
+    return any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(group, p) for p in patterns.split(","))
+
+
+def time_text(ns):
+    for limit, divisor, unit in ((1e3, 1, "ns"), (1e6, 1e3, "us"), (1e9, 1e6, "ms")):
+        if ns < limit:
+            return f"{ns / divisor:.3g} {unit}" if ns / divisor < 1000 else f"{ns / divisor:.0f} {unit}"
+    return f"{ns / 1e9:.3g} s"

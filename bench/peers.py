@@ -4,7 +4,6 @@ import json
 import os
 import re
 import selectors
-import signal
 import socket
 import subprocess
 import tempfile
@@ -315,90 +314,3 @@ def read_json(path):
             return json.load(f)
     except (OSError, ValueError):
         return {}
-
-
-class Sampler:
-    """Has perf sample a trivisor-vm during one row, and keeps its code cache as it was then."""
-
-    def __init__(self, row, output):
-        self.row = row
-        self.output = output
-        self.process = self.pid = None
-        self.code = {}
-
-    def _record(self, *arguments):
-        return ["perf", "record", "-q", "-e", "cpu-clock:u", "-F", "1999", "-o", self.output, *arguments]
-
-    def wrap(self, command):
-        """A boot is sampled from its first instruction to the end; its code is not kept."""
-        return self._record("--", *command) if self.row == "boot" else command
-
-    def started(self, name, pid):
-        if name == self.row:
-            self.pid = pid
-            command = self._record("-p", str(pid))
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def ended(self, name):
-        if name != self.row or not self.process:
-            return
-        with open(f"/proc/{self.pid}/maps", encoding="utf-8") as maps, open(f"/proc/{self.pid}/mem", "rb") as memory:
-            for line in maps:
-                fields = line.split()
-                if "x" in fields[1] and "memfd" in line:
-                    start, end = (int(word, 16) for word in fields[0].split("-"))
-                    memory.seek(start)
-                    self.code[start] = memory.read(min(end - start, 64 << 20))
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait()
-
-    def _report(self, *arguments):
-        return subprocess.run(["perf", *arguments, "-i", self.output], capture_output=True, text=True, check=True).stdout
-
-    def summarize(self):
-        """[(share, object, symbol)], the largest first."""
-        shares = {}
-        for line in self._report("report", "--stdio", "--no-children", "-F", "overhead,dso,sym", "-t", "|").splitlines():
-            fields = [field.strip() for field in line.split("|")]
-            if len(fields) != 3 or not fields[0].endswith("%"):
-                continue
-            share, dso, symbol = float(fields[0][:-1]), fields[1], re.sub(r"^\[.\] ", "", fields[2])
-            if "memfd" in dso or dso.startswith(("[JIT]", "//anon", "[unknown]")):
-                dso, symbol = "translated code", ""
-            shares[dso, symbol] = shares.get((dso, symbol), 0) + share
-        return sorted(((share, *where) for where, share in shares.items()), reverse=True)
-
-    def hot_code(self, count):
-        """The `count` hottest stretches of translated code: [(share, [(share, address, disassembly)])]."""
-        hits = {}
-        for word in self._report("script", "-F", "ip").split():
-            address = int(word, 16)
-            hits[address] = hits.get(address, 0) + 1
-        total = sum(hits.values())
-        stretches = []
-        for address in sorted(hits):
-            if not any(start <= address < start + len(code) for start, code in self.code.items()):
-                continue
-            if stretches and address - stretches[-1][-1] < 64:
-                stretches[-1].append(address)
-            else:
-                stretches.append([address])
-        stretches.sort(key=lambda stretch: -sum(hits[address] for address in stretch))
-        return [(100 * sum(hits[a] for a in stretch) / total, self._disassemble(stretch, hits, total))
-                for stretch in stretches[:count]]
-
-    def _disassemble(self, stretch, hits, total):
-        first, last = stretch[0], stretch[-1] + 24
-        start = max(base for base in self.code if base <= first)
-        with tempfile.NamedTemporaryFile(prefix="trivisor-bench.") as f:
-            f.write(self.code[start][first - start:last - start])
-            f.flush()
-            text = subprocess.run(["objdump", "-D", "-b", "binary", "-m", "i386:x86-64", "--no-show-raw-insn",
-                                   f"--adjust-vma={first:#x}", f.name], capture_output=True, text=True, check=True).stdout
-        lines = []
-        for line in text.splitlines():
-            found = re.match(r"\s*([0-9a-f]+):\s+(.*)", line)
-            if found:
-                address = int(found.group(1), 16)
-                lines.append((100 * hits.get(address, 0) / total, address, found.group(2)))
-        return lines

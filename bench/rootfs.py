@@ -34,6 +34,7 @@ PACKAGES = [
 HEADERS = "libssl-dev"
 LEFT_OUT = ("usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/lintian/", "usr/share/bash-completion/",
             "usr/share/7zip/", "usr/lib/debug/", ".package", ".patterns")
+DATA_BYTES = 8 << 20
 MANIFEST = "manifest.json"
 EMPTY = ("proc", "sys", "dev", "tmp", "run", "root", "etc", "bench")
 
@@ -140,11 +141,10 @@ def compile_python(root):
     if not program:
         raise Failure("no python3 among the packages")
     folders = glob.glob(root.path("usr/lib/python3.*"))
-    libraries = root.path("usr/lib/x86_64-linux-gnu")
-    linker = root.path("usr/lib64/ld-linux-x86-64.so.2")
     environment = {"PYTHONHOME": root.path("usr"), "PATH": "/usr/bin:/bin"}
-    subprocess.run([linker, "--library-path", libraries, program, "-m", "compileall", "-q", "-s", root.folder, "-p", "/",
-                    *folders], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(run_inside(root, os.path.relpath(program, root.folder)) +
+                   ["-m", "compileall", "-q", "-s", root.folder, "-p", "/", *folders], env=environment, check=True,
+                   stdout=subprocess.DEVNULL)
 
 
 def add_own(root):
@@ -159,6 +159,24 @@ def add_own(root):
                             target.removesuffix(".c")], check=True)
         elif name.endswith((".c", ".py")):
             shutil.copy(source, target)
+
+
+def add_archive(root):
+    """What 7-Zip packs and unpacks: half program, half text. The archive is made natively, by the same 7-Zip."""
+    parts = sorted(glob.glob(root.path("usr/include/stb/*.h"))) + glob.glob(root.path("usr/lib*/gcc/x86_64-linux-gnu/*/cc1"))
+    with open(root.path("bench/data"), "wb") as data:
+        for path in parts:
+            with open(path, "rb") as f:
+                data.write(f.read(DATA_BYTES))
+    with open(root.path("bench/data.xz"), "wb") as archive:
+        subprocess.run(run_inside(root, "usr/bin/7zz") + ["a", "-txz", "-mmt1", "-mx5", "-an", "-so", root.path("bench/data")],
+                       check=True, stdout=archive, stderr=subprocess.DEVNULL)
+
+
+def run_inside(root, inside):
+    """The start of a command that runs one of the root's programs on this host, with the root's libraries."""
+    libraries = root.path("usr/lib/x86_64-linux-gnu")
+    return [root.path("usr/lib64/ld-linux-x86-64.so.2"), "--library-path", libraries, root.path(inside)]
 
 
 def make_image(folder, image):
@@ -241,6 +259,7 @@ def make_new(folder, programs):
         inside = os.path.relpath(found[0], root.folder)
         libraries[pattern] = ["/" + path for path in root.libraries(inside)[1:]]
     compile_python(root)
+    add_archive(root)
     make_image(root.folder, os.path.join(folder, "image"))
     # Last: it says that the rest is whole.
     with open(os.path.join(folder, MANIFEST), "w", encoding="utf-8") as f:
