@@ -478,7 +478,8 @@ static void answer_code(struct op *op, int code, const char *message)
 {
 	const struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
 
-	answer_error(op->done, op->opaque, code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : DAEMON_VM,
+	answer_error(op->done, op->opaque,
+		     code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : code == CONTROL_INVALID_PARAMS ? DAEMON_INVALID : DAEMON_VM,
 		     "VM \"%s\": %s", vm ? vm->name : op->uuid, message);
 }
 
@@ -511,7 +512,7 @@ static void on_state(void *opaque, int code, const char *message, json_object *r
 	op_free(op);
 }
 
-static void on_stats(void *opaque, int code, const char *message, json_object *result)
+static void on_result(void *opaque, int code, const char *message, json_object *result)
 {
 	struct op *op = opaque;
 
@@ -522,15 +523,29 @@ static void on_stats(void *opaque, int code, const char *message, json_object *r
 	op_free(op);
 }
 
+/* Takes params. */
+static void call_vm_with(struct vm *vm, const char *method, json_object *params, unsigned timeout_s, vmlink_done_fn answer,
+			 daemon_done_fn done, void *opaque)
+{
+	struct op *op = reachable(vm, done, opaque) ? op_create(vm->daemon, vm->uuid, done, opaque) : NULL;
+
+	if (op)
+		vmlink_call(vm->process->vmlink, method, params, timeout_s, answer, op);
+	else
+		json_object_put(params);
+}
+
 static void call_vm(struct vm *vm, const char *method, vmlink_done_fn answer, daemon_done_fn done, void *opaque)
 {
-	struct op *op;
+	call_vm_with(vm, method, NULL, CALL_TIMEOUT_S, answer, done, opaque);
+}
 
-	if (!reachable(vm, done, opaque))
-		return;
-	op = op_create(vm->daemon, vm->uuid, done, opaque);
-	if (op)
-		vmlink_call(vm->process->vmlink, method, NULL, CALL_TIMEOUT_S, answer, op);
+void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
+		    daemon_done_fn done, void *opaque)
+{
+	static const char *const methods[] = {[DAEMON_REGS] = CONTROL_REGS, [DAEMON_GDB] = CONTROL_GDB};
+
+	call_vm_with(vm, methods[what], params, CALL_TIMEOUT_S + (unsigned)seconds, on_result, done, opaque);
 }
 
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
@@ -568,7 +583,7 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 	json_object *stats = NULL;
 
 	if (vm->process) {
-		call_vm(vm, CONTROL_STATS, on_stats, done, opaque);
+		call_vm(vm, CONTROL_STATS, on_result, done, opaque);
 		return;
 	}
 	if (vm->result && json_object_object_get_ex(vm->result, "stats", &stats))

@@ -32,6 +32,7 @@
  *   reboot -> {}   the power button; once the guest has powered off, from power-on again
  *   stats         -> as in result.json's "stats"
  *   set           {"no_reboot":bool} -> {}
+ *   regs          {"vcpu":int?, "vector":bool?} -> {"vcpus":[…]}
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
@@ -46,6 +47,7 @@
 #define CONTROL_RESET "reset"
 #define CONTROL_REBOOT "reboot"
 #define CONTROL_GDB "gdb"
+#define CONTROL_REGS "regs"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"
@@ -56,6 +58,7 @@
 
 /* JSON-RPC error codes beyond the standard ones. */
 #define CONTROL_ERROR_STATE (-32001) /* not possible in the VM's present state */
+#define CONTROL_INVALID_PARAMS (-32602) /* JSON-RPC's own: the message names the parameter */
 
 enum vm_state {
 	VM_STARTING,

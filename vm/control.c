@@ -169,6 +169,44 @@ static void do_set(struct vm *vm, struct json_object *params, struct reply *repl
 		error(reply, RPC_INVALID_PARAMS, "no_reboot: true or false is wanted");
 }
 
+/* A parameter that must be a whole number from 0 on; `otherwise` when it is absent. False: it is something else. */
+static bool number_param(struct json_object *params, const char *key, int64_t max, int64_t otherwise, int64_t *ret,
+			 struct reply *reply)
+{
+	struct json_object *value;
+	*ret = otherwise;
+	if (!params || !json_object_object_get_ex(params, key, &value) || !value)
+		return true;
+	if (json_object_is_type(value, json_type_int)) {
+		*ret = json_object_get_int64(value);
+		if (*ret >= 0 && *ret <= max)
+			return true;
+	}
+	error(reply, RPC_INVALID_PARAMS, "%s: a whole number from 0 to %lld is wanted", key, (long long)max);
+	return false;
+}
+
+static bool flag_param(struct json_object *params, const char *key)
+{
+	struct json_object *value;
+	return params && json_object_object_get_ex(params, key, &value) && json_object_get_boolean(value);
+}
+
+static void do_regs(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *list = NULL;
+	int64_t vcpu;
+	if (!number_param(params, "vcpu", vm->vcpu_count - 1, -1, &vcpu, reply))
+		return;
+	int rc = vm_registers_json(vm, (int)vcpu, flag_param(params, "vector"), &list);
+	if (rc == -ENOTSUP)
+		error(reply, CONTROL_ERROR_STATE, "mode %s does not give its registers", vm->mode->name);
+	else
+		state_error(vm, rc, "read the registers of", reply);
+	if (!rc)
+		json_object_object_add(reply->result, "vcpus", list);
+}
+
 static void do_gdb(struct vm *vm, struct json_object *params, struct reply *reply)
 {
 	struct json_object *value;
@@ -211,6 +249,7 @@ static const struct {
 	{CONTROL_DESTROY, do_destroy, false}, {CONTROL_SET, do_set, true},
 	{CONTROL_NMI, do_nmi, false},         {CONTROL_RESET, do_reset, false},
 	{CONTROL_REBOOT, do_reboot, false}, {CONTROL_GDB, do_gdb, true},
+	{CONTROL_REGS, do_regs, true},
 };
 
 /* ---- requests ---- */

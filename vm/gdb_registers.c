@@ -161,6 +161,20 @@ size_t gdb_register_bytes(enum gdb_width width, unsigned number)
 	return r ? r->bits / 8u : 0;
 }
 
+const char *gdb_register_name(enum gdb_width width, unsigned number)
+{
+	const struct reg *r = find(width, number);
+
+	return r ? r->name : NULL;
+}
+
+bool gdb_register_is_vector(enum gdb_width width, unsigned number)
+{
+	const struct reg *r = find(width, number);
+
+	return r && (r->kind == ST || r->kind == FPU_CONTROL || r->kind == XMM || r->kind == MXCSR || r->kind == YMM_HIGH);
+}
+
 const char *gdb_architecture_name(enum gdb_width width) { return descriptions[width].architecture; }
 
 char *gdb_target_xml(enum gdb_width width)

@@ -21,6 +21,9 @@ unsigned gdb_register_count(enum gdb_width width);
 /* Its bytes, little endian, into out; how many. 0: there is no such register. */
 size_t gdb_register_read(enum gdb_width width, unsigned number, const struct cpu_state *cs, const struct gdb_extra *extra,
 			 uint8_t out[GDB_REGISTER_BYTES]);
+const char *gdb_register_name(enum gdb_width width, unsigned number);
+/* x87, SSE, AVX or a control register of theirs. */
+bool gdb_register_is_vector(enum gdb_width width, unsigned number);
 size_t gdb_register_bytes(enum gdb_width width, unsigned number);
 /*
  * From as many bytes as it has. False: it cannot be written, because that takes more than a value (selectors, control

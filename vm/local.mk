@@ -15,6 +15,7 @@ trivisor_vm_SOURCES = \
 	vm/main.c \
 	vm/memory.c \
 	vm/private.h \
+	vm/registers.c \
 	vm/sandbox.c \
 	vm/stats.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS)

@@ -216,6 +216,13 @@ void vm_console_output(struct vm *vm, const void *bytes, size_t n);
 /* Sends what clients can take now. Returns bytes still owed to them. */
 size_t vm_console_flush(struct vm *vm);
 
+/* ---- registers.c ---- */
+/*
+ * An array with an object for each vCPU (vcpu < 0: all), for the caller to put; stops them for a moment. 0, -EBUSY (not in
+ * this state), -ENOTSUP, -ERANGE (no such vCPU), -ETIMEDOUT.
+ */
+int vm_registers_json(struct vm *vm, int vcpu, bool vector, struct json_object **ret);
+
 /* ---- stats.c ---- */
 /* The caller puts it. */
 struct json_object *vm_stats_json(struct vm *vm);

@@ -14,6 +14,8 @@ struct cli {
 
 /* Each gets its own name as argv[0]. An exit status. */
 int command_run(struct cli *cli, int argc, char **argv);
+int command_regs(struct cli *cli, int argc, char **argv);
+int command_gdb(struct cli *cli, int argc, char **argv);
 
 /* Connects, or says why not. 0 or an exit status. */
 int cli_connect(struct cli *cli);

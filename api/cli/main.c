@@ -420,6 +420,7 @@ static int command_start(struct cli *cli, int argc, char **argv)
 	static const struct option options[] = {{"mode", required_argument, NULL, 'm'},
 						{"no-reboot", no_argument, NULL, 'n'},
 						{"console", no_argument, NULL, 'c'},
+						{"paused", no_argument, NULL, 'p'},
 						{0}};
 	json_object *params = json_object_new_object(), *result = NULL;
 	bool console = false;
@@ -430,6 +431,7 @@ static int command_start(struct cli *cli, int argc, char **argv)
 		case 'm': json_object_object_add(params, "mode", json_object_new_string(optarg)); break;
 		case 'n': json_object_object_add(params, "no_reboot", json_object_new_boolean(1)); break;
 		case 'c': console = true; break;
+		case 'p': json_object_object_add(params, "paused", json_object_new_boolean(1)); break;
 		default: json_object_put(params); return option == 'h' ? 0 : EXIT_USAGE;
 		}
 	}
@@ -581,14 +583,14 @@ const struct command commands[] = {
 	{"run", command_run,
 	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--disk FILE[,readonly]] [--workload W] [--timeout S] [--stats FILE]\n"
-	 "                  [--no-reboot] [--debug-exit] [--debug-console] [--verbose]",
+	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
 	{"define", command_define, "FILE",
 	 "Keeps the definition in FILE (JSON; - is standard input) and prints its UUID."},
 	{"undefine", command_undefine, "VM", "Forgets a VM that does not run."},
 	{"list", command_list, "", "All VMs."},
 	{"info", command_info, "VM", "Everything known of one VM."},
-	{"start", command_start, "[--mode M] [--no-reboot] [--console] VM", "Starts a VM."},
+	{"start", command_start, "[--mode M] [--no-reboot] [--paused] [--console] VM", "Starts a VM."},
 	{"shutdown", command_shutdown, "VM", "Presses its power button."},
 	{"destroy", command_destroy, "VM", "Ends it at once."},
 	{"pause", command_pause, "VM", "Stops its processors and its time."},
@@ -596,6 +598,8 @@ const struct command commands[] = {
 	{"console", command_console, "VM", "Its serial console; Ctrl-] leaves."},
 	{"wait", command_wait, "[--timeout S] VM", "Waits for its end; exits as run does."},
 	{"stats", command_stats, "VM", "Its counters."},
+	{"regs", command_regs, "[--vcpu N] [--vector] VM", "Its vCPUs' registers."},
+	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
 	{"host", command_host, "", "What this host offers."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
 	{"modes", command_modes, "", "The modes, and which of them work here."},

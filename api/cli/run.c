@@ -175,6 +175,8 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 		return 0;
 	case 's': run->stats_path = value; return 0;
 	case 'R': run->no_reboot = true; return 0;
+	case 'g': return put_path(definition, "gdb", "--gdb", value);
+	case 'p': json_object_object_add(definition, "start_paused", json_object_new_boolean(1)); return 0;
 	case 'X': json_object_object_add(definition, "debug_exit", json_object_new_boolean(1)); return 0;
 	case 'C': json_object_object_add(definition, "debug_console", json_object_new_boolean(1)); return 0;
 	case 'V': run->verbose = true; return 0;
@@ -200,6 +202,8 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"timeout", required_argument, NULL, 't'},
 		{"stats", required_argument, NULL, 's'},
 		{"no-reboot", no_argument, NULL, 'R'},
+		{"gdb", required_argument, NULL, 'g'},
+		{"paused", no_argument, NULL, 'p'},
 		{"debug-exit", no_argument, NULL, 'X'},
 		{"debug-console", no_argument, NULL, 'C'},
 		{"verbose", no_argument, NULL, 'V'},

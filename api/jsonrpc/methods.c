@@ -1,6 +1,8 @@
 /* The methods, a row each: what it takes and gives. Dispatch, validation, rpc.discover and docs/api.md read it. */
 #include "api/jsonrpc/private.h"
 
+#include "proto/vmdef.h"
+
 #include <string.h>
 
 /* clang-format off: tables, a row for each field and method */
@@ -12,6 +14,7 @@
 static const char *const mode_values[] = {"bt", "hvm", "pv", NULL};
 static const char *const state_values[] = {"defined",   "starting", "running", "paused", "shutdown",
 					   "destroyed", "crashed",  "failed",  NULL};
+static const char *const gdb_architectures[] = {"auto", "i8086", "i386", "x86-64", NULL};
 static const char *const history_values[] = {"events", "decisions", "results", NULL};
 
 #define VM_FIELD {"vm", RPC_STRING, RPC_REQUIRED, 1, 200, .summary = "the VM's name or UUID"}
@@ -200,6 +203,53 @@ static const struct rpc_field stats_fields[] = {
 	END,
 };
 
+static const struct rpc_field segment_fields[] = {
+	{"selector", RPC_STRING, RPC_REQUIRED, .summary = "the selector"},
+	{"base", RPC_STRING, RPC_REQUIRED, .summary = "linear address"},
+	{"limit", RPC_STRING, RPC_REQUIRED, .summary = "last byte"},
+	{"access", RPC_STRING, RPC_REQUIRED, .summary = "bits 8 to 23 of the descriptor's second dword"},
+	END,
+};
+static const struct rpc_field segments_fields[] = {
+	{"cs", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields}, {"ss", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields},
+	{"ds", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields}, {"es", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields},
+	{"fs", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields}, {"gs", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields},
+	{"ldtr", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields}, {"tr", RPC_OBJECT, RPC_REQUIRED, .fields = segment_fields},
+	END,
+};
+static const struct rpc_field table_fields[] = {
+	{"base", RPC_STRING, RPC_REQUIRED, .summary = "linear address"},
+	{"limit", RPC_STRING, RPC_REQUIRED, .summary = "last byte"},
+	END,
+};
+static const struct rpc_field vcpu_fields[] = {
+	{"vcpu", RPC_INTEGER, RPC_REQUIRED, .summary = "its number"},
+	{"activity", RPC_STRING, RPC_REQUIRED, .summary = "running, halted, not started or shut down"},
+	{"mode", RPC_STRING, RPC_REQUIRED, .summary = "real, virtual 8086, 16-bit, 32-bit, compatibility or 64-bit"},
+	{"cpl", RPC_INTEGER, RPC_REQUIRED, .summary = "its privilege"},
+	{"flags", RPC_STRING, RPC_REQUIRED, .summary = "the set bits of rflags by name"},
+	{"general", RPC_OBJECT, RPC_REQUIRED, .summary = "rax to r15, rip, rflags: hexadecimal strings, as all values here"},
+	{"segments", RPC_OBJECT, RPC_REQUIRED, .fields = segments_fields},
+	{"gdtr", RPC_OBJECT, RPC_REQUIRED, .fields = table_fields},
+	{"idtr", RPC_OBJECT, RPC_REQUIRED, .fields = table_fields},
+	{"control", RPC_OBJECT, RPC_REQUIRED, .summary = "cr0, cr2, cr3, cr4, cr8, xcr0"},
+	{"debug", RPC_OBJECT, RPC_REQUIRED, .summary = "dr0 to dr3, dr6, dr7"},
+	{"msrs", RPC_OBJECT, RPC_REQUIRED, .summary = "model-specific registers by name"},
+	{"vector", RPC_OBJECT, 0, .summary = "x87, SSE and AVX registers, the highest byte first; ymmNh is the upper half"},
+	END,
+};
+static const struct rpc_field vcpu_row[] = {{"vcpu", RPC_OBJECT, 0, .fields = vcpu_fields}};
+static const struct rpc_field regs_fields[] = {
+	{"vcpus", RPC_ARRAY, RPC_REQUIRED, .fields = vcpu_row, .summary = "each vCPU at one moment"},
+	END,
+};
+static const struct rpc_field gdb_fields[] = {
+	{"path", RPC_STRING, RPC_REQUIRED, .summary = "the socket, for GDB's target remote on this host"},
+	{"enabled", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it listens"},
+	{"connected", RPC_BOOLEAN, RPC_REQUIRED, .summary = "a debugger is attached"},
+	END,
+};
+
 static const struct rpc_field event_fields[] = {
 	{"subscription", RPC_INTEGER, RPC_REQUIRED, .summary = "what events.subscribe answered"},
 	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
@@ -297,6 +347,7 @@ static struct daemon_start start_options(json_object *params)
 {
 	return (struct daemon_start){
 		.no_reboot = rpc_boolean(params, "no_reboot", false),
+		.paused = rpc_boolean(params, "paused", false),
 		.mode = rpc_string(params, "mode"),
 	};
 }
@@ -380,6 +431,34 @@ static void handle_stats(struct rpc_call *call, json_object *params)
 	with_vm(call, params, daemon_stats);
 }
 
+/* The parameters go to the VM's process as they are, but for its name. */
+static void inspect(struct rpc_call *call, json_object *params, enum daemon_inspection what, double seconds)
+{
+	struct vm *vm = find_vm(call, params);
+	json_object *passed = NULL;
+
+	if (!vm)
+		return;
+	if (json_object_deep_copy(params, &passed, NULL) < 0) {
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	json_object_object_del(passed, "vm");
+	if (what == DAEMON_GDB)
+		json_object_object_add(passed, "enable", json_object_new_boolean(1));
+	daemon_inspect(call->conn->daemon, vm, what, passed, seconds, rpc_done, call);
+}
+
+static void handle_regs(struct rpc_call *call, json_object *params)
+{
+	inspect(call, params, DAEMON_REGS, 0);
+}
+
+static void handle_gdb(struct rpc_call *call, json_object *params)
+{
+	inspect(call, params, DAEMON_GDB, 0);
+}
+
 static void cancel_wait(struct rpc_call *call)
 {
 	daemon_wait_cancel(call->cancel_data);
@@ -444,12 +523,26 @@ static const struct rpc_field explain_params[] = {
 static const struct rpc_field start_params[] = {
 	VM_FIELD,
 	{"no_reboot", RPC_BOOLEAN, 0, .summary = "a reboot of the guest ends the VM"},
+	{"paused", RPC_BOOLEAN, 0, .summary = "before its first instruction; vm.resume, or GDB, starts it"},
 	{"mode", RPC_STRING, 0, .values = mode_values, .summary = "this mode, instead of the definition's"},
+	END,
+};
+static const struct rpc_field regs_params[] = {
+	VM_FIELD,
+	{"vcpu", RPC_INTEGER, 0, 0, VMDEF_VCPUS_MAX - 1, .summary = "only this vCPU's"},
+	{"vector", RPC_BOOLEAN, 0, .summary = "x87, SSE and AVX registers too"},
+	END,
+};
+static const struct rpc_field gdb_params[] = {
+	VM_FIELD,
+	{"architecture", RPC_STRING, 0, .values = gdb_architectures,
+	 .summary = "what GDB is told from the next connection on; auto goes by the first vCPU's mode then"},
 	END,
 };
 static const struct rpc_field run_params[] = {
 	{"definition", RPC_DEFINITION, RPC_REQUIRED, .summary = "a VM's definition"},
 	{"no_reboot", RPC_BOOLEAN, 0, .summary = "a reboot of the guest ends the VM"},
+	{"paused", RPC_BOOLEAN, 0, .summary = "before its first instruction; vm.resume, or GDB, starts it"},
 	{"mode", RPC_STRING, 0, .values = mode_values, .summary = "this mode, instead of the definition's"},
 	{"ends_with_client", RPC_BOOLEAN, 0, .summary = "destroy it when this connection ends (default: true)"},
 	END,
@@ -566,6 +659,12 @@ const struct rpc_method rpc_methods[] = {
 	{"vm.stats",
 	 "Counters of a running VM, or of the last run.",
 	 vm_only, {"result", RPC_OBJECT, RPC_OPEN, .fields = stats_fields, .summary = "counters by name"}, handle_stats},
+	{"vm.regs",
+	 "Registers of a VM's vCPUs, which stop for a moment.",
+	 regs_params, RESULT(regs_fields, "the registers"), handle_regs},
+	{"vm.gdb",
+	 "Opens the VM's socket for GDB (target remote), which then stops and continues it.",
+	 gdb_params, RESULT(gdb_fields, "where it is"), handle_gdb},
 	{"vm.wait",
 	 "Answered when the VM has ended; at once when it does not run and has ended before.",
 	 wait_params, {"result", RPC_OBJECT, RPC_OPEN, .fields = result_fields, .summary = "how it ended"}, handle_wait},
