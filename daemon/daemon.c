@@ -132,8 +132,10 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 		daemon_destroy(daemon);
 		return rc;
 	}
-	adopt_all(daemon);
+	/* Before results of VMs that ended meanwhile are taken in. */
+	learning_load(daemon);
 	calibrate_init(daemon);
+	adopt_all(daemon);
 	*ret_daemon = daemon;
 	return 0;
 }

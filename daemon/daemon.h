@@ -74,6 +74,11 @@ json_object *daemon_compare(struct daemon *daemon);
 void daemon_explain(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
 void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 
+/* {"statistics", "outcomes"}: how good predictions were; newest first. vm NULL: of all. */
+void daemon_policy_history(struct daemon *daemon, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque);
+/* Forgets what was learned: of one VM its workload and times, of all (NULL) the corrections too. */
+void daemon_policy_reset(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
+
 /* ---- VMs -------------------------------------------------------------------- */
 
 /* By UUID or name; NULL when there is none. Valid until the loop's next turn: do not keep it. */

@@ -204,6 +204,7 @@ static void on_undefined(void *opaque, int error, const char *message, json_obje
 	} else {
 		if (vm) {
 			event_emit(vm, "undefined", NULL);
+			learning_forget(vm);
 		}
 		if (vm && vm->process) {
 			/* It runs on, as a transient one. */
@@ -259,42 +260,68 @@ void daemon_make_transient(struct daemon *daemon, struct vm *vm, daemon_done_fn 
 
 /* ---- policy ------------------------------------------------------------------------- */
 
-static json_object *decide(const struct vmdef *def, const char *wish, struct policy_decision *ret_decision)
+static json_object *decide(struct daemon *daemon, const struct vmdef *def, const char *key, const char *wish,
+			   struct policy_decision *ret_decision)
 {
-	struct policy_host host;
+	const struct policy_memory_vm *known = policy_memory_find(&daemon->memory, key);
+	struct policy_constraints constraints;
+	struct policy_workload workload;
 	struct policy_guest guest;
+	struct policy_host host;
+	struct policy_query query = {
+		.host = &host,
+		.calibration = daemon->calibration.valid ? &daemon->calibration : NULL,
+		.guest = &guest,
+		.workload = &workload,
+		.constraints = &constraints,
+		.corrections = &daemon->memory.corrections,
+		.wish = wish ? wish : vmdef_mode_name(def->mode),
+		.previous = known && known->mode[0] ? known->mode : NULL,
+	};
+	double boot, cost = 0;
 	json_object *json;
 
 	policy_probe(&host);
 	policy_guest_inspect(def, &guest);
-	policy_decide(&host, &guest, wish ? wish : vmdef_mode_name(def->mode), ret_decision);
+	policy_workload_of(def, known ? &known->learned : NULL, &workload);
+	policy_constraints_of(def, &constraints);
+	policy_decide(&query, ret_decision);
 	json = policy_decision_json(ret_decision);
+	if (ret_decision->possible)
+		cost = ret_decision->candidates[ret_decision->mode].predicted.cost;
+	boot = policy_memory_boot(known, cost);
+	json_object_object_add(json, "predicted_boot_seconds", boot > 0 ? json_object_new_double(boot) : NULL);
 	json_object_object_add(json, "time", json_object_new_double(epoch_seconds()));
 	return json;
-}
-
-static void answer_decision(const struct vmdef *def, daemon_done_fn done, void *opaque)
-{
-	struct policy_decision decision;
-	json_object *json = decide(def, NULL, &decision);
-
-	done(opaque, NULL, json);
-	json_object_put(json);
 }
 
 void daemon_explain(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque)
 {
 	struct vmdef *def = parse(definition, done, opaque);
+	struct policy_decision decision;
+	char key[LEARNING_KEY_BYTES];
+	json_object *json;
 
 	if (!def)
 		return;
-	answer_decision(def, done, opaque);
+	/* A defined VM's new definition, or one that would be transient. */
+	learning_key(def, !registry_find_uuid(daemon, def->uuid), key);
+	json = decide(daemon, def, key, NULL, &decision);
+	done(opaque, NULL, json);
+	json_object_put(json);
 	vmdef_free(def);
 }
 
 void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
 {
-	answer_decision(vm->def, done, opaque);
+	struct policy_decision decision;
+	char key[LEARNING_KEY_BYTES];
+	json_object *json;
+
+	learning_key(vm->def, vm->transient, key);
+	json = decide(daemon, vm->def, key, NULL, &decision);
+	done(opaque, NULL, json);
+	json_object_put(json);
 }
 
 json_object *daemon_host(struct daemon *daemon)
@@ -333,8 +360,11 @@ json_object *daemon_compare(struct daemon *daemon)
 static bool choose_mode(struct vm *vm, const struct daemon_start *options, struct policy_decision *ret_decision,
 			daemon_done_fn done, void *opaque)
 {
-	json_object *json = decide(vm->def, options->mode, ret_decision);
+	char key[LEARNING_KEY_BYTES];
+	json_object *json;
 
+	learning_key(vm->def, vm->transient, key);
+	json = decide(vm->daemon, vm->def, key, options->mode, ret_decision);
 	registry_set_decision(vm, json);
 	store_add(vm->daemon->store, STORE_DECISION, vm->uuid, vm->name, epoch_seconds(),
 		  json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), NULL, NULL);

@@ -112,6 +112,7 @@ struct daemon {
 	void *transient_opaque;
 	bool ending;
 	struct policy_calibration calibration; /* of this host as it is now; not valid: never measured */
+	struct policy_memory memory;           /* of VMs and outcomes */
 	struct calibration *calibrating;       /* while it is being measured */
 	struct event *calibrate_timer;
 };
@@ -176,6 +177,17 @@ void supervisor_release(struct vm_process *process);
 void calibrate_init(struct daemon *daemon);
 /* Ends a calibration in progress; nobody is answered. */
 void calibrate_finish(struct daemon *daemon);
+
+/* ---- learning.c ---- */
+
+#define LEARNING_KEY_BYTES 80
+/* What a VM is remembered by: its UUID, or what it boots if it is transient and another one each time. */
+void learning_key(const struct vmdef *def, bool transient, char ret_key[LEARNING_KEY_BYTES]);
+void learning_load(struct daemon *daemon);
+/* A VM has ended; vm->decision says what was thought and vm->result what it did. */
+void learning_take(struct vm *vm);
+/* A VM was undefined. */
+void learning_forget(struct vm *vm);
 
 /* ---- adopt.c ---- */
 

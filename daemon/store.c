@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define KEEP_RECORDS 10000
 
 struct job {
@@ -43,7 +43,7 @@ struct store {
 	char dir[PATH_MAX], path[PATH_MAX + 16];
 	sqlite3 *db;   /* the worker's, once it runs */
 	bool writable; /* the worker's */
-	unsigned added[3];
+	unsigned added[STORE_RECORDS];
 	char problem[512];
 	char detail[160]; /* the worker's: SQLite's message of a job that was rolled back */
 
@@ -68,9 +68,12 @@ static const char schema[] =
 /* What each later version added, applied one after the other to what is there. */
 static const char *const migrations[SCHEMA_VERSION] = {
 	[1] = "CREATE TABLE note(key TEXT PRIMARY KEY, json TEXT NOT NULL, time REAL NOT NULL); PRAGMA user_version=2;",
+	[2] = "CREATE TABLE outcome(id INTEGER PRIMARY KEY, uuid TEXT, name TEXT, time REAL NOT NULL, json TEXT NOT NULL);"
+	      "CREATE INDEX outcome_uuid ON outcome(uuid); PRAGMA user_version=3;",
 };
 
-static const char *const tables[] = {[STORE_DECISION] = "decision", [STORE_RESULT] = "result", [STORE_EVENT] = "event"};
+static const char *const tables[] = {[STORE_DECISION] = "decision", [STORE_RESULT] = "result", [STORE_EVENT] = "event",
+				      [STORE_OUTCOME] = "outcome"};
 
 /* ---- SQLite --------------------------------------------------------------- */
 
@@ -303,6 +306,8 @@ static int run_delete(struct store *store, struct job *job)
 		rc = run_bound(store, "DELETE FROM decision WHERE uuid=?1", "s", job->uuid);
 	if (!rc)
 		rc = run_bound(store, "DELETE FROM result WHERE uuid=?1", "s", job->uuid);
+	if (!rc)
+		rc = run_bound(store, "DELETE FROM outcome WHERE uuid=?1", "s", job->uuid);
 	if (!rc)
 		rc = exec(store->db, "COMMIT");
 	if (rc)

@@ -1,5 +1,5 @@
 /*
- * What must outlive the daemon: VM definitions, decisions, results, events and notes of the policy, in SQLite (WAL, synchronous=FULL) under
+ * What must outlive the daemon: VM definitions, decisions, results, events, outcomes and notes of the policy, in SQLite (WAL, synchronous=FULL) under
  * the state directory. Writes run on one worker thread, so that a slow disk does not stop the event loop; each tells
  * its outcome on the loop, and only then is it acknowledged to anybody.
  */
@@ -17,7 +17,7 @@ struct store;
  */
 typedef void (*store_done_fn)(void *opaque, int error, const char *message, json_object *rows);
 
-enum store_record { STORE_DECISION, STORE_RESULT, STORE_EVENT };
+enum store_record { STORE_DECISION, STORE_RESULT, STORE_EVENT, STORE_OUTCOME, STORE_RECORDS };
 
 /*
  * A directory that is read-only, full or missing is no failure here: store_problem() tells, reads give what there is,
@@ -43,7 +43,7 @@ void store_put_definition(struct store *store, const char *uuid, const char *nam
 			  double created, store_done_fn done, void *opaque);
 /* One text under a key of its own, such as the host's calibration; replaces. NULL deletes it. done may be NULL. */
 void store_put_note(struct store *store, const char *key, const char *json, store_done_fn done, void *opaque);
-/* Also deletes the VM's decisions and results. */
+/* Also deletes the VM's decisions, results and outcomes. */
 void store_delete_definition(struct store *store, const char *uuid, store_done_fn done, void *opaque);
 /* The newest 10000 of each kind are kept. uuid may be NULL for an event of the daemon itself. */
 void store_add(struct store *store, enum store_record kind, const char *uuid, const char *name, double time,

@@ -174,6 +174,7 @@ void vmdir_record(struct vm *vm, const char *dir, double started, enum vm_state 
 	put_text(result, "uuid", vm->uuid);
 	put_text(result, "name", vm->name);
 	registry_set_result(vm, result);
+	learning_take(vm);
 	store_add(vm->daemon->store, STORE_RESULT, vm->uuid, vm->name, epoch_seconds(),
 		  json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN), NULL, NULL);
 	if (vm->transient)

@@ -24,31 +24,58 @@ enum policy_known { POLICY_UNKNOWN = -1, POLICY_NO = 0, POLICY_YES = 1 };
 
 /* ---- the host (probe.c) --------------------------------------------------------- */
 
+enum policy_feature {
+#define FEATURE(name, leaf, register, bit, in_bt) POLICY_HAS_##name,
+#include "proto/features.def"
+#undef FEATURE
+	POLICY_FEATURES
+};
+
+/* Every member that is shown is a row of facts.c, which also says where it was read. */
 struct policy_host {
 	char cpu_vendor[16], cpu_model[64];
+	uint32_t features;   /* 1 << enum policy_feature */
 	char hypervisor[16]; /* CPUID 0x40000000's signature; "" when the CPU says it runs on none */
 	bool under_hypervisor;
+	char container[32]; /* its kind; "" when none is known */
 	char kernel[128];
-	enum policy_known vmx, svm;                    /* flags in /proc/cpuinfo, that is: usable by this kernel */
-	bool kvm_device;                               /* /dev/kvm exists */
-	int kvm_open_error;                            /* 0 or errno of opening it for reading and writing */
-	int kvm_api;                                   /* KVM_GET_API_VERSION; -1 when not open */
+	enum policy_known cpuid_vmx, cpuid_svm; /* what the processor says */
+	enum policy_known vmx, svm;             /* flags in /proc/cpuinfo, that is: usable by this kernel */
+	enum policy_known firmware_locked;      /* IA32_FEATURE_CONTROL or VM_CR: switched off until the next boot */
+	bool kvm_device;                        /* /dev/kvm exists */
+	int kvm_open_error;                     /* 0 or errno of opening it for reading and writing */
+	char kvm_access[64];                    /* owner and mode of /dev/kvm: "root:kvm 0660"; "" when there is none */
+	int kvm_api;                            /* KVM_GET_API_VERSION; -1 when not open */
+	int kvm_max_vcpus;                      /* -1 when not open */
+	enum policy_known kvm_irqchip, kvm_pit, kvm_ioeventfd, kvm_irqfd, kvm_nested_state, kvm_clock;
 	enum policy_known kvm_intel, kvm_amd, kvm_pvm; /* modules, loaded or built in */
 	enum policy_known nested;                      /* kvm_intel or kvm_amd's parameter */
-	enum policy_known kvm_hardware;                /* KVM runs guests on the processor's own virtualization */
+	enum policy_known ept, npt, unrestricted_guest, vpid, apicv, avic; /* their other parameters */
+	enum policy_known kvm_hardware; /* KVM runs guests on the processor's own virtualization */
 	int exec_memory_error; /* 0 or errno: a memfd mapped executable, as bt's code cache needs */
+	int iommu_units;       /* /sys/class/iommu; -1: not readable */
 	int iommu_groups;      /* -1: not readable */
 	unsigned cores;        /* this process may use */
+	unsigned numa_nodes;   /* 0: not known */
 	uint64_t memory_mib, available_mib;
-	uint64_t huge_pages_free; /* of 2 MiB */
+	uint64_t huge_pages_free, huge_pages_1g_free; /* of 2 MiB, of 1 GiB */
 	char transparent_huge_pages[16];
-	bool avx2, avx512;
 };
 
 /* Reads it all afresh. */
 void policy_probe(struct policy_host *ret_host);
 /* [{"name","value","source","remedy"?}…], NULL when out of memory. */
 json_object *policy_host_facts(const struct policy_host *host);
+/*
+ * The opposite, for fact files of other hosts: unknown names are passed over, missing ones are unknown or nothing.
+ * False: no array of facts, or one that no host can have; error names it.
+ */
+bool policy_host_parse(json_object *facts, struct policy_host *ret_host, char *error, size_t error_size);
+/* Of a feature's name; false when there is none. */
+bool policy_feature_parse(const char *name, enum policy_feature *ret_feature);
+const char *policy_feature_name(enum policy_feature feature);
+/* What would give this host hardware virtualization; "" when it has it. */
+void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, size_t size);
 
 /* ---- the guest (guest.c) --------------------------------------------------------- */
 
@@ -147,11 +174,42 @@ json_object *policy_calibration_json(const struct policy_calibration *calibratio
 /* False: it is no calibration (of another format, damaged); then *ret is not valid. */
 bool policy_calibration_parse(json_object *json, struct policy_calibration *ret);
 
+/* ---- workloads (workload.c) ------------------------------------------------------------ */
+
+/* What a guest spends its time on: shares of the time that the work would take natively. They sum up to 1. */
+struct policy_workload {
+	char name[16]; /* "compute" …, "learned", "weights" */
+	double share[POLICY_MEASURES];
+	double certainty; /* 0 to 1: how far this is known to be the VM's */
+	char source[160]; /* in words */
+};
+
+/* What counters of earlier runs say, in seconds of native time; older runs weigh less and less. */
+struct policy_learned {
+	double seconds[POLICY_MEASURES];
+	double cpu_seconds; /* of the runs, decayed in the same way */
+	unsigned observed;  /* 1 << measure: the mode could count it */
+	unsigned runs;
+};
+
+/* compute, memory, syscall, process, io, mixed. False when there is none of that name. */
+bool policy_workload_named(const char *name, struct policy_workload *ret);
+/* From a definition: its weights, else the workload it names, else what was learned (may be NULL), else mixed. */
+void policy_workload_of(const struct vmdef *def, const struct policy_learned *learned, struct policy_workload *ret);
+json_object *policy_workload_json(const struct policy_workload *workload);
+/*
+ * Takes in a run's statistics (vm.stats), with the calibration of the host it ran on. False when they say nothing: too
+ * short, no counters, no calibration.
+ */
+bool policy_learn(struct policy_learned *learned, json_object *stats, enum policy_mode mode,
+		  const struct policy_calibration *calibration);
+
 /* ---- modes on this host (score.c) ------------------------------------------------- */
 
 struct policy_mode_state {
 	bool in_build; /* this version has an engine for it */
-	bool usable;
+	bool usable;   /* it can run VMs here; slowly, where variant says software */
+	char variant[16]; /* "bt", "hvm/ept", "hvm/npt", "hvm/shadow", "hvm/software", "hvm", "pv" */
 	char reason[300];
 	char remedy[300]; /* "" when there is none */
 };
@@ -162,15 +220,65 @@ bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host);
 /* [{"mode","technique","in_build","usable","reason","remedy"?}…] */
 json_object *policy_modes_json(const struct policy_host *host);
 
-/* ---- decisions (score.c, explain.c) ------------------------------------------------ */
+/* ---- predictions (cost.c) ------------------------------------------------------------ */
+
+struct policy_cost {
+	bool known;
+	double cost;       /* times the native time of the same work */
+	double confidence; /* 0 to 1 */
+	int cannot;        /* -1, or a measure that every guest needs and that this mode cannot execute here */
+};
+
+/*
+ * Of a workload in a mode: the sum over its shares of what each measure costs there, natively 1. Loops cost what the
+ * same loop costs; what a guest's kernel does costs what kernel code (integer, memory, TLB) costs, and the measured
+ * time of the event itself on top.
+ */
+void policy_predict(const struct policy_calibration *calibration, enum policy_mode mode,
+		    const struct policy_workload *workload, struct policy_cost *ret_cost);
+/* A measure's own factor; 0 when it is not known. */
+double policy_slowdown(const struct policy_calibration *calibration, enum policy_mode mode, enum policy_measure measure);
+
+/* ---- decisions (score.c) ------------------------------------------------------------- */
 
 enum policy_verdict { POLICY_CHOSEN, POLICY_POSSIBLE, POLICY_RULED_OUT };
 
+/* What a definition demands. */
+struct policy_constraints {
+	unsigned require, forbid; /* 1 << enum policy_mode; require 0: any */
+	uint32_t features;        /* 1 << enum policy_feature */
+	bool kernel_isolation, passthrough, nested, migratable;
+};
+
+void policy_constraints_of(const struct vmdef *def, struct policy_constraints *ret);
+
+/* What outcomes have taught: a mode's true cost is so many times the predicted one. 1 where nothing is known. */
+struct policy_corrections {
+	double factor[POLICY_MODE_COUNT];
+	unsigned outcomes[POLICY_MODE_COUNT];
+};
+
+struct policy_query {
+	const struct policy_host *host;
+	const struct policy_calibration *calibration; /* NULL: never measured */
+	const struct policy_guest *guest;
+	const struct policy_workload *workload;       /* NULL: mixed */
+	const struct policy_constraints *constraints; /* NULL: none */
+	const struct policy_corrections *corrections; /* NULL: none */
+	const char *wish;                             /* "auto" or a mode's name */
+	const char *previous;                         /* the mode it was given last time; NULL */
+};
+
 struct policy_candidate {
 	enum policy_verdict verdict;
+	char variant[16];
+	struct policy_cost predicted; /* with the correction */
+	double correction;            /* 1: none */
 	char reason[400];
 	char remedy[300];
 };
+
+#define POLICY_CHANGES 6
 
 struct policy_decision {
 	char wish[8];
@@ -178,15 +286,62 @@ struct policy_decision {
 	enum policy_mode mode; /* when possible */
 	char reason[600];      /* one sentence for people; names the remedy when nothing is possible */
 	struct policy_candidate candidates[POLICY_MODE_COUNT];
-	char would_change[4][300];
+	char would_change[POLICY_CHANGES][300];
 	unsigned change_count;
 	struct policy_guest guest;
+	struct policy_workload workload;
 };
 
-/* wish: "auto" or a mode's name. */
-void policy_decide(const struct policy_host *host, const struct policy_guest *guest, const char *wish,
-		   struct policy_decision *ret_decision);
+/* A new mode must be so much better than the one a VM had last: changing has its own cost and risk. */
+#define POLICY_HYSTERESIS 0.10
+
+void policy_decide(const struct policy_query *query, struct policy_decision *ret_decision);
 json_object *policy_decision_json(const struct policy_decision *decision);
+
+/* ---- memory (memory.c) -------------------------------------------------------------------- */
+
+#define POLICY_MEMORY_VMS 128
+
+/* Of one VM, or of one image for transient ones. */
+struct policy_memory_vm {
+	char key[80];
+	double time; /* last use, seconds since the epoch */
+	struct policy_learned learned;
+	unsigned boots;
+	double boot_native; /* seconds to user space, divided by the mode's predicted cost */
+	char mode[8];       /* of the last run */
+};
+
+struct policy_memory {
+	struct policy_memory_vm vms[POLICY_MEMORY_VMS];
+	unsigned count;
+	struct policy_corrections corrections;
+	unsigned predictions; /* that had an outcome */
+	double error_sum;     /* of |ln(observed / predicted)| */
+};
+
+void policy_memory_init(struct policy_memory *memory);
+/* NULL when nothing is known of it. */
+struct policy_memory_vm *policy_memory_find(struct policy_memory *memory, const char *key);
+/* Finds or makes it; the one that was not used for longest makes room. */
+struct policy_memory_vm *policy_memory_use(struct policy_memory *memory, const char *key, double now);
+/* Seconds until user space, of a VM that has booted before; 0 when that is not known. cost: predicted, corrected. */
+double policy_memory_boot(const struct policy_memory_vm *vm, double cost);
+/*
+ * A VM has reached user space after so many seconds, in a mode of that predicted (corrected) cost. The prediction it had
+ * is judged, and where its last run was in another mode, both modes' corrections move.
+ */
+struct policy_outcome {
+	double predicted, observed; /* seconds; predicted 0: none */
+};
+void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm *vm, enum policy_mode mode,
+			   double cost, double observed, struct policy_outcome *ret);
+void policy_memory_forget(struct policy_memory *memory, const char *key);
+json_object *policy_memory_json(const struct policy_memory *memory);
+/* Anything that is not right in it is left out. */
+void policy_memory_parse(json_object *json, struct policy_memory *ret);
+/* {"predictions","mean_error","corrections":{mode:{"factor","outcomes"}}} */
+json_object *policy_statistics_json(const struct policy_memory *memory);
 
 /* ---- the comparison (table.c) ------------------------------------------------------- */
 

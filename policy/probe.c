@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -54,6 +55,38 @@ static uint64_t meminfo_kib(const char *key)
 
 /* ---- processor ---------------------------------------------------------------------- */
 
+static const struct {
+	const char *name;
+	unsigned leaf, reg, bit;
+} features[POLICY_FEATURES] = {
+#define FEATURE(name, leaf, register, bit, in_bt) {#name, leaf, register, bit},
+#include "proto/features.def"
+#undef FEATURE
+};
+_Static_assert(POLICY_FEATURES <= 32, "struct policy_host keeps them in one word");
+
+const char *policy_feature_name(enum policy_feature feature)
+{
+	return features[feature].name;
+}
+
+bool policy_feature_parse(const char *name, enum policy_feature *ret_feature)
+{
+	for (int i = 0; i < POLICY_FEATURES; i++)
+		if (!strcmp(features[i].name, name)) {
+			*ret_feature = (enum policy_feature)i;
+			return true;
+		}
+	return false;
+}
+
+static unsigned ecx_of(unsigned leaf)
+{
+	unsigned eax, ebx, ecx, edx;
+
+	return __get_cpuid(leaf, &eax, &ebx, &ecx, &edx) ? ecx : 0;
+}
+
 static void probe_cpuid(struct policy_host *host)
 {
 	unsigned eax, ebx, ecx, edx, max;
@@ -87,9 +120,14 @@ static void probe_cpuid(struct policy_host *host)
 			if (!isprint((unsigned char)*c))
 				*c = '?';
 	}
-	if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
-		host->avx2 = ebx >> 5 & 1;
-		host->avx512 = ebx >> 16 & 1;
+	host->cpuid_vmx = ecx_of(1) >> 5 & 1 ? POLICY_YES : POLICY_NO;
+	host->cpuid_svm = ecx_of(0x80000001) >> 2 & 1 ? POLICY_YES : POLICY_NO;
+	for (int i = 0; i < POLICY_FEATURES; i++) {
+		unsigned r[4];
+
+		if (__get_cpuid_count(features[i].leaf, 0, &r[0], &r[1], &r[2], &r[3]) &&
+		    r[features[i].reg] >> features[i].bit & 1)
+			host->features |= 1u << i;
 	}
 }
 
@@ -132,26 +170,118 @@ static enum policy_known module_present(const char *name)
 	return access(path, F_OK) == 0 ? POLICY_YES : POLICY_NO;
 }
 
+static enum policy_known parameter(const char *module, const char *name)
+{
+	char path[128], line[16];
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
+	if (read_line(path, line, sizeof(line)))
+		return POLICY_UNKNOWN;
+	return line[0] == 'Y' || line[0] == '1' ? POLICY_YES : POLICY_NO;
+}
+
+static enum policy_known either(enum policy_known a, enum policy_known b)
+{
+	return a != POLICY_UNKNOWN ? a : b;
+}
+
+static enum policy_known extension(int fd, unsigned long number)
+{
+	return ioctl(fd, KVM_CHECK_EXTENSION, number) > 0 ? POLICY_YES : POLICY_NO;
+}
+
+static void probe_kvm_api(struct policy_host *host, int fd)
+{
+	host->kvm_api = ioctl(fd, KVM_GET_API_VERSION, 0);
+	host->kvm_max_vcpus = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	host->kvm_irqchip = extension(fd, KVM_CAP_IRQCHIP);
+	host->kvm_pit = extension(fd, KVM_CAP_PIT2);
+	host->kvm_ioeventfd = extension(fd, KVM_CAP_IOEVENTFD);
+	host->kvm_irqfd = extension(fd, KVM_CAP_IRQFD);
+	host->kvm_nested_state = extension(fd, KVM_CAP_NESTED_STATE);
+	host->kvm_clock = extension(fd, KVM_CAP_ADJUST_CLOCK);
+}
+
+/*
+ * The name of a user or group from a local file: not through NSS, which may ask a server. Fields are NAME:x:ID:….
+ */
+static void name_of(const char *path, unsigned id, char *name, size_t size)
+{
+	FILE *file = fopen(path, "re");
+	char line[1024], found[64];
+	unsigned number;
+
+	snprintf(name, size, "%u", id);
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%63[^:]:%*[^:]:%u", found, &number) == 2 && number == id) {
+			snprintf(name, size, "%.*s", (int)size - 1, found);
+			break;
+		}
+	if (file)
+		fclose(file);
+}
+
+static void probe_kvm_access(struct policy_host *host)
+{
+	char user[24], group[24];
+	struct stat st;
+
+	if (stat("/dev/kvm", &st) < 0)
+		return;
+	name_of("/etc/passwd", st.st_uid, user, sizeof(user));
+	name_of("/etc/group", st.st_gid, group, sizeof(group));
+	snprintf(host->kvm_access, sizeof(host->kvm_access), "%s:%s %04o", user, group, st.st_mode & 07777);
+}
+
+/*
+ * Firmware may switch VT-x (IA32_FEATURE_CONTROL, SDM vol. 3, 24.7: locked without bit 2) or AMD-V (VM_CR, APM vol. 2,
+ * 15.30.1: SVMDIS) off until the next boot. Where MSRs cannot be read, a processor that has the extension while Linux
+ * hides the flag says the same: Linux clears it for that reason.
+ */
+static enum policy_known probe_lock(const struct policy_host *host)
+{
+	bool intel = host->cpuid_vmx == POLICY_YES;
+	int fd = open("/dev/cpu/0/msr", O_RDONLY | O_CLOEXEC);
+	uint64_t value = 0;
+	bool got = fd >= 0 && pread(fd, &value, 8, intel ? 0x3a : 0xc0010114) == 8;
+
+	if (fd >= 0)
+		close(fd);
+	if (host->cpuid_vmx != POLICY_YES && host->cpuid_svm != POLICY_YES)
+		return POLICY_NO;
+	if (got)
+		return (intel ? (value & 5) == 1 : (value >> 4 & 1) == 1) ? POLICY_YES : POLICY_NO;
+	if ((intel ? host->vmx : host->svm) == POLICY_UNKNOWN)
+		return POLICY_UNKNOWN;
+	return (intel ? host->vmx : host->svm) == POLICY_NO ? POLICY_YES : POLICY_NO;
+}
+
 static void probe_kvm(struct policy_host *host)
 {
-	char line[16];
 	int fd;
 
 	host->kvm_device = access("/dev/kvm", F_OK) == 0;
-	host->kvm_api = -1;
+	host->kvm_api = host->kvm_max_vcpus = -1;
+	host->kvm_irqchip = host->kvm_pit = host->kvm_ioeventfd = host->kvm_irqfd = host->kvm_nested_state =
+		host->kvm_clock = POLICY_UNKNOWN;
 	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	host->kvm_open_error = fd < 0 ? errno : 0;
 	if (fd >= 0) {
-		host->kvm_api = ioctl(fd, KVM_GET_API_VERSION, 0);
+		probe_kvm_api(host, fd);
 		close(fd);
 	}
 	host->kvm_intel = module_present("kvm_intel");
 	host->kvm_amd = module_present("kvm_amd");
 	host->kvm_pvm = module_present("kvm_pvm");
-	host->nested = POLICY_UNKNOWN;
-	if (!read_line("/sys/module/kvm_intel/parameters/nested", line, sizeof(line)) ||
-	    !read_line("/sys/module/kvm_amd/parameters/nested", line, sizeof(line)))
-		host->nested = line[0] == 'Y' || line[0] == '1' ? POLICY_YES : POLICY_NO;
+	host->nested = either(parameter("kvm_intel", "nested"), parameter("kvm_amd", "nested"));
+	host->ept = parameter("kvm_intel", "ept");
+	host->unrestricted_guest = parameter("kvm_intel", "unrestricted_guest");
+	host->vpid = parameter("kvm_intel", "vpid");
+	host->apicv = parameter("kvm_intel", "enable_apicv");
+	host->npt = parameter("kvm_amd", "npt");
+	host->avic = parameter("kvm_amd", "avic");
+	host->firmware_locked = probe_lock(host);
+	probe_kvm_access(host);
 
 	/*
 	 * A working /dev/kvm proves nothing: kvm_pvm answers the same ioctls and emulates. Hardware it is when the
@@ -201,6 +331,8 @@ static void probe_memory(struct policy_host *host)
 	host->available_mib = meminfo_kib("MemAvailable:") >> 10;
 	if (!read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", line, sizeof(line)))
 		host->huge_pages_free = strtoull(line, NULL, 10);
+	if (!read_line("/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", line, sizeof(line)))
+		host->huge_pages_1g_free = strtoull(line, NULL, 10);
 	/* "always [madvise] never": the one in brackets holds. */
 	if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line)) &&
 	    (from = strchr(line, '[')) && (to = strchr(from, ']'))) {
@@ -210,120 +342,52 @@ static void probe_memory(struct policy_host *host)
 	host->exec_memory_error = try_exec_memory();
 }
 
-static int count_iommu_groups(void)
+/* Entries whose names begin so; 0 when there is no such directory, -1 when it cannot be read. */
+static int count_entries(const char *path, const char *prefix)
 {
-	DIR *dir = opendir("/sys/kernel/iommu_groups");
+	DIR *dir = opendir(path);
 	struct dirent *entry;
 	int n = 0;
 
 	if (!dir)
 		return errno == ENOENT ? 0 : -1;
 	while ((entry = readdir(dir)))
-		if (entry->d_name[0] != '.')
-			n++;
+		n += entry->d_name[0] != '.' && !strncmp(entry->d_name, prefix, strlen(prefix));
 	closedir(dir);
 	return n;
+}
+
+/* systemd's convention (systemd.io/CONTAINER_INTERFACE), and the marks that others leave. */
+static void probe_container(struct policy_host *host)
+{
+	if (!read_line("/run/systemd/container", host->container, sizeof(host->container)))
+		return;
+	if (access("/.dockerenv", F_OK) == 0)
+		snprintf(host->container, sizeof(host->container), "docker");
+	else if (access("/run/.containerenv", F_OK) == 0)
+		snprintf(host->container, sizeof(host->container), "podman");
 }
 
 void policy_probe(struct policy_host *ret_host)
 {
 	struct utsname name;
 	cpu_set_t set;
+	int nodes;
 
 	memset(ret_host, 0, sizeof(*ret_host));
 	probe_cpuid(ret_host);
 	probe_cpuinfo(ret_host);
 	probe_kvm(ret_host);
 	probe_memory(ret_host);
-	ret_host->iommu_groups = count_iommu_groups();
+	probe_container(ret_host);
+	ret_host->iommu_units = count_entries("/sys/class/iommu", "");
+	ret_host->iommu_groups = count_entries("/sys/kernel/iommu_groups", "");
+	nodes = count_entries("/sys/devices/system/node", "node");
+	ret_host->numa_nodes = nodes > 0 ? (unsigned)nodes : 0;
 	if (uname(&name) == 0)
 		snprintf(ret_host->kernel, sizeof(ret_host->kernel), "%.60s %.64s", name.sysname, name.release);
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		ret_host->cores = (unsigned)CPU_COUNT(&set);
 	else
 		ret_host->cores = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
-}
-
-/* ---- as rows ------------------------------------------------------------------------------- */
-
-static void put(json_object *rows, const char *name, json_object *value, const char *source, const char *remedy)
-{
-	json_object *row = json_object_new_object();
-
-	json_object_object_add(row, "name", json_object_new_string(name));
-	json_object_object_add(row, "value", value);
-	json_object_object_add(row, "source", json_object_new_string(source));
-	if (remedy)
-		json_object_object_add(row, "remedy", json_object_new_string(remedy));
-	json_object_array_add(rows, row);
-}
-
-static json_object *known(enum policy_known value)
-{
-	return value == POLICY_UNKNOWN ? NULL : json_object_new_boolean(value == POLICY_YES);
-}
-
-static void put_kvm(json_object *rows, const struct policy_host *host)
-{
-	static const char modules[] = "/sys/module";
-	const char *remedy = NULL;
-	char opened[128];
-
-	if (!host->kvm_device)
-		remedy = host->under_hypervisor
-				 ? "ask the outer hypervisor's owner for nested virtualization"
-				 : "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup";
-	put(rows, "kvm_device", json_object_new_boolean(host->kvm_device), "/dev/kvm", remedy);
-	if (host->kvm_device) {
-		snprintf(opened, sizeof(opened), "%s", host->kvm_open_error ? strerror(host->kvm_open_error) : "yes");
-		put(rows, "kvm_opens", json_object_new_string(opened), "open(\"/dev/kvm\", O_RDWR)",
-		    host->kvm_open_error == EACCES ? "add the daemon's user to the group that owns /dev/kvm" : NULL);
-	}
-	put(rows, "kvm_api_version", host->kvm_api >= 0 ? json_object_new_int(host->kvm_api) : NULL,
-	    "ioctl KVM_GET_API_VERSION", NULL);
-	put(rows, "vmx", known(host->vmx), "/proc/cpuinfo flags", NULL);
-	put(rows, "svm", known(host->svm), "/proc/cpuinfo flags", NULL);
-	put(rows, "module_kvm_intel", known(host->kvm_intel), modules, NULL);
-	put(rows, "module_kvm_amd", known(host->kvm_amd), modules, NULL);
-	put(rows, "module_kvm_pvm", known(host->kvm_pvm), modules,
-	    host->kvm_pvm == POLICY_YES ? "this KVM emulates in software; a host with VT-x or AMD-V (or nested "
-					  "virtualization) has a real one"
-					: NULL);
-	put(rows, "kvm_is_hardware", known(host->kvm_hardware), "/dev/kvm, the flags and the modules together", NULL);
-	put(rows, "nested_virtualization", known(host->nested), "/sys/module/kvm_{intel,amd}/parameters/nested", NULL);
-	put(rows, "iommu_groups", host->iommu_groups >= 0 ? json_object_new_int(host->iommu_groups) : NULL,
-	    "/sys/kernel/iommu_groups",
-	    host->iommu_groups == 0 ? "enable VT-d or AMD-Vi in the firmware's setup (only passthrough needs it)"
-				    : NULL);
-}
-
-json_object *policy_host_facts(const struct policy_host *host)
-{
-	json_object *rows = json_object_new_array();
-	char text[128];
-
-	put(rows, "cpu_vendor", json_object_new_string(host->cpu_vendor), "CPUID leaf 0", NULL);
-	put(rows, "cpu_model", json_object_new_string(host->cpu_model), "CPUID leaves 0x80000002 to 0x80000004", NULL);
-	put(rows, "kernel", json_object_new_string(host->kernel), "uname(2)", NULL);
-	put(rows, "under_hypervisor", json_object_new_boolean(host->under_hypervisor), "CPUID leaf 1, ECX bit 31",
-	    NULL);
-	if (host->under_hypervisor)
-		put(rows, "hypervisor", json_object_new_string(host->hypervisor), "CPUID leaf 0x40000000", NULL);
-	put(rows, "cores", json_object_new_int64(host->cores), "sched_getaffinity(2)", NULL);
-	put(rows, "avx2", json_object_new_boolean(host->avx2), "CPUID leaf 7, EBX bit 5", NULL);
-	put(rows, "avx512f", json_object_new_boolean(host->avx512), "CPUID leaf 7, EBX bit 16", NULL);
-	put(rows, "memory_mib", json_object_new_int64((int64_t)host->memory_mib), "/proc/meminfo MemTotal", NULL);
-	put(rows, "available_mib", json_object_new_int64((int64_t)host->available_mib), "/proc/meminfo MemAvailable",
-	    NULL);
-	put(rows, "huge_pages_2m_free", json_object_new_int64((int64_t)host->huge_pages_free),
-	    "/sys/kernel/mm/hugepages/hugepages-2048kB", NULL);
-	put(rows, "transparent_huge_pages",
-	    host->transparent_huge_pages[0] ? json_object_new_string(host->transparent_huge_pages) : NULL,
-	    "/sys/kernel/mm/transparent_hugepage/enabled", NULL);
-	snprintf(text, sizeof(text), "%s", host->exec_memory_error ? strerror(host->exec_memory_error) : "yes");
-	put(rows, "executable_memfd", json_object_new_string(text), "a memfd mapped PROT_EXEC",
-	    host->exec_memory_error ? "set sysctl vm.memfd_noexec=0, or let the security policy allow executable memory"
-				    : NULL);
-	put_kvm(rows, host);
-	return rows;
 }

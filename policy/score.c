@@ -1,179 +1,263 @@
-/* From facts to a mode: which are possible, and which of those is taken. */
+/* Which mode a VM gets: what is ruled out and why, what the rest would cost, and the choice among it. */
 #include "policy/policy.h"
+#include "proto/vmdef.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct {
-	const char *name;
-	const char *technique;
-	bool in_build; /* this version has an engine for it; modes/ says the same to trivisor-vm */
-} modes[POLICY_MODE_COUNT] = {
-	[POLICY_BT] = {"bt", "same-ISA binary translation in user space", true},
-	[POLICY_HVM] = {"hvm", "the processor's own virtualization (VT-x, AMD-V) through /dev/kvm", false},
-	[POLICY_PV] = {"pv", "a guest kernel that cooperates (the Xen PV ABI)", false},
-};
-
-const char *policy_mode_name(enum policy_mode mode)
-{
-	return modes[mode].name;
-}
-
-bool policy_mode_parse(const char *name, enum policy_mode *ret_mode)
-{
-	for (int i = 0; i < POLICY_MODE_COUNT; i++)
-		if (!strcmp(modes[i].name, name)) {
-			*ret_mode = (enum policy_mode)i;
-			return true;
-		}
-	return false;
-}
-
 #define SAY(buffer, ...) snprintf(buffer, sizeof(buffer), __VA_ARGS__)
 
-/* ---- modes on this host ------------------------------------------------------------- */
+static const uint32_t bt_features = 0
+#define FEATURE(name, leaf, register, bit, in_bt) | (uint32_t)(in_bt) << POLICY_HAS_##name
+#include "proto/features.def"
+#undef FEATURE
+	;
 
-static void judge_bt(const struct policy_host *host, struct policy_mode_state *state)
+void policy_constraints_of(const struct vmdef *def, struct policy_constraints *ret)
 {
-	state->usable = host->exec_memory_error == 0;
-	if (state->usable) {
-		SAY(state->reason, "needs only Linux on x86-64, and executable memory can be mapped");
+	/* enum vmdef_mode has auto before the modes. */
+	_Static_assert(VMDEF_MODE_BT - 1 == (int)POLICY_BT && VMDEF_MODE_PV - 1 == (int)POLICY_PV, "modes in one order");
+	*ret = (struct policy_constraints){
+		.require = def->policy.require,
+		.forbid = def->policy.forbid,
+		.features = def->policy.features,
+		.kernel_isolation = def->policy.isolation == VMDEF_ISOLATION_KERNEL,
+		.passthrough = def->policy.passthrough,
+		.nested = def->policy.nested,
+		.migratable = def->policy.migratable,
+	};
+}
+
+/* ---- what is ruled out ----------------------------------------------------------------- */
+
+/* remedy may be NULL. */
+static void rule_out(struct policy_candidate *candidate, const char *remedy, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void rule_out(struct policy_candidate *candidate, const char *remedy, const char *format, ...)
+{
+	char reason[sizeof(candidate->reason)]; /* what is said may quote what was there */
+	va_list args;
+
+	candidate->verdict = POLICY_RULED_OUT;
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	SAY(candidate->reason, "%s", reason);
+	SAY(candidate->remedy, "%s", remedy ? remedy : "");
+}
+
+static void check_guest(enum policy_mode mode, const struct policy_guest *guest, struct policy_candidate *candidate)
+{
+	if (mode == POLICY_PV && guest->xen_pv != POLICY_YES)
+		rule_out(candidate, "boot a kernel with the Xen PV ABI, as an ELF file", "%s",
+			 guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
+						    : "whether the guest's kernel has a Xen PV entry is not known");
+	else if (mode != POLICY_PV && guest->image == POLICY_IMAGE_ELF && guest->pvh == POLICY_NO)
+		rule_out(candidate, "boot a bzImage, or a kernel built with CONFIG_PVH",
+			 "the guest's kernel is an ELF file with neither a PVH entry nor a Multiboot header");
+}
+
+static void check_features(enum policy_mode mode, const struct policy_host *host, uint32_t wanted,
+			   struct policy_candidate *candidate)
+{
+	uint32_t missing = wanted & ~host->features, hidden = mode == POLICY_HVM ? 0 : wanted & ~bt_features;
+
+	for (int i = 0; i < POLICY_FEATURES; i++) {
+		if (missing >> i & 1) {
+			rule_out(candidate, NULL, "this host's processor has no %s",
+				 policy_feature_name((enum policy_feature)i));
+			return;
+		}
+		if (hidden >> i & 1) {
+			rule_out(candidate, "drop it from policy.cpu_features", "%s does not show guests %s",
+				 policy_mode_name(mode), policy_feature_name((enum policy_feature)i));
+			return;
+		}
+	}
+}
+
+static void check_constraints(enum policy_mode mode, const struct policy_host *host, const struct policy_constraints *c,
+			      struct policy_candidate *candidate)
+{
+	const char *name = policy_mode_name(mode);
+
+	if (c->forbid >> mode & 1) {
+		rule_out(candidate, "take it out of policy.forbid", "the definition forbids %s", name);
+	} else if (c->require && !(c->require >> mode & 1)) {
+		rule_out(candidate, "add it to policy.require", "the definition requires another mode");
+	} else if (c->passthrough && mode != POLICY_HVM) {
+		rule_out(candidate, NULL, "a device can be passed through in hvm only");
+	} else if (c->passthrough && host->iommu_groups <= 0) {
+		rule_out(candidate, "enable VT-d or AMD-Vi in the firmware's setup, and boot with intel_iommu=on",
+			 "passthrough needs an IOMMU, and this host shows none");
+	} else if (c->passthrough && c->migratable) {
+		rule_out(candidate, "drop policy.passthrough or policy.migratable",
+			 "a VM with a device of its host cannot move");
+	} else if (c->nested && mode != POLICY_HVM) {
+		rule_out(candidate, NULL, "%s does not offer guests virtualization of their own", name);
+	} else if (c->nested && host->nested != POLICY_YES) {
+		rule_out(candidate, "load kvm_intel or kvm_amd with nested=1",
+			 "the guest wants to run VMs, and nested virtualization is off");
+	} else if (c->kernel_isolation && mode == POLICY_BT) {
+		rule_out(candidate, "accept policy.isolation \"vm\"",
+			 "under bt a guest's kernel and programs share one process: no speculative boundary");
 	} else {
-		SAY(state->reason, "executable memory cannot be mapped: %s", strerror(host->exec_memory_error));
-		SAY(state->remedy, "set sysctl vm.memfd_noexec=0, or let the security policy allow executable memory");
+		check_features(mode, host, c->features, candidate);
 	}
 }
 
-/* What the host says of hardware virtualization, whether or not this version could use it. */
-static bool judge_hardware(const struct policy_host *host, char *reason, size_t reason_size, char *remedy,
-			   size_t remedy_size)
+static bool software_kvm(enum policy_mode mode, const struct policy_host *host)
 {
-	const char *flag = host->vmx == POLICY_YES ? "VT-x" : "AMD-V";
-
-	if (!host->kvm_device) {
-		snprintf(reason, reason_size, "there is no /dev/kvm");
-		snprintf(remedy, remedy_size, "%s",
-			 host->under_hypervisor
-				 ? "ask the outer hypervisor's owner for nested virtualization"
-				 : "load kvm_intel or kvm_amd; enable VT-x or AMD-V in the firmware's setup");
-	} else if (host->kvm_pvm == POLICY_YES) {
-		snprintf(reason, reason_size,
-			 "/dev/kvm is kvm_pvm, a software KVM that emulates unmodified guests instruction by "
-			 "instruction");
-		snprintf(remedy, remedy_size,
-			 "a host with VT-x or AMD-V, or with nested virtualization, has a real one");
-	} else if (host->vmx == POLICY_NO && host->svm == POLICY_NO) {
-		snprintf(reason, reason_size,
-			 "there is a /dev/kvm, but the processor shows neither vmx nor svm to this kernel");
-		snprintf(remedy, remedy_size, "%s",
-			 host->under_hypervisor ? "ask the outer hypervisor's owner for nested virtualization"
-						: "enable VT-x or AMD-V in the firmware's setup");
-	} else if (host->kvm_open_error) {
-		snprintf(reason, reason_size, "/dev/kvm cannot be opened: %s", strerror(host->kvm_open_error));
-		snprintf(remedy, remedy_size, "%s",
-			 host->kvm_open_error == EACCES ? "add the daemon's user to the group that owns /dev/kvm"
-							: "load kvm_intel or kvm_amd");
-	} else if (host->kvm_hardware != POLICY_YES) {
-		snprintf(reason, reason_size,
-			 "whether /dev/kvm is hardware could not be learned (/proc/cpuinfo or /sys/module tell "
-			 "nothing)");
-		snprintf(remedy, remedy_size, "mount /sys where the daemon runs");
-	} else {
-		snprintf(reason, reason_size, "%s through /dev/kvm (API %d)", flag, host->kvm_api);
-		return true;
-	}
-	return false;
+	return mode == POLICY_HVM && host->kvm_hardware != POLICY_YES;
 }
 
-void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, struct policy_mode_state *ret_state)
+/* Only where the policy chooses: what was asked for by name is tried. */
+static void check_figures(enum policy_mode mode, const struct policy_query *q, struct policy_candidate *candidate)
 {
-	char reason[200] = "", remedy[200] = "";
-	bool hardware;
+	const struct policy_figures *figures = q->calibration ? &q->calibration->mode[mode] : NULL;
+	int cannot = candidate->predicted.cannot;
 
-	memset(ret_state, 0, sizeof(*ret_state));
-	ret_state->in_build = modes[mode].in_build;
-	switch (mode) {
-	case POLICY_BT: judge_bt(host, ret_state); break;
-	case POLICY_HVM:
-		hardware = judge_hardware(host, reason, sizeof(reason), remedy, sizeof(remedy));
-		ret_state->usable = hardware && ret_state->in_build;
-		if (ret_state->in_build)
-			SAY(ret_state->reason, "%s", reason);
-		else
-			SAY(ret_state->reason, "not in this version; on this host: %s", reason);
-		SAY(ret_state->remedy, "%s", remedy);
-		break;
-	case POLICY_PV:
-		ret_state->usable = ret_state->in_build;
-		SAY(ret_state->reason, "%s",
-		    ret_state->in_build ? "needs only Linux on x86-64" : "not in this version");
-		break;
-	default: break;
-	}
+	if (figures && figures->tried && figures->problem[0])
+		rule_out(candidate, NULL, "the calibration guest does not run in it: %.300s", figures->problem);
+	else if (cannot >= 0)
+		rule_out(candidate, NULL, "cannot execute what systems need (%s: %.200s)",
+			 policy_measure_name((enum policy_measure)cannot), figures->of[cannot].why);
+	else if (software_kvm(mode, q->host) && !candidate->predicted.known)
+		rule_out(candidate, "measure this host: trictl calibrate",
+			 "not known to be hardware, and never measured here (%.250s)", candidate->reason);
 }
 
-bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host)
-{
-	switch (mode) {
-	case POLICY_BT: return host->exec_memory_error == 0;
-	case POLICY_HVM: return modes[mode].in_build && host->kvm_device && host->kvm_open_error == 0;
-	default: return false; /* the calibration guest has no Xen PV entry */
-	}
-}
-
-static void add(json_object *to, const char *key, const char *text)
-{
-	json_object_object_add(to, key, json_object_new_string(text));
-}
-
-json_object *policy_modes_json(const struct policy_host *host)
-{
-	json_object *rows = json_object_new_array();
-
-	for (int i = 0; i < POLICY_MODE_COUNT; i++) {
-		json_object *row = json_object_new_object();
-		struct policy_mode_state state;
-
-		policy_mode_judge((enum policy_mode)i, host, &state);
-		add(row, "mode", modes[i].name);
-		add(row, "technique", modes[i].technique);
-		json_object_object_add(row, "in_build", json_object_new_boolean(state.in_build));
-		json_object_object_add(row, "usable", json_object_new_boolean(state.usable));
-		add(row, "reason", state.reason);
-		if (state.remedy[0])
-			add(row, "remedy", state.remedy);
-		json_object_array_add(rows, row);
-	}
-	return rows;
-}
-
-/* ---- decisions ------------------------------------------------------------------------ */
-
-static void judge_candidate(enum policy_mode mode, const struct policy_host *host, const struct policy_guest *guest,
-			    struct policy_candidate *candidate)
+static void judge_candidate(enum policy_mode mode, const struct policy_query *q, bool by_wish,
+			    const struct policy_workload *workload, struct policy_candidate *candidate)
 {
 	struct policy_mode_state state;
+	char remedy[sizeof(candidate->remedy)];
 
-	policy_mode_judge(mode, host, &state);
+	policy_mode_judge(mode, q->host, &state);
 	candidate->verdict = state.usable ? POLICY_POSSIBLE : POLICY_RULED_OUT;
+	SAY(candidate->variant, "%s", state.variant);
 	SAY(candidate->reason, "%s", state.reason);
 	SAY(candidate->remedy, "%s", state.remedy);
-	if (!state.usable)
-		return;
-	if (mode == POLICY_PV && guest->xen_pv != POLICY_YES) {
-		candidate->verdict = POLICY_RULED_OUT;
-		SAY(candidate->reason, "%s",
-		    guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
-					       : "whether the guest's kernel has a Xen PV entry is not known");
-		SAY(candidate->remedy, "boot a kernel with the Xen PV ABI, as an ELF file");
-	} else if (mode != POLICY_PV && guest->image == POLICY_IMAGE_ELF && guest->pvh == POLICY_NO) {
-		candidate->verdict = POLICY_RULED_OUT;
-		SAY(candidate->reason, "the guest's kernel is an ELF file with neither a PVH entry nor a Multiboot header");
-		SAY(candidate->remedy, "boot a bzImage, or a kernel built with CONFIG_PVH");
+	policy_predict(q->calibration, mode, workload, &candidate->predicted);
+	candidate->correction = q->corrections ? q->corrections->factor[mode] : 1;
+	candidate->predicted.cost *= candidate->correction;
+	if (candidate->verdict == POLICY_POSSIBLE)
+		check_guest(mode, q->guest, candidate);
+	if (candidate->verdict == POLICY_POSSIBLE && q->constraints)
+		check_constraints(mode, q->host, q->constraints, candidate);
+	if (candidate->verdict == POLICY_POSSIBLE && !by_wish) {
+		SAY(remedy, "%s", candidate->remedy);
+		check_figures(mode, q, candidate);
+		if (candidate->verdict == POLICY_RULED_OUT && !candidate->remedy[0])
+			SAY(candidate->remedy, "%s", remedy);
 	}
 }
+
+/* ---- the choice --------------------------------------------------------------------------- */
+
+static bool possible(const struct policy_decision *d, enum policy_mode mode)
+{
+	return d->candidates[mode].verdict == POLICY_POSSIBLE;
+}
+
+/* False: none. Where figures are missing, what is known of the modes in general: real hardware, translation, the rest. */
+static bool cheapest(const struct policy_decision *d, enum policy_mode *ret_mode)
+{
+	static const enum policy_mode order[] = {POLICY_HVM, POLICY_BT, POLICY_PV};
+	const struct policy_candidate *best = NULL;
+
+	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+		const struct policy_candidate *c = &d->candidates[order[i]];
+
+		if (c->verdict != POLICY_POSSIBLE)
+			continue;
+		if (!best || (best->predicted.known && c->predicted.known && c->predicted.cost < best->predicted.cost)) {
+			best = c;
+			*ret_mode = order[i];
+		}
+	}
+	return best != NULL;
+}
+
+/* A VM that had a mode keeps it unless another is better by more than POLICY_HYSTERESIS. */
+static bool keeps_previous(const struct policy_decision *d, const char *previous, enum policy_mode *mode)
+{
+	enum policy_mode last;
+
+	if (!previous || !policy_mode_parse(previous, &last) || last == *mode || !possible(d, last) ||
+	    !d->candidates[last].predicted.known || !d->candidates[*mode].predicted.known ||
+	    d->candidates[*mode].predicted.cost < (1 - POLICY_HYSTERESIS) * d->candidates[last].predicted.cost)
+		return false;
+	*mode = last;
+	return true;
+}
+
+static void say_others(const struct policy_decision *d, char *text, size_t size)
+{
+	text[0] = '\0';
+	for (int i = 0; i < POLICY_MODE_COUNT; i++) {
+		const struct policy_candidate *c = &d->candidates[i];
+		size_t n = strlen(text);
+
+		if ((enum policy_mode)i == d->mode)
+			continue;
+		if (c->verdict == POLICY_POSSIBLE && c->predicted.known)
+			snprintf(text + n, size - n, "; %s would cost %.3g", c->variant, c->predicted.cost);
+		else if (c->verdict == POLICY_RULED_OUT && i == POLICY_HVM)
+			snprintf(text + n, size - n, "; hvm is ruled out (%.200s)", c->reason);
+	}
+}
+
+static void decide_auto(const struct policy_query *q, struct policy_decision *d)
+{
+	const struct policy_candidate *c;
+	char others[400];
+	bool kept;
+
+	d->possible = cheapest(d, &d->mode);
+	if (!d->possible) {
+		SAY(d->reason, "no mode can run this VM here; bt: %.250s; hvm: %.200s", d->candidates[POLICY_BT].reason,
+		    d->candidates[POLICY_HVM].reason);
+		return;
+	}
+	kept = keeps_previous(d, q->previous, &d->mode);
+	c = &d->candidates[d->mode];
+	say_others(d, others, sizeof(others));
+	if (c->predicted.known)
+		SAY(d->reason, "%s: predicted %.3g times native time for its work (%s, confidence %.0f %%)%s%.350s", c->variant,
+		    c->predicted.cost, d->workload.name, c->predicted.confidence * 100,
+		    kept ? ", as last time: nothing is better by more than 10 %" : "", others);
+	else
+		SAY(d->reason, "%s: %.200s, and nothing was measured here yet%.300s", c->variant,
+		    d->mode == POLICY_BT ? "runs any unmodified x86 guest" : c->reason, others);
+}
+
+static void decide_wish(const char *wish, struct policy_decision *d)
+{
+	const struct policy_candidate *c;
+
+	if (!policy_mode_parse(wish, &d->mode)) {
+		SAY(d->reason, "there is no mode \"%.7s\"; there are bt, hvm and pv", wish);
+		return;
+	}
+	c = &d->candidates[d->mode];
+	d->possible = c->verdict == POLICY_POSSIBLE;
+	if (!d->possible)
+		SAY(d->reason, "%s was asked for, but cannot be used: %.270s%s%.240s", wish, c->reason,
+		    c->remedy[0] ? "; remedy: " : "; let the policy choose with mode auto", c->remedy);
+	else if (c->predicted.cannot >= 0)
+		SAY(d->reason, "%s: the definition asks for it, though it cannot execute %s here: %.400s", c->variant,
+		    policy_measure_name((enum policy_measure)c->predicted.cannot), c->reason);
+	else if (c->predicted.known)
+		SAY(d->reason, "%s: the definition asks for it; predicted %.3g times native time: %.400s", c->variant,
+		    c->predicted.cost, c->reason);
+	else
+		SAY(d->reason, "%s: the definition asks for it, and it is usable: %.400s", c->variant, c->reason);
+}
+
+/* ---- what would change it -------------------------------------------------------------------- */
 
 static void change(struct policy_decision *d, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -181,112 +265,82 @@ static void change(struct policy_decision *d, const char *format, ...)
 {
 	va_list args;
 
-	if (d->change_count >= sizeof(d->would_change) / sizeof(d->would_change[0]))
+	if (d->change_count >= POLICY_CHANGES)
 		return;
 	va_start(args, format);
 	vsnprintf(d->would_change[d->change_count++], sizeof(d->would_change[0]), format, args);
 	va_end(args);
 }
 
-static void note_changes(struct policy_decision *d, const struct policy_host *host)
+/* Named workloads under which another mode would be the cheapest. */
+static void note_workloads(const struct policy_query *q, struct policy_decision *d)
+{
+	static const char *const names[] = {"compute", "memory", "syscall", "process", "io"};
+	struct policy_decision other = *d;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		struct policy_workload workload;
+		enum policy_mode mode;
+
+		policy_workload_named(names[i], &workload);
+		for (int m = 0; m < POLICY_MODE_COUNT; m++) {
+			policy_predict(q->calibration, (enum policy_mode)m, &workload, &other.candidates[m].predicted);
+			other.candidates[m].predicted.cost *= other.candidates[m].correction;
+		}
+		if (cheapest(&other, &mode) && mode != d->mode && other.candidates[mode].predicted.known)
+			change(d, "\"workload\": \"%s\": then %s would cost %.3g, and %s %.3g", names[i],
+			       other.candidates[mode].variant, other.candidates[mode].predicted.cost,
+			       other.candidates[d->mode].variant, other.candidates[d->mode].predicted.cost);
+	}
+}
+
+static void note_changes(const struct policy_query *q, struct policy_decision *d)
 {
 	const struct policy_candidate *hvm = &d->candidates[POLICY_HVM];
+	struct policy_mode_state state;
 
-	if (d->possible && d->mode != POLICY_HVM && hvm->verdict == POLICY_RULED_OUT) {
-		if (host->kvm_hardware == POLICY_YES)
-			change(d, "a version of trivisor with an hvm engine: this host has hardware virtualization");
-		else
-			change(d, "real hardware virtualization on this host, and a version of trivisor with an hvm "
-				  "engine");
-	}
+	policy_mode_judge(POLICY_HVM, q->host, &state);
 	if (strcmp(d->wish, "auto"))
 		change(d, "\"mode\": \"auto\" in the definition lets the policy choose");
 	if (!d->possible && d->candidates[POLICY_BT].remedy[0])
 		change(d, "for bt: %s", d->candidates[POLICY_BT].remedy);
-}
-
-static void decide_auto(struct policy_decision *d)
-{
-	/* By what is known without measuring: hardware first where it is real, translation otherwise, cooperation last.
-	 */
-	static const enum policy_mode order[] = {POLICY_HVM, POLICY_BT, POLICY_PV};
-
-	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++)
-		if (d->candidates[order[i]].verdict == POLICY_POSSIBLE) {
-			d->mode = order[i];
-			d->possible = true;
-			break;
-		}
-	if (!d->possible)
-		SAY(d->reason, "no mode can run this VM here; bt: %.250s; hvm: %.200s", d->candidates[POLICY_BT].reason,
-		    d->candidates[POLICY_HVM].reason);
-	else if (d->mode == POLICY_BT)
-		SAY(d->reason, "bt: runs any unmodified x86 guest; hvm is ruled out (%.300s)",
-		    d->candidates[POLICY_HVM].reason);
-	else
-		SAY(d->reason, "%s: %.400s", modes[d->mode].name, d->candidates[d->mode].reason);
-}
-
-static void decide_wish(struct policy_decision *d, const char *wish)
-{
-	const struct policy_candidate *candidate;
-
-	if (!policy_mode_parse(wish, &d->mode)) {
-		SAY(d->reason, "there is no mode \"%.7s\"; there are bt, hvm and pv", wish);
-		return;
+	if (d->possible && d->mode != POLICY_HVM && hvm->verdict == POLICY_RULED_OUT) {
+		if (!state.in_build && q->host->kvm_hardware == POLICY_YES)
+			change(d, "a version of trivisor with an hvm engine: this host has hardware virtualization");
+		else if (hvm->remedy[0])
+			change(d, "for hvm: %s", hvm->remedy);
 	}
-	candidate = &d->candidates[d->mode];
-	d->possible = candidate->verdict == POLICY_POSSIBLE;
-	if (d->possible)
-		SAY(d->reason, "%s: the definition asks for it, and it is usable: %.400s", wish, candidate->reason);
-	else
-		SAY(d->reason, "%s was asked for, but cannot be used: %.270s%s%.240s", wish, candidate->reason,
-		    candidate->remedy[0] ? "; remedy: " : "; let the policy choose with mode auto", candidate->remedy);
+	if (d->possible && q->guest->xen_pv != POLICY_YES && d->candidates[POLICY_PV].remedy[0])
+		change(d, "for pv: %s", d->candidates[POLICY_PV].remedy);
+	if (d->possible && !d->candidates[d->mode].predicted.known)
+		change(d, "figures of this host (trictl calibrate): without them only what is known in general counts");
+	else if (d->possible && !strcmp(d->wish, "auto"))
+		note_workloads(q, d);
 }
 
-void policy_decide(const struct policy_host *host, const struct policy_guest *guest, const char *wish,
-		   struct policy_decision *ret_decision)
+void policy_decide(const struct policy_query *query, struct policy_decision *ret_decision)
 {
 	struct policy_decision *d = ret_decision;
+	bool by_wish = strcmp(query->wish, "auto");
+	enum policy_mode wished = POLICY_MODE_COUNT;
 
 	memset(d, 0, sizeof(*d));
-	SAY(d->wish, "%.7s", wish);
-	d->guest = *guest;
-	for (int i = 0; i < POLICY_MODE_COUNT; i++)
-		judge_candidate((enum policy_mode)i, host, guest, &d->candidates[i]);
-	if (strcmp(wish, "auto"))
-		decide_wish(d, wish);
+	SAY(d->wish, "%.7s", query->wish);
+	d->guest = *query->guest;
+	if (query->workload)
+		d->workload = *query->workload;
 	else
-		decide_auto(d);
+		policy_workload_named("mixed", &d->workload);
+	if (by_wish)
+		policy_mode_parse(query->wish, &wished);
+	for (int i = 0; i < POLICY_MODE_COUNT; i++)
+		judge_candidate((enum policy_mode)i, query, (enum policy_mode)i == wished, &d->workload,
+				&d->candidates[i]);
+	if (by_wish)
+		decide_wish(query->wish, d);
+	else
+		decide_auto(query, d);
+	note_changes(query, d);
 	if (d->possible)
 		d->candidates[d->mode].verdict = POLICY_CHOSEN;
-	note_changes(d, host);
-}
-
-json_object *policy_decision_json(const struct policy_decision *d)
-{
-	static const char *const verdicts[] = {
-		[POLICY_CHOSEN] = "chosen", [POLICY_POSSIBLE] = "possible", [POLICY_RULED_OUT] = "ruled out"};
-	json_object *object = json_object_new_object(), *candidates = json_object_new_array(),
-		    *changes = json_object_new_array();
-
-	add(object, "wish", d->wish);
-	json_object_object_add(object, "mode", d->possible ? json_object_new_string(modes[d->mode].name) : NULL);
-	add(object, "reason", d->reason);
-	for (int i = 0; i < POLICY_MODE_COUNT; i++) {
-		json_object *row = json_object_new_object();
-
-		add(row, "mode", modes[i].name);
-		add(row, "verdict", verdicts[d->candidates[i].verdict]);
-		add(row, "reason", d->candidates[i].reason);
-		if (d->candidates[i].remedy[0])
-			add(row, "remedy", d->candidates[i].remedy);
-		json_object_array_add(candidates, row);
-	}
-	json_object_object_add(object, "candidates", candidates);
-	for (unsigned i = 0; i < d->change_count; i++)
-		json_object_array_add(changes, json_object_new_string(d->would_change[i]));
-	json_object_object_add(object, "would_change", changes);
-	json_object_object_add(object, "guest", policy_guest_json(&d->guest));
-	return object;
 }

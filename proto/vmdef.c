@@ -32,6 +32,8 @@ enum field_type {
 	FIELD_DISKS,
 	FIELD_MODULES,
 	FIELD_NICS,
+	FIELD_WEIGHT, /* double, 0..1000 */
+	FIELD_SET,    /* unsigned: 1 << place in `names` */
 };
 
 struct field {
@@ -51,7 +53,40 @@ static const char *const serial_names[] = {"console", "none", NULL};
 static const char *const gdb_names[] = {"auto", "i8086", "i386", "x86-64", NULL};
 static const char *const reboot_names[] = {"restart", "shutdown", NULL};
 
+static const char *const isolation_names[] = {"vm", "kernel", NULL};
+static const char *const set_mode_names[] = {"bt", "hvm", "pv", NULL}; /* 1 << place is enum vmdef_mode less one */
+static const char *const feature_names[] = {
+#define FEATURE(name, leaf, reg, bit, in_bt) #name,
+#include "proto/features.def"
+#undef FEATURE
+	NULL};
+
 #define AT(member) offsetof(struct vmdef, member)
+
+static const struct field weight_fields[] = {
+#define MEASURE(name, operation, native)                                                                               \
+	{.key = #name, .type = FIELD_WEIGHT, .offset = AT(policy.weights[VMDEF_WEIGHT_##name]), .what = operation},
+#include "proto/measures.def"
+#undef MEASURE
+};
+
+static const struct field policy_fields[] = {
+	{.key = "weights", .type = FIELD_OBJECT, .fields = weight_fields, .field_count = COUNT(weight_fields),
+	 .what = "shares of the work, instead of a workload's"},
+	{.key = "require", .type = FIELD_SET, .offset = AT(policy.require), .names = set_mode_names,
+	 .what = "only these modes"},
+	{.key = "forbid", .type = FIELD_SET, .offset = AT(policy.forbid), .names = set_mode_names,
+	 .what = "none of these modes"},
+	{.key = "cpu_features", .type = FIELD_SET, .offset = AT(policy.features), .names = feature_names,
+	 .what = "what the guest's processor must have"},
+	{.key = "isolation", .type = FIELD_ENUM, .offset = AT(policy.isolation), .names = isolation_names,
+	 .what = "kernel: also the guest's kernel from its own programs, speculation included"},
+	{.key = "passthrough", .type = FIELD_BOOL, .offset = AT(policy.passthrough),
+	 .what = "a device of the host will be passed through"},
+	{.key = "nested", .type = FIELD_BOOL, .offset = AT(policy.nested), .what = "the guest runs VMs itself"},
+	{.key = "migratable", .type = FIELD_BOOL, .offset = AT(policy.migratable),
+	 .what = "it must be able to move to another host while it runs"},
+};
 
 static const struct field boot_fields[] = {
 	{.key = "kernel", .type = FIELD_PATH, .offset = AT(boot.kernel), .what = "bzImage, Multiboot kernel, or ELF with a PVH note"},
@@ -71,7 +106,7 @@ static const struct field vm_fields[] = {
 	 .max = VMDEF_MEMORY_MAX_MIB, .what = "guest RAM"},
 	{.key = "vcpus", .type = FIELD_UINT, .offset = AT(vcpus), .min = 1, .max = VMDEF_VCPUS_MAX,
 	 .what = "virtual processors"},
-	{.key = "workload", .type = FIELD_WORD, .offset = AT(workload), .what = "a hint for the policy"},
+	{.key = "workload", .type = FIELD_WORD, .offset = AT(workload), .what = "compute, memory, syscall, process, io, mixed or auto: what the guest mostly does"},
 	{.key = "boot", .type = FIELD_OBJECT, .fields = boot_fields, .field_count = COUNT(boot_fields), .required = true,
 	 .what = "what to boot: a kernel, or firmware"},
 	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "raw disk images, as virtio-blk"},
@@ -93,6 +128,8 @@ static const struct field vm_fields[] = {
 	 .what = "what GDB is told; auto goes by the mode that the first vCPU is in"},
 	{.key = "start_paused", .type = FIELD_BOOL, .offset = AT(start_paused),
 	 .what = "wait for a resume, or for GDB, before the first instruction"},
+	{.key = "policy", .type = FIELD_OBJECT, .fields = policy_fields, .field_count = COUNT(policy_fields),
+	 .what = "wishes about the choice of a mode"},
 	{.key = "debug_exit", .type = FIELD_BOOL, .offset = AT(debug_exit), .what = "port 0xf4 ends the VM"},
 	{.key = "debug_console", .type = FIELD_BOOL, .offset = AT(debug_console),
 	 .what = "port 0xe9 writes to the console"},
@@ -221,7 +258,7 @@ static void join_names(char *ret, size_t bytes, const char *const *names)
 static int parse_enum(struct json_object *value, const char *path, const char *const *names, int *ret,
 		      char *ret_error)
 {
-	char known[128];
+	char known[256];
 	join_names(known, sizeof(known), names);
 	const char *text;
 	int rc = get_string(value, path, 256, &text, ret_error);
@@ -318,6 +355,36 @@ static int parse_socket(struct json_object *value, const char *path, char **fiel
 	if (!json_object_is_type(value, json_type_string))
 		return refuse(ret_error, path, "true, false or a socket's absolute path is wanted, not %s", type_of(value));
 	return set_text(value, path, PATH_MAX - 1, FIELD_PATH, field, ret_error);
+}
+
+static int parse_weight(struct json_object *value, const char *path, double *ret, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
+		return refuse(ret_error, path, "a number from 0 to 1000 is wanted, not %s", type_of(value));
+	double n = json_object_get_double(value);
+	if (!(n >= 0 && n <= 1000))
+		return refuse(ret_error, path, "%g is out of range; from 0 to 1000", n);
+	*ret = n;
+	return 0;
+}
+
+static int parse_set(struct json_object *value, const char *path, const char *const *names, unsigned *ret,
+		     char *ret_error)
+{
+	unsigned set = 0;
+	if (!json_object_is_type(value, json_type_array))
+		return refuse(ret_error, path, "an array of names is wanted, not %s", type_of(value));
+	for (size_t i = 0; i < json_object_array_length(value); i++) {
+		char where[300];
+		int place;
+		snprintf(where, sizeof(where), "%s[%zu]", path, i);
+		int rc = parse_enum(json_object_array_get_idx(value, i), where, names, &place, ret_error);
+		if (rc)
+			return rc;
+		set |= 1u << place;
+	}
+	*ret = set;
+	return 0;
 }
 
 /* ---- objects ------------------------------------------------------------- */
@@ -438,6 +505,8 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
 	case FIELD_NICS: return parse_nics(value, path, ret_error);
+	case FIELD_WEIGHT: return parse_weight(value, path, at, ret_error);
+	case FIELD_SET: return parse_set(value, path, f->names, at, ret_error);
 	}
 	return -EINVAL;
 }
@@ -482,6 +551,8 @@ static int parse_object(struct json_object *json, const char *path, const struct
 /* What no single key shows. */
 static int check_whole(const struct vmdef *def, char *ret_error)
 {
+	if (def->policy.require && !(def->policy.require & ~def->policy.forbid))
+		return refuse(ret_error, "policy", "every mode that is required is forbidden too");
 	if (!def->boot.kernel && !def->boot.firmware)
 		return refuse(ret_error, "boot", "nothing to boot: give kernel or firmware");
 	if (!def->boot.kernel && def->boot.initrd)
@@ -603,6 +674,15 @@ static struct json_object *modules_to_json(const struct vmdef *def)
 
 static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count);
 
+static struct json_object *set_to_json(unsigned set, const char *const *names)
+{
+	struct json_object *list = json_object_new_array();
+	for (size_t i = 0; list && names[i]; i++)
+		if (set >> i & 1)
+			json_object_array_add(list, json_object_new_string(names[i]));
+	return list;
+}
+
 static struct json_object *field_to_json(const struct vmdef *def, const struct field *f)
 {
 	const void *at = (const char *)def + f->offset;
@@ -626,18 +706,38 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_DISKS: return disks_to_json(def);
 	case FIELD_MODULES: return modules_to_json(def);
 	case FIELD_NICS: return json_object_new_array();
+	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
+	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
 	}
 	return NULL;
+}
+
+/* A choice that is what it would be without a word. */
+static bool is_first(const struct vmdef *def, const struct field *f)
+{
+	const void *at = (const char *)def + f->offset;
+	return (f->type == FIELD_BOOL && !*(const bool *)at) || (f->type == FIELD_ENUM && !*(const int *)at);
 }
 
 static bool is_absent(const struct vmdef *def, const struct field *f)
 {
 	const void *at = (const char *)def + f->offset;
-	if (f->type == FIELD_PATH || f->type == FIELD_TEXT || f->type == FIELD_PROSE || f->type == FIELD_SOCKET)
-		return !*(char *const *)at;
-	if (f->type == FIELD_MODULES)
-		return !def->boot.module_count;
-	return f->type == FIELD_WORD && !*(const char *)at;
+	switch (f->type) {
+	case FIELD_PATH:
+	case FIELD_TEXT:
+	case FIELD_PROSE:
+	case FIELD_SOCKET: return !*(char *const *)at;
+	case FIELD_MODULES: return !def->boot.module_count;
+	case FIELD_WORD: return !*(const char *)at;
+	case FIELD_WEIGHT: return *(const double *)at <= 0;
+	case FIELD_SET: return !*(const unsigned *)at;
+	case FIELD_OBJECT:
+		for (size_t i = 0; i < f->field_count; i++)
+			if (f->required || !(is_absent(def, &f->fields[i]) || is_first(def, &f->fields[i])))
+				return false;
+		return true;
+	default: return false;
+	}
 }
 
 static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count)
@@ -737,6 +837,16 @@ static void describe_type(struct json_object *s, const struct field *f)
 	case FIELD_NICS:
 		add(s, "type", json_object_new_string("array"));
 		add(s, "maxItems", json_object_new_int(0));
+		break;
+	case FIELD_WEIGHT:
+		add(s, "type", json_object_new_string("number"));
+		add(s, "minimum", json_object_new_int(0));
+		add(s, "maximum", json_object_new_int(1000));
+		break;
+	case FIELD_SET:
+		add(s, "type", json_object_new_string("array"));
+		add(s, "items", json_object_new_object());
+		add(json_object_object_get(s, "items"), "enum", names_to_json(f->names));
 		break;
 	}
 }

@@ -35,6 +35,19 @@ enum vmdef_on_reboot {
 
 enum vmdef_gdb_architecture { VMDEF_GDB_AUTO, VMDEF_GDB_I8086, VMDEF_GDB_I386, VMDEF_GDB_X86_64 };
 
+enum vmdef_isolation {
+	VMDEF_ISOLATION_VM,     /* VMs are kept apart from each other and from the host */
+	VMDEF_ISOLATION_KERNEL, /* the guest's kernel is kept from its own programs too, speculation included */
+};
+
+/* What a user can weigh: a share of the work for each measure of the policy, in their order. */
+enum vmdef_weight {
+#define MEASURE(name, operation, native) VMDEF_WEIGHT_##name,
+#include "proto/measures.def"
+#undef MEASURE
+	VMDEF_WEIGHTS
+};
+
 struct vmdef_disk {
 	char *path;
 	bool readonly;
@@ -69,6 +82,13 @@ struct vmdef {
 	char *gdb;          /* NULL: no debugger at the start; a path, or "" for one in the VM's directory */
 	enum vmdef_gdb_architecture gdb_architecture;
 	bool start_paused;  /* the first instruction waits for a resume, or for the debugger */
+	struct {
+		double weights[VMDEF_WEIGHTS];    /* all 0: the workload decides */
+		unsigned require, forbid;         /* 1 << enum vmdef_mode; require 0: any */
+		unsigned features;                /* 1 << row of proto/features.def */
+		enum vmdef_isolation isolation;
+		bool passthrough, nested, migratable;
+	} policy;
 	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
 	bool debug_console; /* port 0xe9 writes to the console stream too */
 };

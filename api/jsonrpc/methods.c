@@ -39,6 +39,7 @@ static const struct rpc_field fact[] = {{"fact", RPC_OBJECT, 0, .fields = fact_f
 
 static const struct rpc_field mode_fields[] = {
 	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode"},
+	{"variant", RPC_STRING, 0, .summary = "what it is on this host, such as hvm/ept or hvm/software"},
 	{"technique", RPC_STRING, RPC_REQUIRED, .summary = "what it is, in a few words"},
 	{"in_build", RPC_BOOLEAN, RPC_REQUIRED, .summary = "whether this version has an engine for it"},
 	{"usable", RPC_BOOLEAN, RPC_REQUIRED, .summary = "whether it can run VMs on this host now"},
@@ -63,9 +64,18 @@ static const struct rpc_field compare_row_fields[] = {
 };
 static const struct rpc_field compare_row[] = {{"row", RPC_OBJECT, 0, .fields = compare_row_fields}};
 
+static const struct rpc_field predicted_fields[] = {
+	{"cost", RPC_NUMBER, RPC_REQUIRED, .summary = "times the time that its work would take natively"},
+	{"confidence", RPC_NUMBER, RPC_REQUIRED, .summary = "from 0 to 1"},
+	{"correction", RPC_NUMBER, RPC_REQUIRED, .summary = "what outcomes have taught about this mode; part of cost"},
+	END,
+};
 static const struct rpc_field candidate_fields[] = {
 	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode"},
+	{"variant", RPC_STRING, 0, .summary = "what the mode is on this host: bt, hvm/ept, hvm/npt, hvm/shadow, hvm/software"},
 	{"verdict", RPC_STRING, RPC_REQUIRED, .summary = "chosen, possible or ruled out"},
+	{"predicted", RPC_OBJECT, RPC_NULLABLE, .fields = predicted_fields,
+	 .summary = "null where nothing was measured"},
 	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "why"},
 	{"remedy", RPC_STRING, 0, .summary = "what would change the verdict"},
 	END,
@@ -73,13 +83,24 @@ static const struct rpc_field candidate_fields[] = {
 static const struct rpc_field candidate[] = {{"candidate", RPC_OBJECT, 0, .fields = candidate_fields}};
 static const struct rpc_field text_item[] = {{"text", RPC_STRING, .summary = "text"}};
 
+static const struct rpc_field workload_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "compute, memory, syscall, process, io, mixed, learned or weights"},
+	{"source", RPC_STRING, RPC_REQUIRED, .summary = "where this comes from"},
+	{"certainty", RPC_NUMBER, RPC_REQUIRED, .summary = "from 0 to 1"},
+	{"shares", RPC_OBJECT, RPC_REQUIRED, .summary = "of native time, by measure; their sum is 1"},
+	END,
+};
 static const struct rpc_field decision_fields[] = {
 	{"time", RPC_NUMBER, 0, .summary = "seconds since the epoch"},
 	{"wish", RPC_STRING, RPC_REQUIRED, .summary = "the definition's mode"},
 	{"mode", RPC_STRING, RPC_REQUIRED | RPC_NULLABLE, .summary = "the mode chosen; null when none is possible"},
+	{"variant", RPC_STRING, RPC_NULLABLE, .summary = "what that mode is on this host"},
 	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "the decision in one sentence"},
 	{"candidates", RPC_ARRAY, RPC_REQUIRED, .fields = candidate, .summary = "each mode, and why"},
 	{"would_change", RPC_ARRAY, RPC_REQUIRED, .fields = text_item, .summary = "what would make the answer another"},
+	{"workload", RPC_OBJECT, 0, .fields = workload_fields, .summary = "what it is thought to do"},
+	{"predicted_boot_seconds", RPC_NUMBER, RPC_NULLABLE,
+	 .summary = "until user space, from earlier runs; null when it never got there"},
 	{"guest", RPC_OBJECT, RPC_REQUIRED, .summary = "what is known of the image"},
 	END,
 };
@@ -504,6 +525,35 @@ static void handle_history(struct rpc_call *call, json_object *params)
 		       rpc_done, call);
 }
 
+/* False: a VM is named that there is not, and that was answered. */
+static bool maybe_vm(struct rpc_call *call, json_object *params, struct vm **ret_vm)
+{
+	*ret_vm = NULL;
+	if (!json_object_object_get_ex(params, "vm", NULL))
+		return true;
+	*ret_vm = find_vm(call, params);
+	return *ret_vm != NULL;
+}
+
+static void handle_policy_history(struct rpc_call *call, json_object *params)
+{
+	json_object *limit = NULL;
+	struct vm *vm;
+
+	json_object_object_get_ex(params, "limit", &limit);
+	if (maybe_vm(call, params, &vm))
+		daemon_policy_history(call->conn->daemon, vm, limit ? (unsigned)json_object_get_int(limit) : 100, rpc_done,
+				      call);
+}
+
+static void handle_policy_reset(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm;
+
+	if (maybe_vm(call, params, &vm))
+		daemon_policy_reset(call->conn->daemon, vm, rpc_done, call);
+}
+
 static void handle_discover(struct rpc_call *call, json_object *params)
 {
 	rpc_reply(call, rpc_openrpc());
@@ -589,6 +639,29 @@ static const struct rpc_field history_params[] = {
 	{"limit", RPC_INTEGER, 0, 1, 10000, .summary = "how many, newest first (default: 100)"},
 	END,
 };
+static const struct rpc_field policy_history_params[] = {
+	{"vm", RPC_STRING, 0, 1, 200, .summary = "only of this VM"},
+	{"limit", RPC_INTEGER, 0, 1, 10000, .summary = "how many, newest first (default: 100)"},
+	END,
+};
+static const struct rpc_field policy_reset_params[] = {
+	{"vm", RPC_STRING, 0, 1, 200, .summary = "only of this VM"},
+	END,
+};
+static const struct rpc_field statistics_fields[] = {
+	{"predictions", RPC_INTEGER, RPC_REQUIRED, .summary = "that had an outcome"},
+	{"mean_error", RPC_NUMBER, RPC_REQUIRED | RPC_NULLABLE,
+	 .summary = "how far they were off: 0.1 is 10 % too high or too low"},
+	{"corrections", RPC_OBJECT, RPC_REQUIRED,
+	 .summary = "for each mode: factor by which predictions are multiplied, outcomes that made it"},
+	END,
+};
+static const struct rpc_field policy_history_fields[] = {
+	{"statistics", RPC_OBJECT, RPC_REQUIRED, .fields = statistics_fields, .summary = "of all runs since a reset"},
+	{"outcomes", RPC_ARRAY, RPC_REQUIRED,
+	 .summary = "time, uuid, name, mode, predicted_cost, predicted_boot_seconds, boot_seconds, error"},
+	END,
+};
 static const struct rpc_field console_data_fields[] = {
 	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
 	{"data", RPC_STRING, RPC_REQUIRED, .summary = "bytes, in base64"},
@@ -622,6 +695,12 @@ const struct rpc_method rpc_methods[] = {
 	{"policy.explain",
 	 "Which mode a VM would get, and why; nothing is started.",
 	 explain_params, RESULT(decision_fields, "the decision"), handle_explain},
+	{"policy.history",
+	 "How good predictions were: a row for each run that reached user space, and what was learned.",
+	 policy_history_params, RESULT(policy_history_fields, "statistics and outcomes"), handle_policy_history},
+	{"policy.reset",
+	 "Forgets what was learned of one VM, or, without one, of all, with the corrections.",
+	 policy_reset_params, NOTHING, handle_policy_reset},
 	{"vm.define",
 	 "Keeps a VM's definition. It is on disk when this is answered. With the UUID of a defined VM it "
 	 "replaces that definition, from the VM's next start on.",

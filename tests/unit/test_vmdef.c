@@ -2,6 +2,7 @@
 #include "proto/vmdef.h"
 
 #include <json-c/json.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -49,7 +50,9 @@ static const char full[] =
 	"\"firmware\":\"/f\"},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
 	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
-	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\"}";
+	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
+	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],\"cpu_features\":[\"avx2\",\"aes\"],"
+	"\"isolation\":\"kernel\",\"migratable\":true}}";
 
 static void takes_everything(void **state)
 {
@@ -64,7 +67,39 @@ static void takes_everything(void **state)
 	assert_true(def->debug_console);
 	assert_true(def->autostart);
 	assert_string_equal(def->description, "two\n\tlines");
+	assert_true(def->policy.weights[VMDEF_WEIGHT_integer] > 2.9 && def->policy.weights[VMDEF_WEIGHT_virtio] < 0.6);
+	assert_int_equal(def->policy.forbid, 1u << (VMDEF_MODE_PV - 1));
+	assert_int_equal(def->policy.require, 0);
+	assert_true(def->policy.features && def->policy.migratable && !def->policy.nested);
+	assert_int_equal(def->policy.isolation, VMDEF_ISOLATION_KERNEL);
 	vmdef_free(def);
+}
+
+static void wishes_are_checked(void **state)
+{
+	static const struct {
+		const char *policy, *names;
+	} bad[] = {
+		{"{\"weights\":{\"warp\":1}}", "policy.weights.warp"},
+		{"{\"weights\":{\"integer\":-1}}", "policy.weights.integer"},
+		{"{\"weights\":{\"integer\":\"1\"}}", "policy.weights.integer"},
+		{"{\"require\":\"bt\"}", "policy.require"},
+		{"{\"require\":[\"bt\",\"auto\"]}", "policy.require[1]"},
+		{"{\"cpu_features\":[\"turbo\"]}", "policy.cpu_features[0]"},
+		{"{\"isolation\":\"none\"}", "policy.isolation"},
+		{"{\"nested\":1}", "policy.nested"},
+		{"{\"require\":[\"bt\"],\"forbid\":[\"bt\"]}", "forbidden too"},
+	};
+	char text[300], why[VMDEF_ERROR_BYTES];
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct vmdef *def = NULL;
+
+		snprintf(text, sizeof(text), "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"policy\":%s}", bad[i].policy);
+		assert_int_equal(vmdef_from_text(text, strlen(text), &def, why), -EINVAL);
+		if (!strstr(why, bad[i].names))
+			fail_msg("%s: %s", bad[i].policy, why);
+	}
 }
 
 static const char with_modules[] =
@@ -253,7 +288,7 @@ static void uuids_differ(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
+		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything), cmocka_unit_test(wishes_are_checked),
 		cmocka_unit_test(takes_modules),
 		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(refuses_with_reasons),
 		cmocka_unit_test(refuses_what_is_too_long), cmocka_unit_test(describes_itself),

@@ -1,0 +1,68 @@
+/* A decision as JSON: everything that led to it. */
+#include "policy/policy.h"
+
+#include <stdio.h>
+
+static void add(json_object *to, const char *key, const char *text)
+{
+	json_object_object_add(to, key, json_object_new_string(text));
+}
+
+static json_object *number(double value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%.3g", value);
+	return json_object_new_double_s(value, text);
+}
+
+static json_object *predicted_json(const struct policy_candidate *c)
+{
+	json_object *object;
+
+	if (!c->predicted.known)
+		return NULL;
+	object = json_object_new_object();
+	json_object_object_add(object, "cost", number(c->predicted.cost));
+	json_object_object_add(object, "confidence", number(c->predicted.confidence));
+	json_object_object_add(object, "correction", number(c->correction));
+	return object;
+}
+
+static json_object *candidate_json(enum policy_mode mode, const struct policy_candidate *c)
+{
+	static const char *const verdicts[] = {
+		[POLICY_CHOSEN] = "chosen", [POLICY_POSSIBLE] = "possible", [POLICY_RULED_OUT] = "ruled out"};
+	json_object *row = json_object_new_object();
+
+	add(row, "mode", policy_mode_name(mode));
+	add(row, "variant", c->variant);
+	add(row, "verdict", verdicts[c->verdict]);
+	json_object_object_add(row, "predicted", predicted_json(c));
+	add(row, "reason", c->reason);
+	if (c->remedy[0])
+		add(row, "remedy", c->remedy);
+	return row;
+}
+
+json_object *policy_decision_json(const struct policy_decision *d)
+{
+	json_object *object = json_object_new_object(), *candidates = json_object_new_array(),
+		    *changes = json_object_new_array();
+
+	add(object, "wish", d->wish);
+	json_object_object_add(object, "mode",
+			       d->possible ? json_object_new_string(policy_mode_name(d->mode)) : NULL);
+	json_object_object_add(object, "variant",
+			       d->possible ? json_object_new_string(d->candidates[d->mode].variant) : NULL);
+	add(object, "reason", d->reason);
+	for (int i = 0; i < POLICY_MODE_COUNT; i++)
+		json_object_array_add(candidates, candidate_json((enum policy_mode)i, &d->candidates[i]));
+	json_object_object_add(object, "candidates", candidates);
+	for (unsigned i = 0; i < d->change_count; i++)
+		json_object_array_add(changes, json_object_new_string(d->would_change[i]));
+	json_object_object_add(object, "would_change", changes);
+	json_object_object_add(object, "workload", policy_workload_json(&d->workload));
+	json_object_object_add(object, "guest", policy_guest_json(&d->guest));
+	return object;
+}
