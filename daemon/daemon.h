@@ -111,6 +111,13 @@ void daemon_vm_inspect(const struct vm *vm, struct daemon_vm_info *ret_info);
  * one's definition (used from its next start on); a transient one that runs is kept from then on.
  */
 void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
+/*
+ * Replaces some of a definition's keys (null takes one away), of a transient VM too. Those for people (title,
+ * description, libvirt_xml) hold at once, the others from the next start on. event: "defined", or "metadata" with
+ * details (NULL, or taken) as its members. Answers as daemon_define does.
+ */
+void daemon_change(struct daemon *daemon, struct vm *vm, json_object *changes, const char *event, json_object *details,
+		   daemon_done_fn done, void *opaque);
 /* Only while it does not run. Its decisions and results go too. */
 void daemon_undefine(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* Of one that runs: it goes when it ends. */

@@ -17,6 +17,8 @@ struct op {
 	char uuid[VMDEF_UUID_BYTES];
 	char name[VMDEF_NAME_MAX + 1]; /* of a definition */
 	struct vmdef *def;
+	const char *event;    /* of a change; NULL: "defined" */
+	json_object *details; /* of that event */
 	daemon_done_fn done;
 	void *opaque;
 };
@@ -39,6 +41,7 @@ static struct op *op_create(struct daemon *daemon, const char *uuid, daemon_done
 static void op_free(struct op *op)
 {
 	vmdef_free(op->def);
+	json_object_put(op->details);
 	free(op);
 }
 
@@ -46,6 +49,16 @@ static void answer_empty(daemon_done_fn done, void *opaque)
 {
 	json_object *result = json_object_new_object();
 
+	done(opaque, NULL, result);
+	json_object_put(result);
+}
+
+static void answer_identity(struct vm *vm, daemon_done_fn done, void *opaque)
+{
+	json_object *result = json_object_new_object();
+
+	put_text(result, "uuid", vm->uuid);
+	put_text(result, "name", vm->name);
 	done(opaque, NULL, result);
 	json_object_put(result);
 }
@@ -79,11 +92,44 @@ static void keep(struct vm *vm)
 		log_warning("VM %s: its note for the next daemon cannot be written", vm->name);
 }
 
+static void copy_text(char **to, const char *from)
+{
+	char *copy = from ? strdup(from) : NULL;
+
+	if (from && !copy)
+		return;
+	free(*to);
+	*to = copy;
+}
+
+/* What is for people holds for the running VM too. */
+static void refresh_running(struct vm *vm)
+{
+	if (!vm->process || !vm->process->def)
+		return;
+	copy_text(&vm->process->def->title, vm->def->title);
+	copy_text(&vm->process->def->description, vm->def->description);
+	copy_text(&vm->process->def->libvirt_xml, vm->def->libvirt_xml);
+}
+
+/* Takes the operation's definition as the VM's, and tells. */
+static void take_definition(struct op *op, struct vm *vm, const char *change)
+{
+	json_object *told = op->details ? json_object_get(op->details) : json_object_new_object();
+
+	if (op->def && registry_set_definition(vm, op->def))
+		log_error("VM %s: out of memory; the new definition holds after a restart", vm->name);
+	op->def = NULL;
+	if (op->event && strcmp(op->event, "defined"))
+		refresh_running(vm);
+	put_text(told, "change", change);
+	event_emit(vm, op->event ? op->event : "defined", told);
+}
+
 static void on_defined(void *opaque, int error, const char *message, json_object *rows)
 {
 	struct op *op = opaque;
 	struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
-	json_object *result, *told;
 	const char *change;
 
 	if (error) {
@@ -110,19 +156,8 @@ static void on_defined(void *opaque, int error, const char *message, json_object
 	change = strcmp(vm->name, op->name) ? "renamed" : vm->transient || !op->def ? "added" : "updated";
 	if (vm->keeping)
 		keep(vm);
-	if (op->def) {
-		if (registry_set_definition(vm, op->def))
-			log_error("VM %s: out of memory; the new definition holds after a restart", vm->name);
-		op->def = NULL;
-	}
-	told = json_object_new_object();
-	put_text(told, "change", change);
-	event_emit(vm, "defined", told);
-	result = json_object_new_object();
-	put_text(result, "uuid", vm->uuid);
-	put_text(result, "name", vm->name);
-	op->done(op->opaque, NULL, result);
-	json_object_put(result);
+	take_definition(op, vm, change);
+	answer_identity(vm, op->done, op->opaque);
 	op_free(op);
 }
 
@@ -179,6 +214,64 @@ void daemon_define(struct daemon *daemon, json_object *definition, daemon_done_f
 			return;
 		}
 		vm->storing = true;
+	}
+	json = vmdef_to_json(def);
+	if (json)
+		store_put_definition(
+			daemon->store, def->uuid, def->name,
+			json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
+			vm->created, on_defined, op);
+	else
+		on_defined(op, -ENOMEM, "out of memory", NULL);
+	json_object_put(json);
+}
+
+/* The definition with changes made; NULL: the error was answered. */
+static struct vmdef *changed(struct vm *vm, json_object *changes, daemon_done_fn done, void *opaque)
+{
+	json_object *json = NULL;
+	struct vmdef *def;
+
+	if (json_object_deep_copy(vm->definition, &json, NULL) < 0) {
+		answer_error(done, opaque, DAEMON_INTERNAL, "out of memory");
+		return NULL;
+	}
+	json_object_object_foreach(changes, key, value)
+	{
+		if (value)
+			json_object_object_add(json, key, json_object_get(value));
+		else
+			json_object_object_del(json, key);
+	}
+	def = parse(json, done, opaque);
+	json_object_put(json);
+	return def;
+}
+
+void daemon_change(struct daemon *daemon, struct vm *vm, json_object *changes, const char *event, json_object *details,
+		   daemon_done_fn done, void *opaque)
+{
+	struct vmdef *def = changed(vm, changes, done, opaque);
+	struct vm *same = NULL;
+	json_object *json = NULL;
+	struct op *op = NULL;
+
+	if (def && admit(daemon, def, &same, done, opaque))
+		op = op_create(daemon, vm->uuid, done, opaque);
+	if (!op) {
+		vmdef_free(def);
+		json_object_put(details);
+		return;
+	}
+	op->def = def;
+	op->event = event;
+	op->details = details;
+	snprintf(op->name, sizeof(op->name), "%s", def->name);
+	if (vm->transient) {
+		take_definition(op, vm, "updated");
+		answer_identity(vm, done, opaque);
+		op_free(op);
+		return;
 	}
 	json = vmdef_to_json(def);
 	if (json)

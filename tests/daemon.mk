@@ -1,6 +1,6 @@
 # Tests of the daemon, its JSON-RPC API and trictl.
 DAEMON_CLIENT_TESTS = tests/clients/rpc_conformance.py tests/clients/daemon_state.py tests/clients/daemon_vms.py \
-	tests/clients/daemon_hostile_vm.py tests/clients/daemon_policy.py tests/clients/libvirt_virsh.py tests/clients/gdb.py
+	tests/clients/daemon_hostile_vm.py tests/clients/daemon_policy.py tests/clients/gdb.py
 dist_check_SCRIPTS += $(DAEMON_CLIENT_TESTS)
 TESTS += $(DAEMON_CLIENT_TESTS)
 
@@ -17,7 +17,7 @@ tests/clients/debuggee.elf: $(top_srcdir)/tests/clients/debuggee.S
 		ld -m elf_x86_64 -Ttext 0x101000 --section-start=.note.Xen=0x100000 -e start -z noexecstack --no-warn-rwx-segments -n \
 			tests/clients/debuggee.o -o $@
 CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o tests/clients/debuggee.elf tests/clients/debuggee.o
-EXTRA_DIST += tests/clients/debuggee.S tests/clients/tiny.S tests/clients/fake_vm.py tests/clients/lvtest.py
+EXTRA_DIST += tests/clients/debuggee.S tests/clients/tiny.S tests/clients/fake_vm.py
 
 DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_rpc_schema tests/unit/test_store
 check_PROGRAMS += $(DAEMON_UNIT_TESTS)
@@ -28,12 +28,6 @@ tests_unit_test_policy_LDADD = libpolicy.a $(PROTO_LIBS) $(UNPACK_LIBS) $(CMOCKA
 tests_unit_test_rpc_schema_SOURCES = tests/unit/test_rpc_schema.c
 tests_unit_test_rpc_schema_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_rpc_schema_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)
-tests_unit_test_libvirt_xdr_SOURCES = tests/unit/test_libvirt_xdr.c
-tests_unit_test_libvirt_xdr_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBVIRT_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_test_libvirt_xdr_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)
-tests_unit_test_libvirt_xml_SOURCES = tests/unit/test_libvirt_xml.c
-tests_unit_test_libvirt_xml_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBVIRT_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_test_libvirt_xml_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_store_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)

@@ -141,18 +141,18 @@ static const struct vmdef *current_def(const struct daemon_vm_info *info)
 
 void lv_domain_get_info(struct lv_call *call, struct vm *vm)
 {
-	uint64_t user = 0, system = 0;
+	struct host_times times = {0};
 	struct daemon_vm_info info;
 	int reason = 0;
 
 	daemon_vm_inspect(vm, &info);
 	if (info.active)
-		host_process_times(info.pid, 0, &user, &system, NULL);
+		host_process_times(info.pid, 0, &times);
 	xdr_put_i32(&call->out, lv_domain_state(&info, &reason));
 	xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
 	xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
 	xdr_put_u32(&call->out, current_def(&info)->vcpus);
-	xdr_put_u64(&call->out, user + system);
+	xdr_put_u64(&call->out, times.total);
 	lv_reply(call);
 }
 
@@ -174,7 +174,7 @@ static bool passes(uint64_t flags, uint64_t yes_bit, uint64_t no_bit, bool is)
 	return !(flags & both) || (flags & both) == both || (flags & (is ? yes_bit : no_bit));
 }
 
-static bool listed(const struct daemon_vm_info *info, uint64_t flags)
+bool lv_domain_listed(const struct daemon_vm_info *info, uint64_t flags)
 {
 	const uint64_t states = VIR_CONNECT_LIST_DOMAINS_RUNNING | VIR_CONNECT_LIST_DOMAINS_PAUSED |
 				VIR_CONNECT_LIST_DOMAINS_SHUTOFF | VIR_CONNECT_LIST_DOMAINS_OTHER;
@@ -208,7 +208,7 @@ void lv_connect_list_all_domains(struct lv_call *call, struct vm *unused)
 	xdr_put_u32(&call->out, 0);
 	while ((vm = daemon_next(call->daemon, vm))) {
 		daemon_vm_inspect(vm, &info);
-		if (!listed(&info, flags))
+		if (!lv_domain_listed(&info, flags))
 			continue;
 		n++;
 		if (call->args[0].i)

@@ -71,9 +71,7 @@ LV_HANDLER(domain_get_vcpus_flags);
 LV_HANDLER(domain_get_job_info);
 LV_HANDLER(domain_get_job_stats);
 LV_HANDLER(domain_get_messages);
-LV_HANDLER(domain_get_metadata);
 LV_HANDLER(answer_zero);
-LV_HANDLER(answer_false);
 
 /* lifecycle.c */
 LV_HANDLER(domain_define);
@@ -93,11 +91,28 @@ LV_HANDLER(domain_inject_nmi);
 LV_HANDLER(domain_set_autostart);
 LV_HANDLER(domain_rename);
 LV_HANDLER(domain_set_metadata);
+LV_HANDLER(domain_get_metadata);
 LV_HANDLER(domain_set_max_memory);
 LV_HANDLER(domain_set_memory);
 LV_HANDLER(domain_set_memory_flags);
 LV_HANDLER(domain_set_vcpus);
 LV_HANDLER(domain_set_vcpus_flags);
+LV_HANDLER(domain_attach_device);
+LV_HANDLER(domain_detach_device);
+LV_HANDLER(domain_update_device);
+
+/* stats.c */
+LV_HANDLER(domain_block_stats);
+LV_HANDLER(domain_get_block_info);
+LV_HANDLER(domain_memory_stats);
+LV_HANDLER(domain_get_cpu_stats);
+LV_HANDLER(connect_get_all_domain_stats);
+
+/* vcpus.c */
+LV_HANDLER(domain_get_vcpus);
+LV_HANDLER(domain_get_vcpu_pin_info);
+LV_HANDLER(domain_pin_vcpu);
+LV_HANDLER(domain_pin_vcpu_flags);
 
 /* events.c */
 LV_HANDLER(event_register_callback);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NS_PER_S 1000000000ull
@@ -160,15 +161,41 @@ bool host_cpu_times(int cpu, struct host_cpu_times *ret)
 	return found;
 }
 
-bool host_process_times(int pid, int tid, uint64_t *ret_user, uint64_t *ret_system, int *ret_cpu)
+/* A thread's time on processors, ns (Documentation/scheduler/sched-stats). */
+static uint64_t thread_time(int pid, int tid)
+{
+	unsigned long long ns = 0;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
+	f = fopen(path, "re");
+	if (f && fscanf(f, "%llu", &ns) != 1)
+		ns = 0;
+	if (f)
+		fclose(f);
+	return ns;
+}
+
+static uint64_t process_time(int pid)
+{
+	struct timespec ts;
+	clockid_t clock;
+
+	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &ts) < 0)
+		return 0;
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+bool host_process_times(int pid, int tid, struct host_times *ret)
 {
 	uint64_t tick = NS_PER_S / (uint64_t)sysconf(_SC_CLK_TCK);
 	unsigned long long user, system;
 	char path[64], line[1024], *at;
-	bool ok = false;
 	int cpu = 0;
 	FILE *f;
 
+	*ret = (struct host_times){0};
 	if (tid)
 		snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	else
@@ -182,14 +209,15 @@ bool host_process_times(int pid, int tid, uint64_t *ret_user, uint64_t *ret_syst
 		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %*u %*u %*d %*u %*u "
 		   "%*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*d %d",
 		   &user, &system, &cpu) >= 2) {
-		*ret_user = user * tick;
-		*ret_system = system * tick;
-		if (ret_cpu)
-			*ret_cpu = cpu;
-		ok = true;
+		ret->user = user * tick;
+		ret->system = system * tick;
+		ret->cpu = cpu;
+		ret->total = tid ? thread_time(pid, tid) : process_time(pid);
+		if (!ret->total) /* a kernel without these */
+			ret->total = ret->user + ret->system;
 	}
 	fclose(f);
-	return ok;
+	return ret->total != 0;
 }
 
 uint64_t host_process_rss(int pid)
@@ -208,16 +236,17 @@ uint64_t host_process_rss(int pid)
 	return pages * (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
 }
 
-int host_find_thread(int pid, const char *name)
+unsigned host_threads(int pid, struct host_thread *ret_threads, unsigned max)
 {
-	char path[320], comm[32];
+	char path[320];
 	struct dirent *entry;
-	int found = 0;
+	unsigned n = 0;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
 	dir = opendir(path);
-	while (dir && !found && (entry = readdir(dir))) {
+	while (dir && n < max && (entry = readdir(dir))) {
+		struct host_thread *t = &ret_threads[n];
 		FILE *f;
 
 		if (entry->d_name[0] == '.')
@@ -226,14 +255,25 @@ int host_find_thread(int pid, const char *name)
 		f = fopen(path, "re");
 		if (!f)
 			continue;
-		if (fgets(comm, sizeof(comm), f)) {
-			comm[strcspn(comm, "\n")] = '\0';
-			if (!strcmp(comm, name))
-				found = atoi(entry->d_name);
+		t->tid = atoi(entry->d_name);
+		if (fgets(t->name, sizeof(t->name), f)) {
+			t->name[strcspn(t->name, "\n")] = '\0';
+			n++;
 		}
 		fclose(f);
 	}
 	if (dir)
 		closedir(dir);
-	return found;
+	return n;
+}
+
+int host_find_thread(int pid, const char *name)
+{
+	struct host_thread threads[64];
+	unsigned n = host_threads(pid, threads, 64);
+
+	for (unsigned i = 0; i < n; i++)
+		if (!strcmp(threads[i].name, name))
+			return threads[i].tid;
+	return 0;
 }

@@ -25,10 +25,21 @@ struct host_cpu_times {
 	uint64_t user, system, idle, iowait, interrupts;
 };
 bool host_cpu_times(int cpu, struct host_cpu_times *ret);
-/* User and system time of a process (or, with tid, of one of its threads), ns. False when it is gone. */
-bool host_process_times(int pid, int tid, uint64_t *ret_user, uint64_t *ret_system, int *ret_cpu);
+/* Processor time in ns: all of it (exact), and its parts (in clock ticks). */
+struct host_times {
+	uint64_t total, user, system;
+	int cpu; /* where it ran last */
+};
+/* Of a process, or with tid of one of its threads. False when it is gone, and all are 0. */
+bool host_process_times(int pid, int tid, struct host_times *ret);
 /* Resident memory of a process, KiB. */
 uint64_t host_process_rss(int pid);
+struct host_thread {
+	int tid;
+	char name[16];
+};
+/* A process's threads: how many were written. */
+unsigned host_threads(int pid, struct host_thread *ret_threads, unsigned max);
 /* The thread of that name in a process, 0 when there is none. */
 int host_find_thread(int pid, const char *name);
 

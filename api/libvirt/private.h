@@ -127,6 +127,8 @@ void lv_uuid_bytes(const char *text, unsigned char ret[16]);
 void lv_uuid_text(const void *bytes, char ret[VMDEF_UUID_BYTES]);
 /* virDomainState, and its reason. */
 int lv_domain_state(const struct daemon_vm_info *info, int *ret_reason);
+/* Whether VIR_CONNECT_LIST_DOMAINS_* let it through. */
+bool lv_domain_listed(const struct daemon_vm_info *info, uint64_t flags);
 
 /* ---- domain XML (xml_parse.c, xml_format.c) ----------------------------------------------------- */
 
@@ -142,6 +144,18 @@ int lv_xml_parse(const char *xml, const struct vmdef *old, json_object **ret_def
 char *lv_xml_format(const struct daemon_vm_info *info, unsigned flags);
 /* What of the definition's XML is kept but has no effect: lines, malloc'd; NULL: nothing, or out of memory. */
 char *lv_xml_without_effect(const struct vmdef *def);
+
+/* ---- changes to domain XML (xml_edit.c): malloc'd texts; NULL: error says why ---- */
+
+/* The element of <metadata> with that namespace, its prefix taken away. NULL with error "": there is none. */
+char *lv_xml_metadata_get(const struct daemon_vm_info *info, const char *uri, char *error, size_t error_size);
+/* The domain's XML with that element replaced by `text` (NULL: taken away), under the prefix `key`. */
+char *lv_xml_metadata_set(const struct daemon_vm_info *info, const char *uri, const char *key, const char *text,
+			  char *error, size_t error_size);
+enum lv_device_change { LV_DEVICE_ATTACH, LV_DEVICE_DETACH, LV_DEVICE_UPDATE };
+/* The domain's XML with a device added, taken away or replaced; *ret_code is the VIR_ERR_* of a failure. */
+char *lv_xml_change_device(const struct daemon_vm_info *info, const char *device, enum lv_device_change change,
+			   int *ret_code, char *error, size_t error_size);
 
 /* ---- streams (stream.c) -------------------------------------------------------------------------- */
 

@@ -107,7 +107,7 @@ static void write_metadata(struct formatter *f)
 	const struct vmdef *d = f->def;
 	xmlNode *metadata = copy_kept(f, "metadata"), *own = metadata ? own_metadata(metadata) : NULL;
 	bool mode = d->mode != VMDEF_MODE_AUTO && !(f->kept && type_says_mode(f));
-	bool wanted = mode || d->workload[0] || d->paravirt != VMDEF_AUTO || d->debug_exit || d->debug_console;
+	bool wanted = mode || d->boot.module_count || d->workload[0] || d->paravirt != VMDEF_AUTO || d->debug_exit || d->debug_console;
 
 	if (!wanted && own)
 		drop(own);
@@ -130,6 +130,14 @@ static void write_metadata(struct formatter *f)
 		set(own, "paravirt", d->paravirt == VMDEF_YES ? "yes" : "no");
 	set_flag(own, "debug-exit", d->debug_exit);
 	set_flag(own, "debug-console", d->debug_console);
+	drop_children(own, "module");
+	for (unsigned i = 0; i < d->boot.module_count; i++) {
+		xmlNode *module = xmlNewChild(own, own->ns, (const xmlChar *)"module", NULL);
+
+		set(module, "path", d->boot.modules[i].path);
+		if (d->boot.modules[i].cmdline)
+			set(module, "cmdline", d->boot.modules[i].cmdline);
+	}
 }
 
 /* ---- <os> ------------------------------------------------------------------------------------ */

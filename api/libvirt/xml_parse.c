@@ -225,12 +225,40 @@ static bool take_own_metadata(struct parser *p, const xmlNode *node)
 	return true;
 }
 
+/* <trivisor:module path="…" cmdline="…"/> within it, for Multiboot and PVH kernels. */
+static bool take_modules(struct parser *p, const xmlNode *own)
+{
+	json_object *list = NULL;
+
+	for (xmlNode *e = lv_xml_child(own, NULL); e; e = lv_xml_next(e, NULL)) {
+		char *path = lv_xml_attribute(e, "path"), *cmdline = lv_xml_attribute(e, "cmdline");
+		json_object *item = json_object_new_object();
+		bool ok = lv_xml_is(e, "module") && path;
+
+		if (path)
+			json_object_object_add(item, "path", json_object_new_string(path));
+		if (cmdline)
+			json_object_object_add(item, "cmdline", json_object_new_string(cmdline));
+		xmlFree(path);
+		xmlFree(cmdline);
+		if (!list) {
+			list = json_object_new_array();
+			json_object_object_add(p->boot, "modules", list);
+		}
+		json_object_array_add(list, item);
+		if (!ok)
+			return refuse_node(p, e, "a <module> with a path is wanted here");
+	}
+	return true;
+}
+
 static bool take_metadata(struct parser *p, const xmlNode *node)
 {
 	for (xmlNode *e = lv_xml_child(node, NULL); e; e = lv_xml_next(e, NULL)) {
 		if (!e->ns)
 			return refuse_node(p, e, "elements of <metadata> need a namespace of their own");
-		if (!strcmp((const char *)e->ns->href, LV_XML_NAMESPACE) && !take_own_metadata(p, e))
+		if (!strcmp((const char *)e->ns->href, LV_XML_NAMESPACE) &&
+		    (!take_own_metadata(p, e) || !take_modules(p, e)))
 			return false;
 	}
 	return true;

@@ -1,0 +1,504 @@
+/* What domains use: processors, memory, disks, one at a time and all together. */
+#include "api/libvirt/handlers.h"
+#include "api/libvirt/host.h"
+#include "api/libvirt/private.h"
+#include "api/libvirt/xml.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <unistd.h>
+
+/* ---- typed parameters ---------------------------------------------------------------- */
+
+/* A list whose length is known at its end. */
+struct params {
+	struct xdr_writer *out;
+	size_t at;
+	uint32_t n;
+};
+
+static struct params params_begin(struct xdr_writer *out)
+{
+	struct params p = {.out = out, .at = out->used};
+
+	xdr_put_u32(out, 0);
+	return p;
+}
+
+static void params_end(struct params *p)
+{
+	xdr_patch_u32(p->out, p->at, p->n);
+}
+
+__attribute__((format(printf, 3, 4))) static void put_head(struct params *p, enum xdr_param_type type,
+							    const char *format, ...)
+{
+	char name[80];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(name, sizeof(name), format, args);
+	va_end(args);
+	xdr_put_string(p->out, name);
+	xdr_put_i32(p->out, type);
+	p->n++;
+}
+
+#define PUT_U64(p, value, ...) (put_head(p, XDR_PARAM_ULLONG, __VA_ARGS__), xdr_put_u64((p)->out, value))
+#define PUT_I64(p, value, ...) (put_head(p, XDR_PARAM_LLONG, __VA_ARGS__), xdr_put_u64((p)->out, value))
+#define PUT_U32(p, value, ...) (put_head(p, XDR_PARAM_UINT, __VA_ARGS__), xdr_put_u32((p)->out, value))
+#define PUT_I32(p, value, ...) (put_head(p, XDR_PARAM_INT, __VA_ARGS__), xdr_put_i32((p)->out, value))
+#define PUT_TEXT(p, value, ...) (put_head(p, XDR_PARAM_STRING, __VA_ARGS__), xdr_put_string((p)->out, value))
+
+/* ---- disks -------------------------------------------------------------------------------- */
+
+struct disk {
+	char target[32];
+	const char *path;
+	unsigned index;
+};
+
+static const struct vmdef *current_def(const struct daemon_vm_info *info)
+{
+	return info->running_def ? info->running_def : info->def;
+}
+
+/* The disks' names in the XML, vda and so on; as many as there are. */
+static unsigned list_disks(const struct daemon_vm_info *info, struct disk disks[VMDEF_DISKS_MAX])
+{
+	const struct vmdef *def = current_def(info);
+	char error[100], *xml = def->disk_count ? lv_xml_format(info, 0) : NULL;
+	xmlDoc *doc = xml ? lv_xml_read(xml, error, sizeof(error)) : NULL;
+	xmlNode *devices = doc ? lv_xml_child(xmlDocGetRootElement(doc), "devices") : NULL;
+
+	for (unsigned i = 0; i < def->disk_count; i++) {
+		disks[i] = (struct disk){.path = def->disks[i].path, .index = i};
+		snprintf(disks[i].target, sizeof(disks[i].target), "vd%c", 'a' + (int)i);
+		for (xmlNode *e = lv_xml_child(devices, "disk"); e; e = lv_xml_next(e, "disk")) {
+			xmlNode *source = lv_xml_child(e, "source");
+			char *name = lv_xml_attribute(lv_xml_child(e, "target"), "dev");
+
+			if (name && source && (lv_xml_attribute_is(source, "file", disks[i].path) ||
+					       lv_xml_attribute_is(source, "dev", disks[i].path)))
+				snprintf(disks[i].target, sizeof(disks[i].target), "%s", name);
+			xmlFree(name);
+		}
+	}
+	xmlFreeDoc(doc);
+	free(xml);
+	return def->disk_count;
+}
+
+/* By target or path. False: the call was failed. */
+static bool find_disk(struct lv_call *call, const struct daemon_vm_info *info, const char *name, struct disk *ret)
+{
+	struct disk disks[VMDEF_DISKS_MAX];
+	unsigned n = list_disks(info, disks);
+
+	for (unsigned i = 0; i < n; i++)
+		if (!strcmp(disks[i].target, name) || !strcmp(disks[i].path, name)) {
+			*ret = disks[i];
+			return true;
+		}
+	lv_fail(call, VIR_ERR_INVALID_ARG, "invalid path: %.300s", name);
+	return false;
+}
+
+struct extent {
+	uint64_t capacity, allocation, physical;
+};
+
+/* Raw images only: what is on the host is what the guest sees. */
+static bool look_at(const char *path, struct extent *ret)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+	uint64_t bytes = 0;
+	bool ok = fd >= 0 && fstat(fd, &st) == 0;
+
+	if (ok && S_ISBLK(st.st_mode))
+		ok = ioctl(fd, BLKGETSIZE64, &bytes) == 0;
+	else if (ok)
+		bytes = (uint64_t)st.st_size;
+	if (ok)
+		*ret = (struct extent){.capacity = bytes,
+				       .allocation = S_ISBLK(st.st_mode) ? bytes : (uint64_t)st.st_blocks * 512,
+				       .physical = S_ISBLK(st.st_mode) ? bytes : (uint64_t)st.st_size};
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+enum { DISK_READS, DISK_WRITES, DISK_READ_BYTES, DISK_WRITTEN_BYTES, DISK_FLUSHES, DISK_ERRORS, DISK_COUNTERS };
+
+/* From vm.stats: machine.virtio_blkN_reads and so on. */
+static void disk_counters(json_object *stats, unsigned index, uint64_t ret[DISK_COUNTERS])
+{
+	static const char *const names[] = {"reads", "writes", "read_bytes", "written_bytes", "flushes", "errors"};
+	json_object *machine = NULL, *value;
+
+	memset(ret, 0, DISK_COUNTERS * sizeof(ret[0]));
+	if (!stats || !json_object_object_get_ex(stats, "machine", &machine))
+		return;
+	for (unsigned i = 0; i < DISK_COUNTERS; i++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "virtio_blk%u_%s", index, names[i]);
+		if (json_object_object_get_ex(machine, name, &value))
+			ret[i] = (uint64_t)json_object_get_int64(value);
+	}
+}
+
+static void done_block_stats(void *opaque, const struct daemon_error *error, json_object *stats)
+{
+	struct lv_call *call = opaque;
+	struct vm *vm = daemon_find(call->daemon, call->uuid);
+	bool with_flags = call->args[2].present;
+	struct daemon_vm_info info;
+	uint64_t c[DISK_COUNTERS];
+	struct params p;
+	struct disk disk;
+
+	if (error || !vm) {
+		if (error)
+			lv_fail_daemon(call, error);
+		else
+			lv_fail(call, VIR_ERR_NO_DOMAIN, "no domain with matching uuid '%s'", call->uuid);
+		return;
+	}
+	daemon_vm_inspect(vm, &info);
+	if (!find_disk(call, &info, call->args[1].text, &disk))
+		return;
+	disk_counters(stats, disk.index, c);
+	if (!with_flags) {
+		xdr_put_u64(&call->out, c[DISK_READS]);
+		xdr_put_u64(&call->out, c[DISK_READ_BYTES]);
+		xdr_put_u64(&call->out, c[DISK_WRITES]);
+		xdr_put_u64(&call->out, c[DISK_WRITTEN_BYTES]);
+		xdr_put_u64(&call->out, c[DISK_ERRORS]);
+		lv_reply(call);
+		return;
+	}
+	p = params_begin(&call->out);
+	PUT_I64(&p, c[DISK_READ_BYTES], VIR_DOMAIN_BLOCK_STATS_READ_BYTES);
+	PUT_I64(&p, c[DISK_READS], VIR_DOMAIN_BLOCK_STATS_READ_REQ);
+	PUT_I64(&p, c[DISK_WRITTEN_BYTES], VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES);
+	PUT_I64(&p, c[DISK_WRITES], VIR_DOMAIN_BLOCK_STATS_WRITE_REQ);
+	PUT_I64(&p, c[DISK_FLUSHES], VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ);
+	PUT_I64(&p, c[DISK_ERRORS], VIR_DOMAIN_BLOCK_STATS_ERRS);
+	params_end(&p);
+	xdr_put_i32(&call->out, (int32_t)p.n);
+	lv_reply(call);
+}
+
+void lv_domain_block_stats(struct lv_call *call, struct vm *vm)
+{
+	enum { ROWS = 6 };
+	struct daemon_vm_info info;
+	struct disk disk;
+
+	if (call->args[3].present && !lv_flags(call, call->args[3].u, VIR_TYPED_PARAM_STRING_OKAY))
+		return;
+	daemon_vm_inspect(vm, &info);
+	if (!find_disk(call, &info, call->args[1].text, &disk))
+		return;
+	if (call->args[2].present && !call->args[2].i) { /* how many there are */
+		xdr_put_u32(&call->out, 0);
+		xdr_put_i32(&call->out, ROWS);
+		lv_reply(call);
+	} else if (call->args[2].present && call->args[2].i < ROWS) {
+		lv_fail(call, VIR_ERR_INVALID_ARG, "nparams %lld is less than %d", (long long)call->args[2].i, ROWS);
+	} else {
+		daemon_stats(call->daemon, vm, done_block_stats, call);
+	}
+}
+
+void lv_domain_get_block_info(struct lv_call *call, struct vm *vm)
+{
+	struct daemon_vm_info info;
+	struct extent extent;
+	struct disk disk;
+
+	if (!lv_flags(call, call->args[2].u, 0))
+		return;
+	daemon_vm_inspect(vm, &info);
+	if (!find_disk(call, &info, call->args[1].text, &disk))
+		return;
+	if (!look_at(disk.path, &extent)) {
+		lv_fail(call, VIR_ERR_SYSTEM_ERROR, "cannot look at %.300s: %m", disk.path);
+		return;
+	}
+	xdr_put_u64(&call->out, extent.allocation);
+	xdr_put_u64(&call->out, extent.capacity);
+	xdr_put_u64(&call->out, extent.physical);
+	lv_reply(call);
+}
+
+/* ---- memory and processors --------------------------------------------------------------------- */
+
+void lv_domain_memory_stats(struct lv_call *call, struct vm *vm)
+{
+	struct daemon_vm_info info;
+	uint32_t max = (uint32_t)call->args[1].u;
+
+	if (!lv_flags(call, call->args[2].u, 0))
+		return;
+	daemon_vm_inspect(vm, &info);
+	max = max < 2 ? max : 2;
+	xdr_put_u32(&call->out, max);
+	if (max > 0) {
+		xdr_put_i32(&call->out, VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON);
+		xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
+	}
+	if (max > 1) {
+		xdr_put_i32(&call->out, VIR_DOMAIN_MEMORY_STAT_RSS);
+		xdr_put_u64(&call->out, host_process_rss(info.pid));
+	}
+	lv_reply(call);
+}
+
+/* Of the whole domain (start -1). Linux tells no process's times by processor without a control group of its own. */
+void lv_domain_get_cpu_stats(struct lv_call *call, struct vm *vm)
+{
+	enum { ROWS = 3 };
+	uint64_t nparams = call->args[1].u, ncpus = call->args[3].u;
+	struct host_times times;
+	int64_t start = call->args[2].i;
+	struct daemon_vm_info info;
+	struct host_topology t;
+	struct params p;
+
+	if (!lv_flags(call, call->args[4].u, VIR_TYPED_PARAM_STRING_OKAY))
+		return;
+	if (start != -1 && (nparams || ncpus)) {
+		lv_fail(call, VIR_ERR_OPERATION_UNSUPPORTED, "times by host processor are not known; those of the whole domain are");
+		return;
+	}
+	daemon_vm_inspect(vm, &info);
+	p = params_begin(&call->out);
+	if (!nparams) {
+		host_topology(&t);
+		xdr_put_i32(&call->out, start == -1 ? ROWS : (int32_t)t.possible);
+		lv_reply(call);
+		return;
+	}
+	host_process_times(info.pid, 0, &times);
+	if (nparams > 0)
+		PUT_U64(&p, times.total, VIR_DOMAIN_CPU_STATS_CPUTIME);
+	if (nparams > 1)
+		PUT_U64(&p, times.user, VIR_DOMAIN_CPU_STATS_USERTIME);
+	if (nparams > 2)
+		PUT_U64(&p, times.system, VIR_DOMAIN_CPU_STATS_SYSTEMTIME);
+	params_end(&p);
+	xdr_put_i32(&call->out, (int32_t)p.n);
+	lv_reply(call);
+}
+
+/* ---- everything of many domains ------------------------------------------------------------------ */
+
+#define STATS_KNOWN \
+	(VIR_DOMAIN_STATS_STATE | VIR_DOMAIN_STATS_CPU_TOTAL | VIR_DOMAIN_STATS_BALLOON | VIR_DOMAIN_STATS_VCPU | \
+	 VIR_DOMAIN_STATS_INTERFACE | VIR_DOMAIN_STATS_BLOCK)
+#define STATS_FLAGS \
+	(VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT | VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING | \
+	 VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS)
+
+/* One call, gathered from the processes of many domains at once. */
+struct gather {
+	struct lv_call *call;
+	unsigned groups, missing, count;
+	bool asking; /* answers may come before all were asked */
+	struct gathered {
+		struct gather *gather;
+		char uuid[VMDEF_UUID_BYTES];
+		json_object *stats;
+	} domains[];
+};
+
+static void put_vcpus(struct params *p, const struct daemon_vm_info *info)
+{
+	unsigned n = current_def(info)->vcpus;
+	struct host_thread threads[64];
+	unsigned count = info->active ? host_threads(info->pid, threads, 64) : 0;
+
+	PUT_U32(p, n, "vcpu.current");
+	PUT_U32(p, n, "vcpu.maximum");
+	for (unsigned i = 0; i < n && info->active; i++) {
+		struct host_times times = {0};
+		char name[16];
+
+		snprintf(name, sizeof(name), "vcpu%u", i);
+		for (unsigned j = 0; j < count; j++)
+			if (!strcmp(threads[j].name, name))
+				host_process_times(info->pid, threads[j].tid, &times);
+		PUT_I32(p, VIR_VCPU_RUNNING, "vcpu.%u.state", i);
+		PUT_U64(p, times.total, "vcpu.%u.time", i);
+	}
+}
+
+static void put_blocks(struct params *p, const struct daemon_vm_info *info, json_object *stats)
+{
+	struct disk disks[VMDEF_DISKS_MAX];
+	unsigned n = list_disks(info, disks);
+	struct extent extent;
+	uint64_t c[DISK_COUNTERS];
+
+	PUT_U32(p, n, "block.count");
+	for (unsigned i = 0; i < n; i++) {
+		PUT_TEXT(p, disks[i].target, "block.%u.name", i);
+		PUT_TEXT(p, disks[i].path, "block.%u.path", i);
+		if (stats) {
+			disk_counters(stats, i, c);
+			PUT_U64(p, c[DISK_READS], "block.%u.rd.reqs", i);
+			PUT_U64(p, c[DISK_READ_BYTES], "block.%u.rd.bytes", i);
+			PUT_U64(p, c[DISK_WRITES], "block.%u.wr.reqs", i);
+			PUT_U64(p, c[DISK_WRITTEN_BYTES], "block.%u.wr.bytes", i);
+			PUT_U64(p, c[DISK_FLUSHES], "block.%u.fl.reqs", i);
+			PUT_U64(p, c[DISK_ERRORS], "block.%u.errors", i);
+		}
+		if (!look_at(disks[i].path, &extent))
+			continue;
+		PUT_U64(p, extent.allocation, "block.%u.allocation", i);
+		PUT_U64(p, extent.capacity, "block.%u.capacity", i);
+		PUT_U64(p, extent.physical, "block.%u.physical", i);
+	}
+}
+
+static void put_record(struct xdr_writer *out, struct vm *vm, unsigned groups, json_object *stats)
+{
+	struct host_times times;
+	struct daemon_vm_info info;
+	struct params p;
+	int reason = 0;
+
+	daemon_vm_inspect(vm, &info);
+	lv_put_domain(out, vm);
+	p = params_begin(out);
+	if (groups & VIR_DOMAIN_STATS_STATE) {
+		PUT_I32(&p, lv_domain_state(&info, &reason), "state.state");
+		PUT_I32(&p, reason, "state.reason");
+	}
+	if (groups & VIR_DOMAIN_STATS_CPU_TOTAL && info.active &&
+	    host_process_times(info.pid, 0, &times)) {
+		PUT_U64(&p, times.total, "cpu.time");
+		PUT_U64(&p, times.user, "cpu.user");
+		PUT_U64(&p, times.system, "cpu.system");
+	}
+	if (groups & VIR_DOMAIN_STATS_BALLOON) {
+		PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.current");
+		PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.maximum");
+		if (info.active)
+			PUT_U64(&p, host_process_rss(info.pid), "balloon.rss");
+	}
+	if (groups & VIR_DOMAIN_STATS_VCPU)
+		put_vcpus(&p, &info);
+	if (groups & VIR_DOMAIN_STATS_INTERFACE && info.active)
+		PUT_U32(&p, 0, "net.count");
+	if (groups & VIR_DOMAIN_STATS_BLOCK)
+		put_blocks(&p, &info, stats);
+	params_end(&p);
+}
+
+static void gather_finish(struct gather *g)
+{
+	struct lv_call *call = g->call;
+	size_t at = call->out.used;
+	uint32_t n = 0;
+
+	xdr_put_u32(&call->out, 0);
+	for (unsigned i = 0; i < g->count; i++) {
+		struct vm *vm = daemon_find(call->daemon, g->domains[i].uuid);
+
+		/* One that went meanwhile has no statistics any more. */
+		if (vm) {
+			put_record(&call->out, vm, g->groups, g->domains[i].stats);
+			n++;
+		}
+		json_object_put(g->domains[i].stats);
+	}
+	xdr_patch_u32(&call->out, at, n);
+	free(g);
+	lv_reply(call);
+}
+
+static void on_stats(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	struct gathered *d = opaque;
+	struct gather *g = d->gather;
+
+	/* A process that does not answer: what the host knows of it is told all the same. */
+	if (!error)
+		d->stats = json_object_get(result);
+	if (!--g->missing && !g->asking)
+		gather_finish(g);
+}
+
+static bool choose(struct lv_call *call, struct gather *g, uint64_t filter)
+{
+	const struct xdr_value *list = &call->args[0];
+	struct daemon_vm_info info;
+	struct vm *vm = NULL;
+
+	for (unsigned i = 0; i < list->count; i++) {
+		vm = lv_find_domain(call, &list->items[i]);
+		if (!vm)
+			return false;
+		daemon_vm_inspect(vm, &info);
+		snprintf(g->domains[g->count++].uuid, VMDEF_UUID_BYTES, "%s", info.uuid);
+	}
+	while (!list->count && (vm = daemon_next(call->daemon, vm))) {
+		daemon_vm_inspect(vm, &info);
+		if (lv_domain_listed(&info, filter))
+			snprintf(g->domains[g->count++].uuid, VMDEF_UUID_BYTES, "%s", info.uuid);
+	}
+	return true;
+}
+
+void lv_connect_get_all_domain_stats(struct lv_call *call, struct vm *unused)
+{
+	uint64_t groups = call->args[1].u, flags = call->args[2].u;
+	unsigned room = call->args[0].count;
+	struct daemon_vm_info info;
+	struct gather *g;
+
+	if (!lv_flags(call, flags, 0xffff | STATS_FLAGS))
+		return;
+	if (flags & VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS && groups & ~(uint64_t)STATS_KNOWN) {
+		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "Stats types bits 0x%llx are not supported by this daemon",
+			(unsigned long long)(groups & ~(uint64_t)STATS_KNOWN));
+		return;
+	}
+	for (struct vm *vm = NULL; !call->args[0].count && (vm = daemon_next(call->daemon, vm));)
+		room++;
+	g = calloc(1, sizeof(*g) + room * sizeof(g->domains[0]));
+	if (!g) {
+		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
+		return;
+	}
+	g->call = call;
+	g->groups = groups ? (unsigned)groups : STATS_KNOWN;
+	if (!choose(call, g, flags & 0xffff)) {
+		free(g);
+		return;
+	}
+	g->asking = true;
+	for (unsigned i = 0; i < g->count && g->groups & VIR_DOMAIN_STATS_BLOCK; i++) {
+		struct vm *vm = daemon_find(call->daemon, g->domains[i].uuid);
+
+		daemon_vm_inspect(vm, &info);
+		g->domains[i].gather = g;
+		if (!info.active || !current_def(&info)->disk_count)
+			continue;
+		g->missing++;
+		daemon_stats(call->daemon, vm, on_stats, &g->domains[i]);
+	}
+	g->asking = false;
+	if (!g->missing)
+		gather_finish(g);
+}

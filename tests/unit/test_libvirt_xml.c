@@ -1,0 +1,236 @@
+/* Domain XML: refusals name their element, what is kept comes back, and no text brings the reader down. */
+#include "api/libvirt/private.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define DOMAIN(inside) \
+	"<domain type='trivisor'><name>x</name><uuid>2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab</uuid><memory>65536</memory>" inside \
+	"</domain>"
+#define OS "<os><type>hvm</type><kernel>/k</kernel></os>"
+
+/* NULL: refused, with error and code. */
+static struct vmdef *parse(const char *xml, int *ret_code, char *error, size_t size)
+{
+	json_object *definition = NULL;
+	char why[VMDEF_ERROR_BYTES];
+	struct vmdef *def = NULL;
+
+	*ret_code = 0;
+	if (lv_xml_parse(xml, NULL, &definition, ret_code, error, size))
+		return NULL;
+	if (vmdef_from_json(definition, &def, why))
+		snprintf(error, size, "%s", why);
+	json_object_put(definition);
+	return def;
+}
+
+static char *format(const struct vmdef *def)
+{
+	const struct daemon_vm_info info = {.uuid = def->uuid, .name = def->name, .def = def, .id = -1};
+
+	return lv_xml_format(&info, VIR_DOMAIN_XML_INACTIVE);
+}
+
+static void comes_back(void **state)
+{
+	static const char *const rows[] = {
+		DOMAIN(OS),
+		DOMAIN("<title>t &amp; u</title><description> a\n b </description>" OS "<vcpu placement='static'>4</vcpu>"
+		       "<cpu mode='host-passthrough'><topology sockets='2' cores='2' threads='1'/></cpu>"),
+		DOMAIN(OS "<features><acpi/><pae/></features><clock offset='utc'><timer name='hpet' present='no'/></clock>"
+			  "<on_reboot>destroy</on_reboot>"),
+		DOMAIN("<metadata><a:b xmlns:a='urn:a' c='d'><a:e/></a:b><f xmlns='urn:f'/>"
+		       "<t:vm xmlns:t='urn:trivisor:domain:1' mode='bt' workload='web' debug-exit='yes'/></metadata>" OS),
+		DOMAIN(OS "<devices><disk type='file' device='disk'><driver name='qemu' type='raw' io='native'/>"
+			  "<source file='/d'/><target dev='vdc' bus='virtio'/><serial>S1</serial><readonly/></disk>"
+			  "<disk type='block'><source dev='/dev/x'/><target dev='vda'/></disk><serial type='pty'/>"
+			  "<graphics type='vnc'/></devices>"),
+	};
+	char error[900];
+	int code;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct vmdef *first = parse(rows[i], &code, error, sizeof(error)), *second;
+		char *once, *twice;
+
+		assert_non_null(first);
+		once = format(first);
+		assert_non_null(once);
+		second = parse(once, &code, error, sizeof(error));
+		assert_non_null(second);
+		twice = format(second);
+		assert_string_equal(once, twice);
+		free(once);
+		free(twice);
+		vmdef_free(first);
+		vmdef_free(second);
+	}
+}
+
+static void keys_are_filled(void **state)
+{
+	char error[900], *text;
+	int code;
+	struct vmdef *def = parse(
+		DOMAIN("<metadata><t:vm xmlns:t='urn:trivisor:domain:1' mode='bt' workload='web' paravirt='no'/></metadata>"
+		       "<os><type arch='x86_64' machine='pc'>hvm</type><kernel>/k</kernel><initrd>/i</initrd>"
+		       "<cmdline>a b</cmdline></os><vcpu>2</vcpu><on_reboot>destroy</on_reboot>"
+		       "<devices><disk type='file'><source file='/d'/><target dev='vda'/><readonly/></disk>"
+		       "<console type='pty'/><memballoon model='virtio'/></devices>"),
+		&code, error, sizeof(error));
+
+	assert_non_null(def);
+	assert_int_equal(def->mode, VMDEF_MODE_BT);
+	assert_string_equal(def->workload, "web");
+	assert_int_equal(def->paravirt, VMDEF_NO);
+	assert_int_equal(def->memory_mib, 64);
+	assert_int_equal(def->vcpus, 2);
+	assert_string_equal(def->boot.cmdline, "a b");
+	assert_int_equal(def->on_reboot, VMDEF_ON_REBOOT_SHUTDOWN);
+	assert_int_equal(def->serial, VMDEF_SERIAL_CONSOLE);
+	assert_true(def->disk_count == 1 && def->disks[0].readonly);
+	text = lv_xml_without_effect(def);
+	assert_string_equal(text, "/domain/devices/memballoon: kept, but has no effect in this version\n");
+	free(text);
+	vmdef_free(def);
+}
+
+static void refuses_by_path(void **state)
+{
+	static const struct {
+		const char *xml;
+		int code;
+		const char *word;
+	} rows[] = {
+		{"", VIR_ERR_XML_DETAIL, "(domain_definition):"},
+		{"<domain>", VIR_ERR_XML_DETAIL, ":1: "},
+		{"<network/>", VIR_ERR_XML_ERROR, "unexpected root element <network>, expecting <domain>"},
+		{"<domain type='trivisor'/>", VIR_ERR_XML_ERROR, "/domain/name is missing"},
+		{DOMAIN(""), VIR_ERR_XML_ERROR, "/domain/os is missing"},
+		{DOMAIN("<os/>"), VIR_ERR_XML_ERROR, "/domain/os/type is missing"},
+		{DOMAIN(OS OS), VIR_ERR_XML_ERROR, "/domain/os is there twice"},
+		{DOMAIN(OS "<surprise/>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/surprise: not known here"},
+		{DOMAIN(OS "<devices><interface/><interface/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED,
+		 "/domain/devices/interface[1]: this version has no network device"},
+		{DOMAIN(OS "<devices><hostdev/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/hostdev: not supported"},
+		{DOMAIN(OS "<devices><disk type='network'/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "disk of type \"network\""},
+		{DOMAIN(OS "<devices><disk type='file'><driver type='qcow2'/><target dev='vda'/></disk></devices>"),
+		 VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/disk/driver: the format \"qcow2\""},
+		{DOMAIN(OS "<devices><disk type='file'><target dev='vda'/></disk></devices>"), VIR_ERR_CONFIG_UNSUPPORTED,
+		 "names no file"},
+		{DOMAIN(OS "<devices><disk type='file'><source file='/a'/><target dev='vda'/></disk><disk type='file'>"
+			   "<source file='/b'/><target dev='vda'/></disk></devices>"),
+		 VIR_ERR_XML_ERROR, "target 'vda' duplicated"},
+		{DOMAIN(OS "<devices><serial type='pty'><target port='1'/></serial></devices>"), VIR_ERR_CONFIG_UNSUPPORTED,
+		 "/domain/devices/serial: only the first"},
+		{DOMAIN(OS "<vcpu current='1'>2</vcpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/vcpu: processors cannot be plugged"},
+		{DOMAIN(OS "<vcpu>-1</vcpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/vcpu: a number is wanted"},
+		{DOMAIN(OS "<cpu><topology sockets='3' cores='1' threads='1'/></cpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "topology"},
+		{DOMAIN(OS "<currentMemory>1024</currentMemory>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/currentMemory: less than"},
+		{DOMAIN(OS "<on_crash>coredump-destroy</on_crash>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/on_crash"},
+		{DOMAIN(OS "<metadata><bare/></metadata>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/metadata/bare: "},
+		{DOMAIN(OS "<metadata><t:vm xmlns:t='urn:trivisor:domain:1' made='bt'/></metadata>"), VIR_ERR_CONFIG_UNSUPPORTED,
+		 "the attribute made is not known"},
+		{"<!DOCTYPE d [<!ENTITY e 'f'>]><domain><name>&e;</name></domain>", VIR_ERR_XML_DETAIL, "document type"},
+		{"<domain type='xen'><name>x</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os></domain>",
+		 VIR_ERR_CONFIG_UNSUPPORTED, "/domain/os/type"},
+		{"<domain type='vmware'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>",
+		 VIR_ERR_CONFIG_UNSUPPORTED, "the type \"vmware\" is not known"},
+		{"<domain type='kvm'><name>x</name><memory unit='furlong'>1</memory>" OS "</domain>", VIR_ERR_CONFIG_UNSUPPORTED,
+		 "the unit \"furlong\""},
+	};
+	char error[900];
+	int code;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct vmdef *def = parse(rows[i].xml, &code, error, sizeof(error));
+
+		if (def || code != rows[i].code || !strstr(error, rows[i].word))
+			print_message("# %s: code %d: %s\n", rows[i].xml, code, error);
+		assert_null(def);
+		assert_int_equal(code, rows[i].code);
+		assert_non_null(strstr(error, rows[i].word));
+	}
+}
+
+static void sizes_have_units(void **state)
+{
+	static const struct {
+		const char *memory;
+		unsigned mib;
+	} rows[] = {{"<memory>65536</memory>", 64},          {"<memory unit='MiB'>64</memory>", 64},
+		    {"<memory unit='G'>1</memory>", 1024},   {"<memory unit='b'>67108864</memory>", 64},
+		    {"<memory unit='KB'>65537</memory>", 63}, {"<memory unit='MiB'>18446744073709551615</memory>", 0}};
+	char error[900], xml[400];
+	int code;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct vmdef *def;
+
+		snprintf(xml, sizeof(xml), "<domain type='qemu'><name>x</name>%s" OS "</domain>", rows[i].memory);
+		def = parse(xml, &code, error, sizeof(error));
+		assert_int_equal(def ? def->memory_mib : 0, rows[i].mib);
+		vmdef_free(def);
+	}
+}
+
+/* A good text with bytes changed, dropped and doubled. */
+static void survives_damage(void **state)
+{
+	static const char good[] =
+		DOMAIN("<metadata><a:b xmlns:a='urn:a'/></metadata>" OS "<vcpu>2</vcpu><cpu><topology sockets='2'/></cpu>"
+		       "<devices><disk type='file'><source file='/d'/><target dev='vda'/></disk><serial type='pty'/></devices>");
+	char text[sizeof(good) * 2], error[900];
+	uint32_t random = 12345;
+	unsigned taken = 0;
+	int code;
+
+	for (unsigned round = 0; round < 4000; round++) {
+		size_t n = sizeof(good) - 1;
+
+		memcpy(text, good, sizeof(good));
+		for (unsigned i = 0; i < 1 + round % 3; i++) {
+			size_t at;
+
+			random = random * 1664525 + 1013904223;
+			at = (random >> 8) % n;
+			switch (random >> 30) {
+			case 0: text[at] = (char)(random >> 3 & 0x7f) ? (char)(random >> 3 & 0x7f) : '<'; break;
+			case 1: memmove(text + at, text + at + 1, n-- - at); break;
+			case 2:
+				if (n < sizeof(text) - 2)
+					memmove(text + at + 1, text + at, ++n - at);
+				break;
+			default: text[at] = (char)(0x80 | random >> 5); break;
+			}
+			text[n] = '\0';
+		}
+		struct vmdef *def = parse(text, &code, error, sizeof(error));
+		if (def) {
+			char *again = format(def);
+
+			assert_non_null(again);
+			free(again);
+			taken++;
+		}
+		vmdef_free(def);
+	}
+	assert_in_range(taken, 1, 3999);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(refuses_by_path),
+		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),
+	};
+
+	return cmocka_run_group_tests_name("libvirt_xml", tests, NULL, NULL);
+}
