@@ -375,7 +375,9 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 		ret_rows[n++] = (struct mode_stat){stat_table[i].name, sum};
 	}
 	if (n < max)
-		ret_rows[n++] = (struct mode_stat){"code_cache_bytes", (uint64_t)(vm->bt.cache.next - vm->bt.cache.rw)};
+		ret_rows[n++] = (struct mode_stat){"code_cache_bytes", bt_cache_used(&vm->bt.cache)};
+	if (n < max)
+		ret_rows[n++] = (struct mode_stat){"code_cache_hot_bytes", (uint64_t)(vm->bt.cache.next - vm->bt.cache.rw)};
 	if (n < max)
 		ret_rows[n++] = (struct mode_stat){"code_meta_bytes", (uint64_t)(vm->bt.cache.meta_next - vm->bt.cache.meta)};
 	return n;

@@ -68,6 +68,7 @@ int bt_cache_init(struct bt_vm *vm)
 	if (!c->hints || !c->meta || !c->order || !c->pages || !c->has_code || !c->chunks || !c->page_tbs)
 		return -ENOMEM;
 	c->next = c->rw;
+	c->cold_next = c->rw + BT_HOT_BYTES;
 	c->meta_next = c->meta;
 	c->page_count = 1;
 	return 0;
@@ -98,7 +99,7 @@ bool bt_cache_room(const struct bt_vm *vm)
 {
 	const struct bt_cache *c = &vm->cache;
 
-	return c->next + TB_BYTES_MAX < c->rw + BT_CACHE_BYTES && c->meta_next + TB_META_MAX < c->meta + BT_META_BYTES &&
+	return c->next + TB_BYTES_MAX < c->rw + BT_HOT_BYTES && c->cold_next + TB_BYTES_MAX < c->rw + BT_CACHE_BYTES && c->meta_next + TB_META_MAX < c->meta + BT_META_BYTES &&
 	       c->order_count < c->order_max && c->page_count + 2 < BT_CODE_PAGES_MAX;
 }
 
@@ -128,6 +129,7 @@ void bt_cache_flush(struct bt_vm *vm)
 	bt_fill(c->page_hash, 0, sizeof(c->page_hash));
 	bt_fill(c->tails, 0, sizeof(c->tails));
 	c->next = c->first;
+	c->cold_next = c->rw + BT_HOT_BYTES;
 	c->meta_next = c->meta;
 	c->order_count = 0;
 	c->page_count = 1;
@@ -322,17 +324,19 @@ struct bt_tb *bt_tb_of(struct bt_vm *vm, const uint8_t *host)
 {
 	struct bt_cache *c = &vm->cache;
 	uint32_t lo = 0, hi = c->order_count;
+	bool cold = host >= c->exec + BT_HOT_BYTES;
 
 	while (lo < hi) {
 		uint32_t mid = (lo + hi) / 2;
-		if (c->order[mid]->exec <= host)
+		if ((cold ? c->order[mid]->cold : c->order[mid]->exec) <= host)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	if (!lo || host >= c->order[lo - 1]->exec + c->order[lo - 1]->bytes)
+	if (!lo)
 		return NULL;
-	return c->order[lo - 1];
+	struct bt_tb *tb = c->order[lo - 1];
+	return host < (cold ? tb->cold + tb->cold_bytes : tb->exec + tb->bytes) ? tb : NULL;
 }
 
 /* ---- linking ---------------------------------------------------------------------- */

@@ -14,9 +14,11 @@
 
 /* Overridable, so that a test build can flush all the time. */
 #ifndef BT_CACHE_BYTES
-#define BT_CACHE_BYTES (64u << 20)
+#define BT_CACHE_BYTES (128u << 20)
 #endif
-#define BT_META_BYTES (96u << 20)
+/* The first part has what runs, the rest what rarely does: stubs, slow paths. */
+#define BT_HOT_BYTES (BT_CACHE_BYTES / 32 * 15)
+#define BT_META_BYTES (192u << 20)
 #define BT_HASH_BITS 16
 #define BT_CODE_PAGES_MAX (1u << 20)
 
@@ -70,7 +72,7 @@ struct bt_exit {
 
 /* Which host bytes are which guest instruction; flags below. */
 struct bt_insn_map {
-	uint16_t host; /* first host byte, from tb->exec */
+	uint16_t host; /* first host byte, from tb->exec or tb->cold */
 	uint8_t guest; /* guest bytes from tb->rip */
 	uint8_t flags;
 };
@@ -87,12 +89,15 @@ struct bt_tb {
 	uint32_t page_id, page_id2; /* page_id2: of the page its last byte is in, if another; else 0 */
 	uint8_t *exec;    /* indirect entry: r15 = rip, flags in flags_ax; verifies itself */
 	uint32_t bytes;
+	uint8_t *cold;    /* its stubs and slow paths */
+	uint32_t cold_bytes;
 	uint16_t mem_entry, direct_entry; /* offsets: flags in flags_ax; flags in the host */
 	uint16_t loop_entry; /* for its own jumps back, if it has a fast copy for the turns to come; else 0 */
 	uint16_t guest_bytes;
 	uint16_t dep_first, dep_end; /* bytes of its first page that it relies on: its own, and what liveness looked at */
 	uint16_t live_in; /* flags read before they are written */
 	uint8_t insns, map_count, exit_count;
+	uint8_t map_hot; /* so many entries of the map are of `exec`, the others of `cold` */
 	bool dead;
 	struct bt_tb *hash_next;
 	struct bt_tb *page_next[2];
@@ -116,6 +121,7 @@ struct bt_cache {
 	uint8_t *rw, *exec;
 	uint8_t *next;      /* in rw */
 	uint8_t *first;     /* behind the thunks */
+	uint8_t *cold_next; /* in rw, from BT_HOT_BYTES on */
 	uint8_t *meta, *meta_next;
 	struct bt_tb **order; /* all TBs by address */
 	uint32_t order_count, order_max;
@@ -180,6 +186,10 @@ int bt_cache_init(struct bt_vm *vm);
 void bt_cache_finish(struct bt_vm *vm);
 /* Forgets every translation. Between bt_flush_begin and bt_flush_end (sync.h). */
 void bt_cache_flush(struct bt_vm *vm);
+static inline uint64_t bt_cache_used(const struct bt_cache *c)
+{
+	return (uint64_t)(c->next - c->rw) + (uint64_t)(c->cold_next - (c->rw + BT_HOT_BYTES));
+}
 /* Whether a TB of the largest size fits. */
 bool bt_cache_room(const struct bt_vm *vm);
 /* Zeroed memory that lives until the next flush. */

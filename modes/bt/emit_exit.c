@@ -19,7 +19,7 @@ void bt_map_add(struct trans *t, unsigned guest, unsigned flags)
 	struct bt_insn_map *m = &t->map[t->map_count++];
 
 	BUG_ON(t->map_count > ARRAY_SIZE(t->map));
-	m->host = (uint16_t)(t->e.p + t->e.exec - t->tb->exec);
+	m->host = (uint16_t)(t->e.p + t->e.exec - (t->cold ? t->tb->cold : t->tb->exec));
 	m->guest = (uint8_t)guest;
 	m->flags = (uint8_t)(flags | (t->fl == FL_HOST ? BT_MAP_FLAGS_HOST : 0));
 }
@@ -160,19 +160,23 @@ void bt_emit_indirect(struct trans *t, bool poll)
 				   .disp = (int32_t)offsetof(struct bt_vcpu_block, jc)});
 }
 
-void bt_emit_exit_stubs(struct trans *t)
+void bt_emit_exit_transfers(struct trans *t)
 {
-	struct emit *e = &t->e;
-
 	for (unsigned i = 0; i < t->todo_count; i++) {
 		struct exit_todo *x = &t->todo[i];
 		if (x->jump) {
-			e_fix32(x->jump, e->p);
+			e_fix32(x->jump, t->e.p);
 			t->fl = FL_HOST; /* jcc reads them there */
 			emit_transfer(t, x);
 			x->fl = t->fl;
 		}
 	}
+}
+
+void bt_emit_exit_stubs(struct trans *t)
+{
+	struct emit *e = &t->e;
+
 	for (unsigned i = 0; i < t->todo_count; i++) {
 		struct exit_todo *x = &t->todo[i];
 		x->exit->stub = e->p + e->exec;

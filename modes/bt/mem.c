@@ -212,7 +212,7 @@ static const uint8_t *tail_get(struct bt_vcpu *v, const struct bt_site *site)
 		v->site = at;
 		bt_restart(v);
 	}
-	uint8_t *p = c->next;
+	uint8_t *p = c->cold_next;
 	ptrdiff_t exec = c->exec - c->rw;
 	t = bt_meta_alloc(vm, sizeof(*t));
 	t->site = at;
@@ -228,7 +228,7 @@ static const uint8_t *tail_get(struct bt_vcpu *v, const struct bt_site *site)
 	__builtin_memcpy(p, &rel, 4);
 	p += 4;
 	t->bytes = (uint32_t)(p + exec - t->exec);
-	c->next = c->rw + ((p - c->rw + 15) & ~15l);
+	c->cold_next = c->rw + ((p - c->rw + 15) & ~15l);
 	t->next = *head;
 	*head = t;
 	return t->exec;

@@ -53,12 +53,22 @@ int bt_memcmp(const void *a, const void *b, size_t n)
 bool bt_rip_of(struct bt_vm *vm, const uint8_t *host, struct bt_tb **ret_tb, const struct bt_insn_map **ret_map)
 {
 	struct bt_tb *tb = bt_tb_of(vm, host);
-	unsigned off, i;
+	unsigned off, i, first;
 
 	if (!tb || !tb->map_count)
 		return false;
-	off = (unsigned)(host - tb->exec);
-	for (i = tb->map_count - 1u; i > 0 && tb->map[i].host > off; i--)
+	if (host >= tb->cold && host < tb->cold + tb->cold_bytes) {
+		off = (unsigned)(host - tb->cold);
+		first = tb->map_hot;
+		i = tb->map_count;
+	} else {
+		off = (unsigned)(host - tb->exec);
+		first = 0;
+		i = tb->map_hot;
+	}
+	if (i == first)
+		return false;
+	for (i--; i > first && tb->map[i].host > off; i--)
 		;
 	*ret_tb = tb;
 	*ret_map = &tb->map[i];

@@ -877,11 +877,12 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	t->gva = t->bits == 64 ? t->rip : (uint32_t)(tb->cs_base + t->rip);
 	tb->cs_limit = t->bits == 64 ? ~0u : v->cs.seg[SEG_CS].limit;
 	t->n = t->slow_count = t->segment_slow_count = t->todo_count = t->map_count = t->group_count = 0;
-	t->grouped = t->fast = false;
+	t->grouped = t->fast = t->cold = false;
 	tb->rip = t->rip;
 	tb->key = t->key;
 	tb->page_id = page_id;
 	tb->exec = c->next + t->e.exec;
+	tb->cold = c->cold_next + t->e.exec;
 
 	/* Mark first, read then: a store that comes later takes the slow path and finds the TB. */
 	gpa_t gpa = t->gpa = c->pages[page_id].gpa | (t->gva & 0xfff);
@@ -895,20 +896,27 @@ struct bt_tb *bt_translate(struct bt_vcpu *v, uint32_t page_id)
 	tb->exits = bt_meta_alloc(vm, tb->exit_count * sizeof(*tb->exits));
 	bt_emit_entry(t);
 	emit_block(t);
-	bt_group_emit_slow(t);
 	bt_loop_emit(t);
+	bt_emit_exit_transfers(t);
+	bt_emit_direct_entry(t);
+	tb->bytes = (uint32_t)(t->e.p - c->next);
+	tb->map_hot = (uint8_t)t->map_count;
+	c->next = c->rw + ((t->e.p - c->rw + 15) & ~15l);
+
+	t->cold = true;
+	t->e.p = c->cold_next;
+	bt_group_emit_slow(t);
 	bt_emit_exit_stubs(t);
 	bt_emit_slow_paths(t);
 	bt_emit_segment_slow(t);
-	bt_emit_direct_entry(t);
+	tb->cold_bytes = (uint32_t)(t->e.p - c->cold_next);
+	c->cold_next = t->e.p;
 
 	tb->exit_count = (uint8_t)t->todo_count;
 	tb->insns = (uint8_t)t->n;
-	tb->bytes = (uint32_t)(t->e.p - c->next);
 	tb->map_count = (uint8_t)t->map_count;
 	tb->map = bt_meta_alloc(vm, t->map_count * sizeof(*tb->map));
 	bt_copy(tb->map, t->map, t->map_count * sizeof(*tb->map));
-	c->next = c->rw + ((t->e.p - c->rw + 15) & ~15l);
 	bt_tb_insert(vm, tb);
 	return tb;
 }

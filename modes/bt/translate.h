@@ -114,6 +114,7 @@ struct trans {
 	bool grouped;         /* the fast copy of a group is being emitted: T1 is taken */
 	int64_t group_lo, group_delta;
 	struct loop loop;
+	bool cold;            /* what is emitted now goes to the cold part of the cache */
 	bool fast;            /* the loop's fast copy is being emitted */
 	struct exit_todo todo[TB_MAX_EXITS];
 	unsigned todo_count;
@@ -201,6 +202,7 @@ void bt_emit_lea(struct trans *t, const struct bt_insn *in);
 void bt_emit_exit(struct trans *t, uint64_t rip, uint16_t live);                     /* unconditional */
 void bt_emit_side_exit(struct trans *t, unsigned cond, uint64_t rip, uint16_t live); /* jcc; flags are in the host */
 void bt_emit_indirect(struct trans *t, bool poll);            /* T0 = rip, flags in memory */
+void bt_emit_exit_transfers(struct trans *t);                 /* where side exits into other pages jump to */
 void bt_emit_exit_stubs(struct trans *t);
 void bt_emit_entry(struct trans *t);
 void bt_emit_direct_entry(struct trans *t);
