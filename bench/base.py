@@ -29,5 +29,5 @@ def selected(name, group, patterns):
 def time_text(ns):
     for limit, divisor, unit in ((1e3, 1, "ns"), (1e6, 1e3, "us"), (1e9, 1e6, "ms")):
         if ns < limit:
-            return f"{ns / divisor:.3g} {unit}" if ns / divisor < 1000 else f"{ns / divisor:.0f} {unit}"
+            return f"{ns / divisor:.3g} {unit}" if ns / divisor < 999.5 else f"{ns / divisor:.0f} {unit}"
     return f"{ns / 1e9:.3g} s"

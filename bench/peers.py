@@ -27,7 +27,7 @@ def build_guest(folder):
             extra = ["-mavx2", "-mfma"] if name == "vector.c" else []
             subprocess.run(common + extra + ["-c", os.path.join(source, name), "-o", objects[-1]], check=True)
     program = os.path.join(folder, "guest")
-    subprocess.run([compiler, "-static", *objects, "-lm", "-o", program], check=True)
+    subprocess.run([compiler, "-static", "-pthread", *objects, "-lm", "-o", program], check=True)
     return program
 
 
@@ -52,28 +52,40 @@ def write_plan(path, plan, target_ms, root, device):
             f.writelines(line + "\n" for line in programs.plan_lines(plan, root))
 
 
-def waits(pid):
-    """Nanoseconds for which threads were runnable while others had the processor: (the busiest thread, all the others).
-
-    The busiest is the vCPU's; the others carry the console, and so does this process. (None, 0) where it cannot be read.
-    """
-    threads = []
+def thread_times(pid):
+    """{thread: (ns on a processor, ns for which it was runnable while others had it)}, and "reader" for this process; or None."""
+    found = {}
     try:
-        paths = [f"/proc/{pid}/task/{task}/schedstat" for task in os.listdir(f"/proc/{pid}/task")]
-        for path in [*paths, "/proc/self/schedstat"]:
+        paths = {task: f"/proc/{pid}/task/{task}/schedstat" for task in os.listdir(f"/proc/{pid}/task")}
+        for thread, path in (paths | {"reader": "/proc/self/schedstat"}).items():
             with open(path, encoding="ascii") as f:
-                threads.append(tuple(int(word) for word in f.read().split()[:2]))
+                found[thread] = tuple(int(word) for word in f.read().split()[:2])
     except (OSError, ValueError, IndexError):
+        return None
+    return found
+
+
+def waits(before, after, vcpus):
+    """Nanoseconds between two thread_times for which threads waited: (a vCPU, on average; all the others). (None, 0): unknown.
+
+    The busiest are the vCPUs; the others carry the console, and so does this process.
+    """
+    if before is None or not after:
         return None, 0
-    busiest = max(threads[:-1])
-    return busiest[1], sum(delay for _, delay in threads) - busiest[1]
+    threads = sorted(((busy - before.get(thread, (0, 0))[0], delay - before.get(thread, (0, 0))[1])
+                      for thread, (busy, delay) in after.items() if thread != "reader"), reverse=True)
+    reader = after["reader"][1] - before.get("reader", after["reader"])[1]
+    delays = [delay for _, delay in threads]
+    return sum(delays[:vcpus]) // vcpus, sum(delays[vcpus:]) + reader
 
 
 class Run:
     """What one run said: boot_ns (host), uptime_ns (guest), rows {name: dict of its figures}, stats (trivisor's own)."""
 
     def __init__(self, peer):
-        self.peer = peer
+        self.peer = peer.name
+        self.vcpus = peer.vcpus
+        self.boots = peer.boots
         self.boot_ns = self.boot_waited_ns = self.uptime_ns = None
         self.rows = {}
         self.stats = None
@@ -82,8 +94,8 @@ class Run:
         self.tail = []
         self._open = None
 
-    def _waits(self, pid):
-        return (None, 0) if self.peer == Native.name else waits(pid)
+    def _times(self, pid):
+        return thread_times(pid) if self.boots else None
 
     def line(self, text, when, pid, started, watcher):
         """One console line whose first byte came at `when`."""
@@ -94,9 +106,9 @@ class Run:
         kind, words = found.group(1), (found.group(2) or "").split()
         if kind == "init":
             self.boot_ns, self.uptime_ns = when - started, int(words[0])
-            self.boot_waited_ns = self._waits(pid)[0]
+            self.boot_waited_ns = waits({}, self._times(pid), self.vcpus)[0]
         elif kind == "start":
-            self._open = (words[0], int(words[1]), when, self._waits(pid))
+            self._open = (words[0], int(words[1]), when, self._times(pid))
             if watcher:
                 watcher.started(words[0], pid)
         elif kind == "end":
@@ -113,29 +125,31 @@ class Run:
         if not self._open or self._open[0] != name:
             self.errors.append(f"an end of {name} without its start")
             return
-        _, guest_start, host_start, (waited_start, late_start) = self._open
-        waited_end, late_end = self._waits(pid)
+        _, guest_start, host_start, times = self._open
+        waited, late = waits(times, self._times(pid), self.vcpus)
         if len(words) > 5:
             # A native run's processes are gone when their line is read; they say it themselves.
-            waited_start, waited_end = 0, int(words[5])
-        known = waited_start is not None and waited_end is not None
+            waited = int(words[5])
         self.rows[name] = {
             "operations": operations,
             "elapsed_ns": elapsed,
             "guest_ns": guest_end - guest_start,
             "host_ns": when - host_start,
             # At most what was measured: the two are not read at the same instant.
-            "waited_ns": min(waited_end - waited_start, elapsed) if known else None,
-            "late_ns": max(late_end - late_start, 0),
+            "waited_ns": None if waited is None else max(min(waited, elapsed), 0),
+            "late_ns": max(late, 0),
             "result": words[4],
         }
         self._open = None
 
 
+NICE = os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def hurry(yes):
     """Lets the reader go before others, for its clock readings' sake; what it starts must not inherit that."""
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, -15 if yes else 0)
+        os.setpriority(os.PRIO_PROCESS, 0, min(-15, NICE) if yes else NICE)
     except PermissionError:
         pass
 
@@ -185,13 +199,16 @@ def stop(process):
 
 
 class Peer:
-    """One column of the table."""
+    """One column of the table. With two vCPUs it is called so, and only runs the parallel rows."""
 
     name = None
     boots = True
 
-    def __init__(self, options):
+    def __init__(self, options, vcpus=1):
         self.options = options
+        self.vcpus = vcpus
+        if vcpus > 1:
+            self.name = f"{self.name}-{vcpus}"
 
     def run(self, plan, target_ms, watcher=None):
         """Boots, runs the plan ({name: operations, 0 to calibrate}), returns a complete Run or raises."""
@@ -205,7 +222,7 @@ class Peer:
                 modules = ["--kernel-dir", self.options.kernel_dir, "--module", "virtio_pci", "--module", "virtio_blk"]
                 subprocess.run([os.path.join(TOP, "tools", "make-initramfs"), "--no-modules", "--init", self.options.guest,
                                 "--file", f"{path}:etc/bench.plan", *(modules if root else []), initrd], check=True)
-            run = Run(self.name)
+            run = Run(self)
             self.launch(run, folder, path, initrd, root and root.image, watcher)
             missing = [name for name in plan if name not in run.rows]
             if not run.done or missing:
@@ -233,7 +250,7 @@ class Native(Peer):
     boots = False
 
     def launch(self, run, folder, plan, initrd, disk, watcher):
-        self.console(run, [self.options.guest, plan], watcher)
+        self.console(run, [self.options.guest, plan, str(self.vcpus)], watcher)
 
 
 class Qemu(Peer):
@@ -242,7 +259,7 @@ class Qemu(Peer):
     def launch(self, run, folder, plan, initrd, disk, watcher):
         options = self.options
         # No network card: its option ROM would be waited for at each boot.
-        command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", "1", "-nographic",
+        command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", str(self.vcpus), "-nographic",
                    "-no-reboot", "-nic", "none", "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
         if disk:
             command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
@@ -250,9 +267,9 @@ class Qemu(Peer):
 
 
 class Trivisor(Peer):
-    def __init__(self, options, mode):
-        super().__init__(options)
-        self.name = mode
+    def __init__(self, options, mode, vcpus=1):
+        self.name = self.mode = mode
+        super().__init__(options, vcpus)
 
     def launch(self, run, folder, plan, initrd, disk, watcher):
         if self.options.via == "trictl":
@@ -264,7 +281,7 @@ class Trivisor(Peer):
         options = self.options
         stats = os.path.join(folder, "stats.json")
         command = [os.path.join(options.build, "trictl"), "--socket", os.path.join(folder, "api.sock"), "run", "--mode",
-                   self.name, "--memory", f"{options.memory}M", "--vcpus", "1", "--kernel", options.kernel, "--initrd", initrd,
+                   self.mode, "--memory", f"{options.memory}M", "--vcpus", str(self.vcpus), "--kernel", options.kernel, "--initrd", initrd,
                    "--append", options.append, "--no-reboot", "--timeout", str(options.timeout), "--stats", stats]
         if disk:
             command += ["--disk", f"{disk},readonly"]
@@ -274,13 +291,13 @@ class Trivisor(Peer):
     def alone(self, run, folder, initrd, disk, watcher):
         """trivisor-vm by itself, as QEMU is: no daemon, no policy."""
         options = self.options
-        definition = {"name": "bench", "memory_mib": options.memory, "vcpus": 1, "on_reboot": "shutdown",
+        definition = {"name": "bench", "memory_mib": options.memory, "vcpus": self.vcpus, "on_reboot": "shutdown",
                       "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append},
                       "disks": [{"path": disk, "readonly": True}] if disk else []}
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)
         console = os.path.join(folder, "console.sock")
-        command = [os.path.join(options.build, "trivisor-vm"), "--dir", folder, "--mode", self.name]
+        command = [os.path.join(options.build, "trivisor-vm"), "--dir", folder, "--mode", self.mode]
         if watcher:
             command = watcher.wrap(command)
         started = time.monotonic_ns()

@@ -23,6 +23,7 @@ extern const struct workload floating_workloads[];
 extern const struct workload vector_workloads[];
 extern const struct workload memory_workloads[];
 extern const struct workload system_workloads[];
+extern const struct workload smp_workloads[];
 
 /*
  * Programs of a root file system. The root is a block device with ext4 on it, which is mounted, or natively a folder. Then
@@ -33,6 +34,12 @@ void programs_root(const char *path, int native);
 void programs_read(const char *paths);
 const char *programs_arguments(char *words);
 extern const struct workload programs_workload;
+
+/* How many processors there are to use: at most 64. */
+unsigned guest_processors(void);
+
+/* One job of the workload `processes`, as a program of its own; returns its exit status. */
+int guest_one_job(const char *number);
 
 /* The program's own path, for the workload that executes it again. */
 extern const char *guest_self;

@@ -42,9 +42,11 @@
 
 const char *guest_self;
 static bool native;
+static long native_processors = 1;
 
 static const struct workload *const lists[] = {
     integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
+    smp_workloads,
 };
 
 _Noreturn void guest_die(const char *what)
@@ -85,17 +87,31 @@ static uint64_t waited(void)
 	return delay;
 }
 
-/* The same of a workload that is another process, the only one this process has had: it does not wait for anything else. */
-static uint64_t idle_of_children(uint64_t elapsed)
+/* Nanoseconds on a processor so far: this process and the children it has had. */
+static uint64_t busy(void)
 {
-	struct rusage mine, theirs;
-	uint64_t busy;
+	struct rusage all[2];
+	uint64_t us = 0;
 
-	getrusage(RUSAGE_SELF, &mine);
-	getrusage(RUSAGE_CHILDREN, &theirs);
-	busy = (uint64_t)(mine.ru_utime.tv_sec + mine.ru_stime.tv_sec + theirs.ru_utime.tv_sec + theirs.ru_stime.tv_sec) * 1000000 +
-	       (uint64_t)(mine.ru_utime.tv_usec + mine.ru_stime.tv_usec + theirs.ru_utime.tv_usec + theirs.ru_stime.tv_usec);
-	return busy * 1000 < elapsed ? elapsed - busy * 1000 : 0;
+	getrusage(RUSAGE_SELF, &all[0]);
+	getrusage(RUSAGE_CHILDREN, &all[1]);
+	for (int i = 0; i < 2; i++)
+		us += (uint64_t)(all[i].ru_utime.tv_sec + all[i].ru_stime.tv_sec) * 1000000 +
+		      (uint64_t)(all[i].ru_utime.tv_usec + all[i].ru_stime.tv_usec);
+	return us * 1000;
+}
+
+/* How much of `elapsed` such a workload waited whose threads or children do the work, `workers` at a time. */
+static uint64_t waited_of_all(uint64_t elapsed, uint64_t busy_ns, unsigned workers)
+{
+	return busy_ns / workers < elapsed ? elapsed - busy_ns / workers : 0;
+}
+
+unsigned guest_processors(void)
+{
+	long count = native ? native_processors : sysconf(_SC_NPROCESSORS_ONLN);
+
+	return count < 1 ? 1 : count > 64 ? 64 : (unsigned)count;
 }
 
 static const struct workload *find(const char *name)
@@ -129,8 +145,8 @@ static uint64_t calibrate(const struct workload *w, uint64_t target_ns)
 
 static void measure(const struct workload *w, uint64_t operations, uint64_t target_ns)
 {
-	uint64_t start, elapsed, result, delay;
-	bool children = w->run == programs_workload.run;
+	uint64_t start, elapsed, result, delay, had;
+	unsigned workers = !strcmp(w->group, "smp") ? guest_processors() : !strcmp(w->group, "programs") ? 1 : 0;
 	char more[32] = "";
 
 	if (w->prepare)
@@ -141,11 +157,12 @@ static void measure(const struct workload *w, uint64_t operations, uint64_t targ
 	/* The line's interrupts belong to nobody's time. */
 	tcdrain(1);
 	delay = native ? waited() : 0;
+	had = busy();
 	start = now();
 	result = w->run(operations);
 	elapsed = now() - start;
 	if (native)
-		snprintf(more, sizeof(more), " %" PRIu64, children ? idle_of_children(elapsed) : waited() - delay);
+		snprintf(more, sizeof(more), " %" PRIu64, workers ? waited_of_all(elapsed, busy() - had, workers) : waited() - delay);
 	dprintf(1, "@bench end %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 "%s\n", w->name, now(), operations,
 		elapsed, result, more);
 	tcdrain(1);
@@ -262,17 +279,22 @@ int main(int argc, char **argv)
 		list();
 		return 0;
 	}
-	if (argc != 2) {
+	if (argc == 3 && !strcmp(argv[1], "--job"))
+		return guest_one_job(argv[2]);
+	if (argc != 2 && argc != 3) {
 		fprintf(
 		    stderr,
-		    "Usage: guest PLAN | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
+		    "Usage: guest PLAN [PROCESSORS] | --list\nMeasures the plan's workloads natively. bench/run writes plans.\n");
 		return 2;
 	}
 	native = true;
-	/* As in the guest, which has one processor. */
-	CPU_ZERO(&one);
-	CPU_SET(sched_getcpu(), &one);
-	sched_setaffinity(0, sizeof(one), &one);
+	native_processors = argc == 3 ? strtol(argv[2], NULL, 10) : 1;
+	if (native_processors == 1) {
+		/* As in the guest, which has one processor. */
+		CPU_ZERO(&one);
+		CPU_SET(sched_getcpu(), &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
 	run_plan(argv[1]);
 	return 0;
 }

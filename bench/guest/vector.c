@@ -50,6 +50,6 @@ static uint64_t saxpy_run(uint64_t operations)
 }
 
 const struct workload vector_workloads[] = {
-    {"saxpy", "float", ITEMS *PASSES, "madd", saxpy_prepare, saxpy_run},
+    {"saxpy", "avx2", ITEMS *PASSES, "madd", saxpy_prepare, saxpy_run},
     {0},
 };
