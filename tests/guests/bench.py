@@ -135,7 +135,8 @@ def alone(folder):
     for row in found["rows"]:
         data = row["peers"]["bt"]
         check(row["operations"] == found["plan"][row["name"]] > 0 and data["ns"] > 0 and row["ratios"] == {}, str(row))
-        check(0 < data["guest_ns"] and 0 < data["host_ns"], str(row))
+        # Not the host's: on a busy machine both of a short row's lines may arrive together.
+        check(0 < data["guest_ns"], str(row))
     check(found["wrong_results"] == [] and found["groups"] == [], str(found))
     check(found["runs"]["bt"][0]["stats"]["engine"]["tbs"] > 0, "no counters of the engine")
     os.rename(os.path.join(folder, "report.json"), os.path.join(folder, "plan.json"))
