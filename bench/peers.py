@@ -294,6 +294,7 @@ class Trivisor(Peer):
         definition = {"name": "bench", "memory_mib": options.memory, "vcpus": self.vcpus, "on_reboot": "shutdown",
                       "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append},
                       "disks": [{"path": disk, "readonly": True}] if disk else []}
+        definition.update(json.loads(options.define))
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)
         console = os.path.join(folder, "console.sock")

@@ -2,6 +2,7 @@
 #include "machine/cpuid.h"
 
 #include <cpuid.h>
+#include <stdio.h>
 #include <string.h>
 
 #define BIT(n) (1u << (n))
@@ -25,8 +26,8 @@ enum { EAX, EBX, ECX, EDX };
 #define L1_EDX_HTT BIT(28)
 
 /*
- * Leaf 7.0. Not: HLE/RTM (an abort inside a translation would be ours), MPX, AVX-512, PKU, LA57, SMAP (stac and clac on
- * each user copy), PCID's invpcid, CET, AMX.
+ * Leaf 7.0. Not: HLE/RTM (an abort inside a translation would be ours), MPX, AVX-512, PKU, LA57, CET, AMX. What has a
+ * name in proto/cpu_features.def may be had otherwise.
  */
 #define L7_EBX_HOST                                                                                                    \
 	(BIT(0) /* fsgsbase */ | BIT(3) /* bmi1 */ | BIT(5) /* avx2 */ | BIT(7) /* smep */ | BIT(8) /* bmi2 */ |         \
@@ -373,13 +374,119 @@ void cpuid_model_build(struct cpuid_model *ret_model, const struct cpuid_config 
 	cpuid_model_build_for(ret_model, config, &host);
 }
 
+/* ---- features by name ---------------------------------------------------------------------- */
+
+enum source { HOST, ENGINE, REQUEST, AVX512 };
+
+static const struct feature {
+	const char *name;
+	uint32_t leaf;
+	uint8_t subleaf, reg, bit, source;
+} features[] = {
+#define CPU_FEATURE(name, leaf, subleaf, reg, bit, source) {#name, leaf, subleaf, reg, bit, source},
+#include "proto/cpu_features.def"
+#undef CPU_FEATURE
+};
+
+/* Which other feature it cannot do without; CPU_FEATURE_COUNT: none. */
+static unsigned needs(unsigned i)
+{
+	switch (i) {
+	case CPU_FEATURE_avx: return CPU_FEATURE_xsave;
+	case CPU_FEATURE_fma:
+	case CPU_FEATURE_f16c:
+	case CPU_FEATURE_avx2:
+	case CPU_FEATURE_vaes:
+	case CPU_FEATURE_vpclmulqdq: return CPU_FEATURE_avx;
+	default: return CPU_FEATURE_COUNT;
+	}
+}
+
+static bool host_has(const struct cpuid_host *host, const struct feature *f)
+{
+	uint32_t r[4], max[4];
+
+	host->cpuid(host->opaque, f->leaf & 0x80000000u, 0, max);
+	if (f->leaf > max[EAX])
+		return false;
+	host->cpuid(host->opaque, f->leaf, f->subleaf, r);
+	return r[f->reg] >> f->bit & 1;
+}
+
+/* NULL: it can be had. */
+static const char *why_not(const uint8_t *wish, unsigned i, const struct cpuid_host *host)
+{
+	const struct feature *f = &features[i];
+
+	if ((f->source == HOST || f->source == AVX512) && !host_has(host, f))
+		return "this host's processor does not have it; leave it out, or choose a host that has it";
+	if (f->source == AVX512)
+		return "no mode runs AVX-512 code yet; leave it out";
+	for (unsigned n = i; n < CPU_FEATURE_COUNT; n = needs(n)) {
+		if (wish[n] == CPU_FEATURE_OFF)
+			return "it needs another feature that is switched off (xsave, avx)";
+		if ((n == CPU_FEATURE_avx && !(host->xcr0 & XCR0_AVX)) || (n == CPU_FEATURE_xsave && !host->xcr0))
+			return "this host's kernel does not let programs use XSAVE or AVX";
+	}
+	return NULL;
+}
+
+bool cpuid_features_check_for(const uint8_t *wish, const struct cpuid_host *host, char *ret_why, size_t bytes)
+{
+	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+		const char *why = wish[i] == CPU_FEATURE_ON ? why_not(wish, i, host) : NULL;
+		if (!why)
+			continue;
+		snprintf(ret_why, bytes, "cpu.features.%s: %s", features[i].name, why);
+		return false;
+	}
+	return true;
+}
+
+bool cpuid_features_check(const uint8_t *wish, char *ret_why, size_t bytes)
+{
+	const struct cpuid_host host = {.cpuid = this_cpuid, .xcr0 = this_xcr0()};
+
+	return cpuid_features_check_for(wish, &host, ret_why, bytes);
+}
+
+static uint8_t wish_of(const struct cpuid_config *config, unsigned i)
+{
+	return config->features ? config->features[i] : CPU_FEATURE_DEFAULT;
+}
+
+/* The engines' own features, and what was switched off. HOST features are there already. */
+static void apply_features(struct cpuid_model *m, const struct cpuid_config *config)
+{
+	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+		const struct feature *f = &features[i];
+		uint8_t wish = wish_of(config, i);
+
+		for (unsigned k = 0; k < m->count; k++) {
+			struct cpuid_leaf *l = &m->leaf[k];
+			uint32_t *r[] = {&l->eax, &l->ebx, &l->ecx, &l->edx};
+			if (l->leaf != f->leaf || (l->has_subleaf && l->subleaf != f->subleaf))
+				continue;
+			if (wish == CPU_FEATURE_OFF)
+				*r[f->reg] &= ~BIT(f->bit);
+			else if (f->source == ENGINE || (f->source == REQUEST && wish == CPU_FEATURE_ON))
+				*r[f->reg] |= BIT(f->bit);
+		}
+	}
+}
+
 void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_config *config,
 			   const struct cpuid_host *host)
 {
-	struct builder b = {.model = ret_model, .config = config, .host = host};
+	struct cpuid_host less = *host; /* what others depend on goes first */
+	struct builder b = {.model = ret_model, .config = config, .host = &less};
 	uint32_t r[4];
 
 	memset(ret_model, 0, sizeof(*ret_model));
+	if (wish_of(config, CPU_FEATURE_xsave) == CPU_FEATURE_OFF)
+		less.xcr0 = 0;
+	else if (wish_of(config, CPU_FEATURE_avx) == CPU_FEATURE_OFF)
+		less.xcr0 &= ~(uint64_t)XCR0_AVX;
 	host->cpuid(host->opaque, 0, 0, r);
 	b.host_max = r[EAX];
 	/* "AuthenticAMD", "HygonGenuine"; "GenuineIntel" */
@@ -396,6 +503,7 @@ void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_con
 	add_extended(&b);
 	if (!ret_model->phys_bits)
 		ret_model->phys_bits = 36;
+	apply_features(ret_model, config);
 }
 
 #define NO_VECTORS __attribute__((target("general-regs-only")))

@@ -3,6 +3,7 @@
 #define MACHINE_CPUID_H
 
 #include "machine/types.h"
+#include "proto/cpu_features.h"
 
 struct cpuid_leaf {
 	uint32_t leaf, subleaf;
@@ -26,6 +27,7 @@ struct cpuid_config {
 	bool paravirt; /* KVM signature, kvmclock */
 	/* The VM may run on the processor itself (hvm): claim only the immunities to speculation that the host claims. */
 	bool hardware;
+	const uint8_t *features; /* NULL, or CPU_FEATURE_COUNT of enum cpu_feature_wish */
 };
 
 /* The host's features that every mode can give, minus what config takes away. */
@@ -38,6 +40,9 @@ struct cpuid_host {
 };
 void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_config *config,
 			   const struct cpuid_host *host);
+/* Whether this host can have features as wished for; otherwise ret_why (`bytes` long) names the first that it cannot. */
+bool cpuid_features_check(const uint8_t *features, char *ret_why, size_t bytes);
+bool cpuid_features_check_for(const uint8_t *features, const struct cpuid_host *host, char *ret_why, size_t bytes);
 /*
  * What the instruction answers on vCPU `index` (APIC ids in leaves 1, 0xb, 0x1f) in the present state: OSXSAVE mirrors
  * cr4, leaf 0xd's sizes mirror xcr0.

@@ -55,6 +55,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 	if (!m)
 		return -ENOMEM;
 	m->config = *config;
+	m->config.cpu_features = NULL;
 	m->ram.fd = m->clock.timerfd = -1;
 	atomic_store(&m->a20, true);
 	int rc = ram_init(&m->ram, config->ram_bytes);
@@ -65,7 +66,8 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 		rc = -ENOMEM;
 	if (!rc) {
 		memset(m->lapic, 0, config->vcpus * sizeof(struct lapic));
-		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = true };
+		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = true,
+					   .features = config->cpu_features };
 		cpuid_model_build(&m->cpuid, &cc);
 		rc = devices_init(m);
 	}

@@ -35,6 +35,8 @@ struct machine_config {
 	void *opaque;
 	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
 	uint16_t debug_exit_port;
+	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */
+	const uint8_t *cpu_features;
 };
 
 /* Allocates RAM (memfd) and every device, in power-on state. 0 or -errno. */

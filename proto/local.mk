@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libproto.a
 libproto_a_SOURCES = \
 	proto/control.c proto/control.h \
+	proto/cpu_features.def proto/cpu_features.h \
 	proto/file.c proto/file.h \
 	proto/line.c proto/line.h \
 	proto/paths.c proto/paths.h \

@@ -23,6 +23,7 @@ enum field_type {
 	FIELD_UINT,   /* unsigned, min..max */
 	FIELD_BOOL,   /* bool */
 	FIELD_TRI,    /* enum vmdef_tristate: true, false or "auto" */
+	FIELD_WISH,   /* enum vmdef_tristate that is left out where it is auto */
 	FIELD_ENUM,   /* int-sized enum, by `names` */
 	FIELD_PATH,   /* char *, absolute */
 	FIELD_TEXT,   /* char *, at most `max` bytes */
@@ -97,6 +98,18 @@ static const struct field boot_fields[] = {
 	{.key = "firmware", .type = FIELD_PATH, .offset = AT(boot.firmware), .what = "BIOS image"},
 };
 
+static const struct field feature_fields[] = {
+#define CPU_FEATURE(name, leaf, subleaf, reg, bit, source)                                                             \
+	{.key = #name, .type = FIELD_WISH, .offset = AT(cpu_feature[CPU_FEATURE_##name]), .what = "offer " #name},
+#include "proto/cpu_features.def"
+#undef CPU_FEATURE
+};
+
+static const struct field cpu_fields[] = {
+	{.key = "features", .type = FIELD_OBJECT, .fields = feature_fields, .field_count = COUNT(feature_fields),
+	 .what = "processor features to offer (true) or to hide (false); what the host or the mode lacks is refused"},
+};
+
 static const struct field vm_fields[] = {
 	{.key = "name", .type = FIELD_NAME, .offset = AT(name), .required = true, .what = "unique on this host"},
 	{.key = "uuid", .type = FIELD_UUID, .offset = AT(uuid), .what = "made up when absent"},
@@ -114,6 +127,8 @@ static const struct field vm_fields[] = {
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
+	{.key = "cpu", .type = FIELD_OBJECT, .fields = cpu_fields, .field_count = COUNT(cpu_fields),
+	 .what = "the processor that the guest sees"},
 	{.key = "on_reboot", .type = FIELD_ENUM, .offset = AT(on_reboot), .names = reboot_names,
 	 .what = "what a guest's reset does"},
 	{.key = "autostart", .type = FIELD_BOOL, .offset = AT(autostart), .what = "start it with the host"},
@@ -495,6 +510,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_WORD: return parse_word(value, path, at, ret_error);
 	case FIELD_UINT: return parse_uint(value, path, f, at, ret_error);
 	case FIELD_BOOL: return parse_bool(value, path, at, ret_error);
+	case FIELD_WISH:
 	case FIELD_TRI: return parse_tristate(value, path, at, ret_error);
 	case FIELD_ENUM: return parse_enum(value, path, f->names, at, ret_error);
 	case FIELD_PATH: return set_text(value, path, PATH_MAX - 1, f->type, at, ret_error);
@@ -692,6 +708,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_WORD: return json_object_new_string(at);
 	case FIELD_UINT: return json_object_new_int64(*(const unsigned *)at);
 	case FIELD_BOOL: return json_object_new_boolean(*(const bool *)at);
+	case FIELD_WISH:
 	case FIELD_TRI:
 		if (*(const enum vmdef_tristate *)at == VMDEF_AUTO)
 			return json_object_new_string("auto");
@@ -728,6 +745,7 @@ static bool is_absent(const struct vmdef *def, const struct field *f)
 	case FIELD_PROSE:
 	case FIELD_SOCKET: return !*(char *const *)at;
 	case FIELD_MODULES: return !def->boot.module_count;
+	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_WORD: return !*(const char *)at;
 	case FIELD_WEIGHT: return *(const double *)at <= 0;
 	case FIELD_SET: return !*(const unsigned *)at;
@@ -809,6 +827,7 @@ static void describe_type(struct json_object *s, const struct field *f)
 		add(s, "maximum", json_object_new_int64(f->max));
 		break;
 	case FIELD_BOOL: add(s, "type", json_object_new_string("boolean")); break;
+	case FIELD_WISH:
 	case FIELD_TRI: add(s, "enum", json_tokener_parse("[true,false,\"auto\"]")); break;
 	case FIELD_ENUM: add(s, "enum", names_to_json(f->names)); break;
 	case FIELD_PATH:

@@ -2,6 +2,8 @@
 #ifndef PROTO_VMDEF_H
 #define PROTO_VMDEF_H
 
+#include "proto/cpu_features.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -89,6 +91,7 @@ struct vmdef {
 		enum vmdef_isolation isolation;
 		bool passthrough, nested, migratable;
 	} policy;
+	enum vmdef_tristate cpu_feature[CPU_FEATURE_COUNT];
 	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
 	bool debug_console; /* port 0xe9 writes to the console stream too */
 };

@@ -93,9 +93,16 @@ static int build_machine(struct vm *vm)
 		.opaque = vm,
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
 	};
+	uint8_t wish[CPU_FEATURE_COUNT];
+	char why_not[160];
 	int rc = check_memory(vm);
 	if (rc)
 		return rc;
+	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++)
+		wish[i] = (uint8_t)vm->def->cpu_feature[i]; /* the same numbers */
+	if (!cpuid_features_check(wish, why_not, sizeof(why_not)))
+		return fail(vm, -ENOTSUP, "%s", why_not);
+	config.cpu_features = wish;
 	rc = machine_create(&config, &vm->machine);
 	if (rc)
 		return fail(vm, rc, "cannot make a machine with %u MiB and %u vCPUs: %s%s", vm->def->memory_mib,

@@ -357,7 +357,7 @@ static const struct {
 } stat_table[] = {
 #define STAT(field) {#field, offsetof(struct bt_stats, field)}
 	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(slots_given_up), STAT(loops), STAT(smc), STAT(tlb_miss),
-	STAT(tlb_flush), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults),
+	STAT(tlb_flush), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults), STAT(pcid_hits),
 	STAT(interrupts), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
 #undef STAT
 };

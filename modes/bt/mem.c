@@ -161,20 +161,26 @@ void bt_store_buf(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned bytes)
 	}
 }
 
+/* Implicit accesses do not care for AC (SDM vol. 3, 4.6.1). */
+static enum bt_mmu system_mmu(const struct bt_vcpu *v)
+{
+	return v->cs.cr4 & CR4_SMAP ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
+}
+
 uint64_t bt_load_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes)
 {
 	uint64_t value = 0;
-	load(v, gva, &value, bytes, BT_MMU_KERNEL);
+	load(v, gva, &value, bytes, system_mmu(v));
 	return value;
 }
 
 void bt_store_sys(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes)
 {
-	store(v, gva, &value, bytes, BT_MMU_KERNEL);
+	store(v, gva, &value, bytes, system_mmu(v));
 }
 
 void bt_probe_store(struct bt_vcpu *v, gva_t gva, unsigned bytes) { probe(v, gva, bytes, true, v->mmu); }
-void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes) { probe(v, gva, bytes, true, BT_MMU_KERNEL); }
+void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes) { probe(v, gva, bytes, true, system_mmu(v)); }
 
 void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write)
 {
@@ -354,6 +360,25 @@ static void watch(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
 	bt_debug_access(v, gva, site->bytes, kind);
 }
 
+/*
+ * AC is set: a supervisor's access reaches user pages, whose place is not the SMAP table. NULL: go on with *mmu; that is
+ * the SMAP table for pages that belong there.
+ */
+static uint8_t *through_ac(struct bt_vcpu *v, gva_t gva, unsigned n, bool write, unsigned *mmu)
+{
+	const struct bt_tlb_entry *e = &v->tlb[BT_MMU_KERNEL][bt_tlb_index(gva)];
+	uint8_t *host = n > room_in_page(gva) ? NULL : bt_tlb_hit(v, gva, n, write, BT_MMU_KERNEL);
+	gpa_t gpa;
+
+	if (!host && n <= room_in_page(gva) && bt_tlb_fill(v, gva, write, BT_MMU_KERNEL, &host, &gpa) != BT_TLB_DIRECT)
+		host = NULL;
+	if (!host || e->info & BT_TLB_USER) {
+		*mmu = BT_MMU_KERNEL;
+		return host;
+	}
+	return NULL;
+}
+
 struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
 {
 	unsigned n = site->bytes, mmu = site->access >> SITE_MMU_SHIFT & 3;
@@ -371,6 +396,13 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	if (v->debug.data)
 		watch(v, gva, site);
+	if (mmu == BT_MMU_KERNEL_SMAP && v->mmu == BT_MMU_KERNEL) {
+		host = through_ac(v, gva, n, write, &mmu);
+		if (host) {
+			v->site = NULL;
+			return (struct bt_mem_result){.host = host, .resume = resume};
+		}
+	}
 	if (n > room_in_page(gva)) {
 		struct bt_mem_result result;
 

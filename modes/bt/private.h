@@ -92,7 +92,10 @@ enum bt_vector {
 #define BT_TLB_BITS 12
 #define BT_TLB_ENTRIES (1u << BT_TLB_BITS)
 enum bt_mmu { BT_MMU_KERNEL, BT_MMU_USER, BT_MMU_KERNEL_SMAP, BT_MMU_COUNT };
-/* KERNEL_SMAP: supervisor with CR4.SMAP set and RFLAGS.AC clear: user pages are out of reach. */
+/*
+ * KERNEL_SMAP: supervisor with CR4.SMAP set: user pages are out of reach while RFLAGS.AC is clear. Translated code goes to
+ * this table whatever AC says, and the slow path looks at bt_vcpu.mmu, which follows AC: so stac and clac are two stores.
+ */
 
 struct bt_tlb_entry {
 	uint64_t read;  /* tag for reads */
@@ -103,6 +106,7 @@ struct bt_tlb_entry {
 #define BT_TLB_GLOBAL 1u
 #define BT_TLB_LARGE 2u
 #define BT_TLB_LISTED 4u        /* on the list of entries that a CR3 write drops */
+#define BT_TLB_USER 16u         /* user code may reach it: not through the SMAP table */
 #define BT_TLB_LISTED_GLOBAL 8u /* on the list of the others */
 
 /*
@@ -129,6 +133,11 @@ struct bt_tail;
 #define BT_ITLB_ENTRIES (1u << BT_ITLB_BITS)
 
 #define BT_PROTECT_MAX 16
+
+/* Address spaces remembered for each vCPU; Linux uses six PCIDs. */
+#define BT_CONTEXTS 8
+#define BT_CONTEXT_ENTRIES 1024
+#define BT_CONTEXT_LOCAL 256
 
 struct bt_vcpu {
 	struct cpu_state cs; /* first: while translated code runs, the host's rsp points here */
@@ -210,6 +219,23 @@ struct bt_vcpu {
 	uint16_t tlb_used[BT_MMU_COUNT][2][BT_TLB_ENTRIES];
 	uint32_t tlb_used_count[BT_MMU_COUNT][2];
 	uint64_t tlb_large_regions; /* bit gva >> 30 & 63: a large page there may have entries */
+	/* What other address spaces (PCIDs) had in the TLB and the itlb when they were left. */
+	struct bt_context {
+		uint16_t pcid;
+		bool valid;
+		uint32_t age, count, local_count, itlb_key;
+		struct {
+			uint16_t index;
+			uint8_t mmu;
+			struct bt_tlb_entry e;
+		} entry[BT_CONTEXT_ENTRIES];
+		struct {
+			uint16_t slot;
+			uint32_t id;
+		} local[BT_CONTEXT_LOCAL];
+		uint32_t user[BT_ITLB_ENTRIES / 2];
+	} context[BT_CONTEXTS];
+	uint32_t context_age;
 
 	/* What helpers need often; filled by bt_system_init. */
 	struct bt_system {
@@ -223,12 +249,13 @@ struct bt_vcpu {
 		uint32_t xsave_features; /* CPUID 0xd.1 EAX */
 		uint32_t unknown_msrs; /* accesses that ended in #GP, and the last such MSR */
 		uint32_t unknown_msr_last;
+		bool invpcid;
 		bool amd, paravirt; /* the CPUID model's vendor (else Intel); it has KVM's leaves */
 	} sys;
 
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
-			page_faults, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr;
+			page_faults, pcid_hits, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr;
 	} stats;
 };
 
@@ -342,6 +369,10 @@ bool bt_walk(struct bt_vcpu *v, gva_t gva, enum bt_want want, enum bt_mmu mmu, s
 
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too);
 void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
+/* From address space `from` to `to` (PCIDs, which may be the same): puts away what the one had, unless it is forgotten. */
+void bt_tlb_switch(struct bt_vcpu *v, unsigned from, unsigned to, bool forget_to);
+/* Drops what is put away for a PCID; -1: for all. */
+void bt_tlb_forget(struct bt_vcpu *v, int pcid);
 /* Writes to the page at gpa take the slow path from now on: it holds code. */
 void bt_tlb_protect(struct bt_vcpu *v, gpa_t gpa);
 void bt_tlb_protect_all(struct bt_vcpu *v);

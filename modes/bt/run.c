@@ -236,7 +236,9 @@ void bt_mode_changed(struct bt_vcpu *v)
 		key |= cs->seg[SEG_SS].access & SEG_ACCESS_DB ? KEY_SS32 : 0;
 		key |= bt_segments_key(v);
 	}
-	key |= (uint32_t)v->cpl << KEY_CPL_SHIFT | (uint32_t)v->mmu << KEY_MMU_SHIFT;
+	/* AC is not part of it: see enum bt_mmu. */
+	uint32_t mmu = v->cpl == 3 ? BT_MMU_USER : cs->cr4 & CR4_SMAP ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
+	key |= (uint32_t)v->cpl << KEY_CPL_SHIFT | mmu << KEY_MMU_SHIFT;
 	key |= cs->cr0 & (CR0_TS | CR0_EM) ? KEY_FPU_NM : 0;
 	key |= cs->cr0 & CR0_TS ? KEY_TS : 0;
 	key |= cs->cr0 & CR0_EM || !(cs->cr4 & CR4_OSFXSR) ? KEY_SSE_OFF : 0;

@@ -7,7 +7,7 @@
 /* Those that CPUID does not take away; FSGSBASE, SMEP, UMIP and OSXSAVE depend on the model. */
 #define CR4_ALWAYS                                                                                                     \
 	(CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
-#define CR4_FLUSHES (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP)
+#define CR4_FLUSHES (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
 #define DR6_FIXED 0xffff0ff0u
 #define DR6_WRITABLE 0x0000e00fu
 #define DR6_BD 0x2000u
@@ -40,9 +40,13 @@ static uint64_t cr4_allowed(const struct cpuid_model *model)
 		allowed |= CR4_FSGSBASE;
 	if (r[1] & 1u << 7)
 		allowed |= CR4_SMEP;
+	if (r[1] & 1u << 20)
+		allowed |= CR4_SMAP;
 	if (r[2] & 1u << 2)
 		allowed |= CR4_UMIP;
 	cpuid_query(model, 0, 0, 0, 1, 0, r);
+	if (r[2] & 1u << 17)
+		allowed |= CR4_PCIDE;
 	if (r[2] & 1u << 26)
 		allowed |= CR4_OSXSAVE;
 	return allowed;
@@ -77,6 +81,8 @@ void bt_system_init(struct bt_vcpu *v)
 	v->sys.paravirt = r[0] != 0;
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0xd, 1, r);
 	v->sys.xsave_features = r[0];
+	cpuid_query(v->sys.cpuid, 0, 0, 0, 7, 0, r);
+	v->sys.invpcid = r[1] >> 10 & 1;
 	v->sys.cr4_allowed = cr4_allowed(v->sys.cpuid);
 	v->sys.efer_allowed = efer_allowed(v->sys.cpuid);
 }
@@ -169,22 +175,33 @@ void bt_op_popf(struct bt_vcpu *v, const struct bt_insn *insn)
 	bt_sp_set(v, bt_sp_mask(v), sp + insn->opsize);
 	bt_set_rflags(v, ((bt_rflags(v) & ~writable) | (value & writable)) & ~(uint64_t)RFLAGS_RF);
 	if ((old ^ v->cs.rflags) & (RFLAGS_TF | RFLAGS_AC)) {
+		uint32_t key = v->tb_key;
+
 		bt_mode_changed(v);
-		bt_resume_next(v, insn);
+		if ((old ^ v->cs.rflags) & RFLAGS_TF || v->tb_key != key)
+			bt_resume_next(v, insn);
 	}
 	if (!(old & RFLAGS_IF) && (v->cs.rflags & RFLAGS_IF) && bt_interrupt_waits(v))
 		bt_resume_next(v, insn);
 }
 
-/* Without SMAP in the model the instructions do not exist. */
+/* Without SMAP in the model the instructions do not exist. At privilege 0 they are emitted in line. */
+static void set_ac(struct bt_vcpu *v, bool set)
+{
+	if (v->cpl || !(v->sys.cr4_allowed & CR4_SMAP))
+		undefined(v);
+	v->cs.rflags = set ? v->cs.rflags | RFLAGS_AC : v->cs.rflags & ~(uint64_t)RFLAGS_AC;
+	bt_mode_changed(v);
+}
+
 void bt_op_clac(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	undefined(v);
+	set_ac(v, false);
 }
 
 void bt_op_stac(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	undefined(v);
+	set_ac(v, true);
 }
 
 /* ---- control registers --------------------------------------------------------------------------- */
@@ -226,7 +243,7 @@ void bt_cr0_write(struct bt_vcpu *v, uint64_t value)
 			pdpte_check(v, v->cs.cr3);
 		}
 	} else if (changed & CR0_PG) {
-		if (bt_code64(v))
+		if (bt_code64(v) || v->cs.cr4 & CR4_PCIDE)
 			bt_raise_error(v, VEC_GP, 0);
 		efer &= ~(uint64_t)EFER_LMA;
 	}
@@ -237,8 +254,16 @@ void bt_cr0_write(struct bt_vcpu *v, uint64_t value)
 	bt_mode_changed(v);
 }
 
+#define CR3_KEEP (1ull << 63) /* with PCIDE: the TLB keeps what it has of that PCID */
+#define CR3_PCID 0xfffu
+
 static void cr3_write(struct bt_vcpu *v, uint64_t value)
 {
+	bool pcide = v->cs.cr4 & CR4_PCIDE, keep = pcide && value & CR3_KEEP;
+	uint64_t old = v->cs.cr3;
+
+	if (pcide)
+		value &= ~CR3_KEEP;
 	if (bt_long_mode(v)) {
 		if (value & ~(v->sys.phys_mask | 0xfff))
 			bt_raise_error(v, VEC_GP, 0);
@@ -246,7 +271,10 @@ static void cr3_write(struct bt_vcpu *v, uint64_t value)
 		pdpte_check(v, value);
 	}
 	v->cs.cr3 = value;
-	bt_tlb_flush(v, false);
+	if (pcide)
+		bt_tlb_switch(v, old & CR3_PCID, value & CR3_PCID, !keep);
+	else
+		bt_tlb_flush(v, false);
 }
 
 static void cr4_write(struct bt_vcpu *v, uint64_t value)
@@ -256,6 +284,8 @@ static void cr4_write(struct bt_vcpu *v, uint64_t value)
 	if (value & ~v->sys.cr4_allowed)
 		bt_raise_error(v, VEC_GP, 0);
 	if (bt_long_mode(v) && !(value & CR4_PAE))
+		bt_raise_error(v, VEC_GP, 0);
+	if (changed & value & CR4_PCIDE && (!bt_long_mode(v) || v->cs.cr3 & CR3_PCID))
 		bt_raise_error(v, VEC_GP, 0);
 	if ((v->cs.cr0 & CR0_PG) && !bt_long_mode(v) && (changed & value & CR4_PAE))
 		pdpte_check(v, v->cs.cr3);
@@ -401,10 +431,40 @@ void bt_op_invlpg(struct bt_vcpu *v, const struct bt_insn *insn)
 		bt_tlb_flush_page(v, gva);
 }
 
-/* Offered with PCID only, which the model never has. */
+/* Drops more than asked for where that is simpler: an address of another space takes all that is put away of it. */
 void bt_op_invpcid(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	undefined(v);
+	uint64_t type = bt_gpr(v, insn->modrm_reg, cr_bytes(v)), pcid, address;
+	bool here;
+	gva_t gva;
+
+	if (!v->sys.invpcid)
+		undefined(v);
+	bt_need_cpl0(v);
+	gva = bt_operand_gva(v, insn, 16, false);
+	pcid = bt_load(v, gva, 8);
+	address = bt_load(v, gva + 8, 8);
+	if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(v->cs.cr4 & CR4_PCIDE)) || (type == 0 && !bt_canonical(address)))
+		bt_raise_error(v, VEC_GP, 0);
+	here = !(v->cs.cr4 & CR4_PCIDE) || pcid == (v->cs.cr3 & CR3_PCID);
+	switch (type) {
+	case 0:
+		if (here)
+			bt_tlb_flush_page(v, address);
+		else
+			bt_tlb_forget(v, (int)pcid);
+		break;
+	case 1:
+		if (here)
+			bt_tlb_flush(v, false);
+		else
+			bt_tlb_forget(v, (int)pcid);
+		break;
+	case 2: bt_tlb_flush(v, true); break;
+	default:
+		bt_tlb_flush(v, false);
+		bt_tlb_forget(v, -1);
+	}
 }
 
 /* Guest memory is coherent host memory, so there is nothing to write back. */

@@ -79,7 +79,7 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	e->read = watched & BT_DEBUG_READ ? invalid_tag(index) : -page;
 	e->write = w.writable && !r->readonly && !code && !watched ? -page : invalid_tag(index);
 	e->host = host;
-	e->info = gpa | listed | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
+	e->info = gpa | listed | (w.user ? BT_TLB_USER : 0) | (w.global ? BT_TLB_GLOBAL : 0) | (w.large ? BT_TLB_LARGE : 0);
 	if (w.large)
 		v->tlb_large_regions |= 1ull << (gva >> 30 & 63);
 	/* Somebody may have begun to translate from the page meanwhile, and found no tag here to take away. */
@@ -115,9 +115,123 @@ void bt_tlb_flush(struct bt_vcpu *v, bool globals_too)
 		if (globals_too)
 			flush_list(v, m, true);
 	}
-	if (globals_too)
+	if (globals_too) {
 		v->tlb_large_regions = 0;
+		bt_tlb_forget(v, -1);
+	}
 	bt_itlb_flush(v, globals_too);
+}
+
+/* ---- address spaces (PCID; SDM vol. 3, 4.10) ------------------------------------------------- */
+
+void bt_tlb_forget(struct bt_vcpu *v, int pcid)
+{
+	for (unsigned i = 0; i < BT_CONTEXTS; i++)
+		if (pcid < 0 || v->context[i].pcid == pcid)
+			v->context[i].valid = false;
+}
+
+static struct bt_context *context_of(struct bt_vcpu *v, unsigned pcid)
+{
+	for (unsigned i = 0; i < BT_CONTEXTS; i++)
+		if (v->context[i].valid && v->context[i].pcid == pcid)
+			return &v->context[i];
+	return NULL;
+}
+
+static struct bt_context *context_free(struct bt_vcpu *v)
+{
+	struct bt_context *best = &v->context[0];
+
+	for (unsigned i = 0; i < BT_CONTEXTS; i++) {
+		struct bt_context *c = &v->context[i];
+		if (!c->valid)
+			return c;
+		if (v->context_age - c->age > v->context_age - best->age)
+			best = c;
+	}
+	return best;
+}
+
+/* The newest entries, should there be too many. */
+static void put_away(struct bt_vcpu *v, unsigned pcid)
+{
+	struct bt_context *c = context_of(v, pcid);
+
+	if (!c)
+		c = context_free(v);
+	c->pcid = (uint16_t)pcid;
+	c->valid = true;
+	c->age = ++v->context_age;
+	c->count = 0;
+	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
+		for (uint32_t i = v->tlb_used_count[m][0]; i-- > 0 && c->count < BT_CONTEXT_ENTRIES;) {
+			unsigned index = v->tlb_used[m][0][i];
+			const struct bt_tlb_entry *e = &v->tlb[m][index];
+			if (!e->host || e->info & BT_TLB_GLOBAL)
+				continue;
+			c->entry[c->count].index = (uint16_t)index;
+			c->entry[c->count].mmu = (uint8_t)m;
+			c->entry[c->count++].e = *e;
+		}
+	}
+	c->local_count = 0;
+	for (uint32_t i = v->itlb_local_count; i-- > 0 && c->local_count < BT_CONTEXT_LOCAL;) {
+		unsigned slot = v->itlb_local[i & (BT_ITLB_ENTRIES - 1)];
+		if (i >= BT_ITLB_ENTRIES || !v->itlb[slot])
+			continue;
+		c->local[c->local_count].slot = (uint16_t)slot;
+		c->local[c->local_count++].id = v->itlb[slot];
+	}
+	c->itlb_key = v->itlb_key[1];
+	bt_copy(c->user, v->itlb + BT_ITLB_ENTRIES / 2, sizeof(c->user));
+}
+
+/* A page may have got translations, and a supervisor's mode may be another, since the entries were put away. */
+static void fetch_back(struct bt_vcpu *v, struct bt_context *c)
+{
+	for (uint32_t i = c->count; i-- > 0;) {
+		struct bt_tlb_entry *e = &v->tlb[c->entry[i].mmu][c->entry[i].index];
+		uint64_t listed;
+		if (e->host)
+			continue; /* a global one */
+		listed = list_entry(v, c->entry[i].mmu, c->entry[i].index, false);
+		*e = c->entry[i].e;
+		e->info = (e->info & ~(uint64_t)(BT_TLB_LISTED | BT_TLB_LISTED_GLOBAL)) | listed;
+	}
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < c->count; i++) {
+		struct bt_tlb_entry *e = &v->tlb[c->entry[i].mmu][c->entry[i].index];
+		if (bt_page_has_code(v->vm, e->info & GUEST_PAGE_MASK))
+			e->write = invalid_tag(c->entry[i].index);
+	}
+	if (c->itlb_key == v->itlb_key[1])
+		bt_copy(v->itlb + BT_ITLB_ENTRIES / 2, c->user, sizeof(c->user));
+	for (uint32_t i = 0; i < c->local_count; i++)
+		if (v->vm->cache.pages[c->local[i].id].key == v->itlb_key[0]) {
+			v->itlb[c->local[i].slot] = c->local[i].id;
+			v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = c->local[i].slot;
+		}
+	c->valid = false; /* what it has is in use: it changes from here on */
+	v->stats.pcid_hits++;
+}
+
+void bt_tlb_switch(struct bt_vcpu *v, unsigned from, unsigned to, bool forget_to)
+{
+	struct bt_context *c;
+
+	if (forget_to)
+		bt_tlb_forget(v, (int)to);
+	if (from == to) {
+		if (forget_to)
+			bt_tlb_flush(v, false);
+		return;
+	}
+	put_away(v, from);
+	bt_tlb_flush(v, false);
+	c = context_of(v, to);
+	if (c)
+		fetch_back(v, c);
 }
 
 /* Calls fn for every entry that may be filled. */

@@ -730,6 +730,21 @@ static void emit_cli(struct trans *t)
 	e8(&t->e, 0xfd);
 }
 
+/* stac, clac at privilege 0: AC, and the table that C code's accesses go to. */
+static void emit_ac(struct trans *t, const struct bt_insn *in)
+{
+	struct emit *e = &t->e;
+	bool set = in->handler == BT_OP_stac;
+
+	bt_flags_clobber(t, t->live_in[t->i]);
+	e_op_mem(e, 0, 0x80, set ? 1 : 4, MEM_BD(H_VCPU, V_OFF(cs.rflags) + 2)); /* or, and */
+	e8(e, set ? RFLAGS_AC >> 16 : ~(RFLAGS_AC >> 16) & 0xff);
+	if (t->op_mmu != BT_MMU_KERNEL_SMAP)
+		return;
+	e_op_mem(e, 0, 0xc6, 0, V_MEM(mmu));
+	e8(e, set ? BT_MMU_KERNEL : BT_MMU_KERNEL_SMAP);
+}
+
 bool bt_forbidden(const struct trans *t, const struct bt_insn *in)
 {
 	return in->cls == BT_CLASS_INVALID || (in->flags & BT_I_PRIV && t->key & KEY_CPL) ||
@@ -810,6 +825,14 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 			emit_cli(t);
 		else
 			emit_op(t, in);
+		break;
+	case BT_CLASS_SYSTEM:
+		if ((in->handler == BT_OP_stac || in->handler == BT_OP_clac) && !(t->key & KEY_CPL) &&
+		    t->v->sys.cr4_allowed & CR4_SMAP) {
+			emit_ac(t, in);
+			break;
+		}
+		emit_op(t, in);
 		break;
 	default: emit_op(t, in); break;
 	}

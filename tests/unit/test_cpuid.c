@@ -186,6 +186,45 @@ static void build_for(const struct row *rows, uint64_t xcr0)
 	cpuid_model_build_for(&model, &config, &host_table);
 }
 
+/* By name: on, off, and what cannot be. */
+static void test_features_by_name(void **state)
+{
+	const struct cpuid_host host_table = {.cpuid = table_cpuid, .opaque = (void *)intel_host, .xcr0 = 0x602e7};
+	uint8_t wish[CPU_FEATURE_COUNT] = {0};
+	const struct cpuid_config config = {.vcpus = 1, .tsc_khz = 2000000, .features = wish};
+	char why[160];
+	uint32_t r[4];
+
+	assert_true(cpuid_features_check_for(wish, &host_table, why, sizeof(why)));
+	wish[CPU_FEATURE_pcid] = wish[CPU_FEATURE_smap] = wish[CPU_FEATURE_avx2] = CPU_FEATURE_ON;
+	wish[CPU_FEATURE_x2apic] = wish[CPU_FEATURE_erms] = CPU_FEATURE_OFF;
+	assert_true(cpuid_features_check_for(wish, &host_table, why, sizeof(why)));
+	cpuid_model_build_for(&model, &config, &host_table);
+	guest(1, 0, r);
+	assert_true(r[2] & 1u << 17);
+	assert_false(r[2] & 1u << 21);
+	guest(7, 0, r);
+	assert_true(r[1] & 1u << 20);
+	assert_true(r[1] & 1u << 5);
+	assert_false(r[1] & 1u << 9);
+	assert_false(r[1] & 1u << 10); /* invpcid was not asked for */
+
+	wish[CPU_FEATURE_avx] = CPU_FEATURE_OFF;
+	assert_false(cpuid_features_check_for(wish, &host_table, why, sizeof(why)));
+	assert_string_equal(why, "cpu.features.avx2: it needs another feature that is switched off (xsave, avx)");
+	wish[CPU_FEATURE_avx2] = CPU_FEATURE_DEFAULT;
+	cpuid_model_build_for(&model, &config, &host_table);
+	guest(1, 0, r);
+	assert_int_equal(r[2] & (1u << 12 | 1u << 28 | 1u << 29), 0); /* fma, avx, f16c */
+	guest(7, 0, r);
+	assert_false(r[1] & 1u << 5);
+	assert_int_equal(model.xcr0_mask, 3);
+
+	wish[CPU_FEATURE_sse4a] = CPU_FEATURE_ON; /* AMD's */
+	assert_false(cpuid_features_check_for(wish, &host_table, why, sizeof(why)));
+	assert_string_equal(why, "cpu.features.sse4a: this host's processor does not have it; leave it out, or choose a host that has it");
+}
+
 static void test_intel_host(void **state)
 {
 	uint32_t r[4];
@@ -250,7 +289,7 @@ int main(void)
 		cmocka_unit_test(test_dynamic_fields),
 		cmocka_unit_test(test_topology),
 		cmocka_unit_test(test_paravirt_leaves),
-		cmocka_unit_test(test_intel_host),
+		cmocka_unit_test(test_features_by_name), cmocka_unit_test(test_intel_host),
 		cmocka_unit_test(test_plain_host),
 		cmocka_unit_test(test_unknown_leaves_are_zero),
 	};

@@ -49,7 +49,7 @@ static const char full[] =
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
 	"\"firmware\":\"/f\"},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
-	"\"serial\":\"none\",\"paravirt\":false,\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
+	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],\"cpu_features\":[\"avx2\",\"aes\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
@@ -64,6 +64,9 @@ static void takes_everything(void **state)
 	assert_false(def->disks[0].readonly);
 	assert_true(def->disks[1].readonly);
 	assert_int_equal(def->paravirt, VMDEF_NO);
+	assert_int_equal(def->cpu_feature[CPU_FEATURE_pcid], VMDEF_YES);
+	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx2], VMDEF_NO);
+	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx], VMDEF_AUTO);
 	assert_true(def->debug_console);
 	assert_true(def->autostart);
 	assert_string_equal(def->description, "two\n\tlines");
@@ -198,6 +201,9 @@ static const struct refusal refusals[] = {
 	{VM("\"description\":\"a bell\\u0007\""), "description: a control character (0x07) at byte 6"},
 	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
 	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
+	{VM("\"cpu\":{\"features\":{\"pcid\":1}}"), "cpu.features.pcid: true, false or \"auto\" is wanted"},
+	{VM("\"cpu\":{\"model\":\"host\"}"), "cpu.model: unknown key; known: features"},
+	{VM("\"cpu\":{\"features\":{\"warp\":true}}"), "cpu.features.warp: unknown key; known: sse3, pclmulqdq"},
 	{VM("\"debug_exit\":1"), "debug_exit: true or false is wanted"},
 	{VM("\"gdb\":1"), "gdb: true, false or a socket's absolute path is wanted, not a number"},
 	{VM("\"gdb\":\"here\""), "gdb: \"here\" is not an absolute path"},

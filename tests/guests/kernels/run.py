@@ -26,10 +26,11 @@ TIMEOUT = float(os.environ.get("TRIVISOR_TEST_KERNEL_TIMEOUT", "150"))
 
 class Kernel:
     """One program. `crashes`: each of its tests must end in a triple fault, so each has a machine to itself. `alone`: why
-    QEMU is no reference for any of it."""
+    QEMU is no reference for any of it. `features`: processor features it must have."""
 
-    def __init__(self, name, vcpus=1, crashes=0, alone=None):
+    def __init__(self, name, vcpus=1, crashes=0, alone=None, features=()):
         self.name, self.vcpus, self.crashes, self.alone = name, vcpus, crashes, alone
+        self.features = features
         self.file = os.path.join(BUILD, "tests/guests/kernels", name + ".elf")
 
 
@@ -48,6 +49,7 @@ KERNELS = [
     Kernel("io"),
     Kernel("legacy"),
     Kernel("limits", alone="QEMU's TCG checks no segment limits or types; tests/differential asks the processor"),
+    Kernel("spaces", features=("smap", "pcid", "invpcid")),
     Kernel("triple", crashes=4),
 ]
 
@@ -77,6 +79,8 @@ def run_here(kernel, mode, words):
     folder = tempfile.mkdtemp(prefix="trivisor-kernel.", dir="/tmp")
     definition = {"memory_mib": MEMORY_MIB, "vcpus": kernel.vcpus, "debug_exit": True, "on_reboot": "shutdown",
                   "boot": {"kernel": kernel.file, "cmdline": f"wait {words}"}}
+    if kernel.features:
+        definition["cpu"] = {"features": {name: True for name in kernel.features}}
     try:
         with Vm(folder, definition, mode=mode) as vm:
             console = vm.console()
