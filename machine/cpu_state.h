@@ -94,5 +94,7 @@ struct cpu_state {
 
 /* Architectural state after power-on or INIT (SDM vol. 3, table 9-1). `index` 0 is the boot processor. */
 void cpu_state_reset(struct cpu_state *cs, unsigned index);
+/* The same after an INIT, which leaves memory types, the TSC and the x87, SSE and AVX registers alone. */
+void cpu_state_init(struct cpu_state *cs, unsigned index);
 
 #endif

@@ -40,6 +40,8 @@ enum { EAX, EBX, ECX, EDX };
 #define L7_ECX_OURS BIT(2)  /* umip */
 #define L7_EDX_HOST BIT(4)  /* fsrm */
 #define L7_EDX_ARCH_CAP BIT(29)
+/* A guest on the processor itself needs its means against speculation: MD_CLEAR, IBRS, STIBP, L1D_FLUSH, SSBD. */
+#define L7_EDX_HARDWARE (BIT(10) | BIT(26) | BIT(27) | BIT(28) | L7_EDX_ARCH_CAP | BIT(31))
 /* Leaf 7.1: fast zero-length rep movsb, short rep stosb, short rep cmpsb/scasb: strings are one helper. */
 #define L7_1_EAX_HOST (BIT(10) | BIT(11) | BIT(12))
 
@@ -65,6 +67,7 @@ enum { EAX, EBX, ECX, EDX };
 #define X8_EBX_HOST (BIT(0) /* clzero */ | BIT(2) /* xsaveerptr */)
 #define X8_EBX_SSB_NO BIT(26)
 #define X8_EBX_BTC_NO BIT(29)
+#define X8_EBX_HARDWARE (BIT(12) /* ibpb */ | BIT(14) /* ibrs */ | BIT(15) /* stibp */ | BIT(24) /* ssbd */)
 #define X21_EAX_LFENCE_RDTSC BIT(2)
 #define X21_EAX_NULL_SEL_CLR_BASE BIT(6)
 #define X21_EAX_AUTO_IBRS BIT(8)
@@ -205,12 +208,16 @@ static void add_basic(struct builder *b)
 	memset(r, 0, sizeof(r));
 	r[EBX] = (f[EBX] & L7_EBX_HOST) | L7_EBX_OURS;
 	r[ECX] = (f[ECX] & L7_ECX_HOST) | L7_ECX_OURS;
+	if (b->config->hardware)
+		r[ECX] &= f[ECX] | ~L7_ECX_OURS;
 	if (!avx) {
 		r[EBX] &= ~L7_EBX_AVX2;
 		r[ECX] &= ~L7_ECX_NEEDS_AVX;
 	}
 	r[EDX] = f[EDX] & L7_EDX_HOST;
-	if (b->intel && !b->config->hardware)
+	if (b->config->hardware)
+		r[EDX] |= f[EDX] & L7_EDX_HARDWARE;
+	else if (b->intel)
 		r[EDX] |= L7_EDX_ARCH_CAP;
 	r[EAX] = f[EAX] >= 1;
 	add(b, 7, 0, r);
@@ -353,7 +360,7 @@ static void add_extended(struct builder *b)
 	r[EAX] = (f[EAX] & 0xff) | 48 << 8; /* no LA57, whatever the host has */
 	if (b->amd) {
 		r[EBX] = f[EBX] & X8_EBX_HOST;
-		r[EBX] |= b->config->hardware ? f[EBX] & (X8_EBX_SSB_NO | X8_EBX_BTC_NO) :
+		r[EBX] |= b->config->hardware ? f[EBX] & (X8_EBX_SSB_NO | X8_EBX_BTC_NO | X8_EBX_HARDWARE) :
 						X8_EBX_SSB_NO | X8_EBX_BTC_NO;
 		r[ECX] = b->apic_shift << 12 | (n - 1);
 	}

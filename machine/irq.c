@@ -8,7 +8,11 @@ static void isa_apply(struct machine *machine, unsigned irq, uint32_t source_bit
 	uint32_t now = level ? *set | source_bit : *set & ~source_bit;
 	bool was = *set != 0;
 	*set = now;
-	if (was != (now != 0))
+	if (was == (now != 0))
+		return;
+	if (machine->hooks.pic_line)
+		machine->hooks.pic_line(machine->hooks.opaque, irq, now != 0);
+	else
 		pic_set(&machine->pic, irq, now != 0);
 }
 
@@ -18,7 +22,11 @@ static void gsi_apply(struct machine *machine, unsigned gsi, uint32_t source_bit
 	uint32_t now = level ? *set | source_bit : *set & ~source_bit;
 	bool was = *set != 0;
 	*set = now;
-	if (was != (now != 0))
+	if (was == (now != 0))
+		return;
+	if (machine->hooks.ioapic_line)
+		machine->hooks.ioapic_line(machine->hooks.opaque, gsi, now != 0);
+	else
 		ioapic_set(&machine->ioapic, gsi, now != 0);
 }
 
@@ -75,6 +83,10 @@ void machine_msi(struct machine *machine, uint64_t address, uint32_t data)
 {
 	if ((address & ~0xfffffull) != LAPIC_BASE)
 		return;
+	if (machine->hooks.msi) {
+		machine->hooks.msi(machine->hooks.opaque, address, data);
+		return;
+	}
 	uint32_t dest = address >> 12 & 0xff;
 	bool logical = address & 4;
 	enum lapic_delivery mode = data >> 8 & 7;

@@ -8,6 +8,7 @@ libmachine_a_SOURCES = \
 	machine/cpu_state.c machine/cpu_state.h \
 	machine/cpuid.c machine/cpuid.h \
 	machine/irq.c machine/irq.h \
+	machine/irqchip.c machine/irqchip.h \
 	machine/lock.c machine/lock.h \
 	machine/machine.c machine/machine.h \
 	machine/private.h \

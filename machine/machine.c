@@ -68,7 +68,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 		memset(m->lapic, 0, config->vcpus * sizeof(struct lapic));
 		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = true,
 					   .features = config->cpu_features };
-		cpuid_model_build(&m->cpuid, &cc);
+		(config->build_cpuid ? config->build_cpuid : cpuid_model_build)(&m->cpuid, &cc);
 		rc = devices_init(m);
 	}
 	if (!rc) {
@@ -142,14 +142,18 @@ void machine_pause(struct machine *m)
 	clock_pause(m);
 	machine_unlock(m);
 	devices_pause(m, true);
+	if (m->hooks.paused)
+		m->hooks.paused(m->hooks.opaque);
 }
 
 void machine_resume(struct machine *m)
 {
-	devices_pause(m, false);
 	machine_lock(m);
 	clock_resume(m);
 	machine_unlock(m);
+	if (m->hooks.resumed)
+		m->hooks.resumed(m->hooks.opaque);
+	devices_pause(m, false);
 }
 
 size_t machine_serial_input(struct machine *m, unsigned port, const void *bytes, size_t n)

@@ -33,6 +33,8 @@ struct machine_config {
 	/* Bytes a guest wrote to a serial port (0 or 1) or to the debug console (2). Under the machine lock. */
 	void (*on_output)(void *opaque, unsigned port, const void *bytes, size_t n);
 	void *opaque;
+	/* Builds the CPUID model where the mode has an opinion of the processor. NULL: cpuid_model_build. */
+	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
 	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
 	uint16_t debug_exit_port;
 	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */
@@ -58,6 +60,12 @@ struct ram_region {
 
 /* RAM below the PCI hole at 0, RAM above 4 GiB, ROM images. NULL: MMIO or nothing there. [lock-free] */
 const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t gpa);
+/*
+ * All of them as they are now, by ascending address; neighbours that are one run of host memory too are given as one.
+ * Returns how many, at most `max` (MACHINE_RAM_REGIONS is always enough). [lock-free]
+ */
+#define MACHINE_RAM_REGIONS 24
+size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret_regions, size_t max);
 /* The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above. */
 int machine_ram_fd(const struct machine *machine);
 uint64_t machine_ram_bytes(const struct machine *machine);
@@ -80,6 +88,20 @@ struct machine_hooks {
 	void (*ram_written)(void *opaque, gpa_t gpa, uint64_t n);
 	/* ram_find would now answer differently for this range (PAM, ROM mapping). */
 	void (*map_changed)(void *opaque);
+	/*
+	 * An engine that owns the interrupt controllers (machine/irqchip.h) takes what would go to ours: changes of a line into
+	 * the 8259 pair or the IOAPIC (under the machine lock) and messages (any thread). NULL: ours.
+	 */
+	void (*pic_line)(void *opaque, unsigned input, bool level);
+	void (*ioapic_line)(void *opaque, unsigned pin, bool level);
+	void (*msi)(void *opaque, uint64_t address, uint32_t data);
+	/*
+	 * The machine has just been paused, devices and clock: such an engine gives the controllers' state to ours, so that a
+	 * paused machine has all of it. Virtual time goes on again, devices do not yet: it takes the state back, and moves
+	 * whatever clocks it has. NULL: nothing to do. All vCPUs are out of run; not under the machine lock.
+	 */
+	void (*paused)(void *opaque);
+	void (*resumed)(void *opaque);
 	void *opaque;
 };
 /* Before the first vCPU runs. Copies *hooks; NULL takes them away. */

@@ -176,6 +176,33 @@ const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t g
 	return gpa - r->gpa < r->bytes ? r : NULL;
 }
 
+/* Adds it, or makes the last one longer. */
+static size_t region_add(struct ram_region *regions, size_t n, size_t max, const struct ram_region *r)
+{
+	struct ram_region *last = n ? &regions[n - 1] : NULL;
+	if (!r->bytes)
+		return n;
+	if (last && last->gpa + last->bytes == r->gpa && last->host + last->bytes == r->host &&
+	    last->readonly == r->readonly) {
+		last->bytes += r->bytes;
+		return n;
+	}
+	if (n < max)
+		regions[n++] = *r;
+	return n;
+}
+
+size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret_regions, size_t max)
+{
+	const struct machine_ram *ram = &machine->ram;
+	size_t n = region_add(ret_regions, 0, max, &ram->slot[RAM_SLOT_BASE]);
+	for (unsigned s = 0; s < PAM_SEGMENTS; s++)
+		n = region_add(ret_regions, n, max, atomic_load_explicit(&ram->pam[s], memory_order_acquire));
+	n = region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_EXTENDED]);
+	n = region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_ROM]);
+	return region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_HIGH]);
+}
+
 bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size)
 {
 	struct machine_ram *ram = &machine->ram;

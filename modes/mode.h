@@ -8,6 +8,7 @@
 #define MODES_MODE_H
 
 #include "machine/cpu_state.h"
+#include "machine/cpuid.h"
 #include "machine/types.h"
 
 struct machine;
@@ -72,6 +73,9 @@ struct mode_ops {
 	/* Any thread, no VM needed. Always fills *ret. */
 	void (*probe)(struct mode_probe *ret);
 
+	/* The processor as this mode can show it, for machine_config. NULL: cpuid_model_build. */
+	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
+
 	/* Order: vm_create, vcpu_create for each vCPU, run, vcpu_destroy for each, vm_destroy. Destructors accept NULL. */
 	int (*vm_create)(struct machine *machine, struct mode_vm **ret_vm);
 	void (*vm_destroy)(struct mode_vm *vm);
@@ -104,6 +108,21 @@ struct mode_ops {
 	 */
 	void (*debug_step)(struct mode_vcpu *vcpu, bool on);
 
+	/*
+	 * The machine's interrupt controllers and timers are to be taken over as they are now (after power-on, a reset, or
+	 * loading a state): for engines that have such of their own, else NULL. All vCPUs out of run, the machine not paused
+	 * (resuming it does the same). 0 or -errno.
+	 */
+	int (*take_devices)(struct mode_vm *vm);
+
+	/*
+	 * Which pages of RAM the guest or a device has written since dirty_start or the last collection: ORs bit n for page n
+	 * of the RAM file (machine_ram_fd) into `bits`. NULL: this engine does not know. Any thread. 0 or -errno.
+	 */
+	int (*dirty_start)(struct mode_vm *vm);
+	int (*dirty_collect)(struct mode_vm *vm, uint64_t *bits, size_t words);
+	void (*dirty_stop)(struct mode_vm *vm);
+
 	/* A device or the VMM changed guest RAM behind the engine's back (DMA, loaders). Any thread. */
 	void (*ram_written)(struct mode_vm *vm, gpa_t gpa, uint64_t bytes);
 
@@ -114,6 +133,7 @@ struct mode_ops {
 };
 
 extern const struct mode_ops bt_mode;
+extern const struct mode_ops hvm_mode;
 
 /* NULL when there is no such mode in this build. */
 const struct mode_ops *mode_find(const char *name);

@@ -11,7 +11,7 @@ static const struct {
 	bool in_build; /* this version has an engine for it; modes/ says the same to trivisor-vm */
 } modes[POLICY_MODE_COUNT] = {
 	[POLICY_BT] = {"bt", "same-ISA binary translation in user space", true},
-	[POLICY_HVM] = {"hvm", "the processor's own virtualization (VT-x, AMD-V) through /dev/kvm", false},
+	[POLICY_HVM] = {"hvm", "the processor's own virtualization (VT-x, AMD-V) through /dev/kvm", true},
 	[POLICY_PV] = {"pv", "a guest kernel that cooperates (the Xen PV ABI)", false},
 };
 

@@ -91,6 +91,7 @@ static int build_machine(struct vm *vm)
 		.on_event = on_machine_event,
 		.on_output = on_machine_output,
 		.opaque = vm,
+		.build_cpuid = vm->mode->build_cpuid,
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
 	};
 	uint8_t wish[CPU_FEATURE_COUNT];
@@ -185,6 +186,11 @@ static int load_guest(struct vm *vm)
 			fail(vm, rc, "mode %s refuses the first state of vCPU %u: %s", vm->mode->name, i, strerror(-rc));
 	}
 	free(state);
+	if (!rc && vm->mode->take_devices) {
+		rc = vm->mode->take_devices(vm->engine);
+		if (rc)
+			fail(vm, rc, "mode %s refuses the interrupt controllers' first state: %s", vm->mode->name, strerror(-rc));
+	}
 	return rc;
 }
 

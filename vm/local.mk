@@ -19,7 +19,7 @@ trivisor_vm_SOURCES = \
 	vm/sandbox.c \
 	vm/stats.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS)
-trivisor_vm_LDADD = libmodes.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(UNPACK_LIBS)
+trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(UNPACK_LIBS)
 
 check_PROGRAMS += tests/unit/test_gdb
 TESTS += tests/unit/test_gdb

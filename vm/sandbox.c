@@ -66,6 +66,11 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 	/* A BIOS that is not named by the definition. */
 	if (!rc)
 		rc = allow_path(ruleset, "/usr/share/seabios", LL_READ);
+	/* Opened before the guest runs, and by the loader of the CPUID model. */
+	if (!rc && !strcmp(vm->mode->name, "hvm"))
+		rc = allow_path(ruleset, "/dev/kvm", LL_READ | LL_WRITE_FILE);
+	if (!rc && !strcmp(vm->mode->name, "hvm"))
+		rc = allow_path(ruleset, "/sys/module", LL_READ);
 	for (unsigned i = 0; !rc && i < def->disk_count; i++)
 		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
 	return rc;
@@ -99,6 +104,24 @@ static int drop_own_capabilities(void)
 
 static atomic_int threads_dropped, drop_failures;
 
+#define PF_USER_WORKER 0x4000u /* of the kernel's task flags, since Linux 6.4 */
+
+/* KVM's own workers are listed as threads of ours, but never run our code, nor take signals. */
+static bool is_kernel_worker(pid_t tid)
+{
+	char path[64], line[512];
+	unsigned flags = 0;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return false;
+	/* proc(5): tid (name) state ppid pgrp session tty tpgid flags; the name may hold anything. */
+	const char *after = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+	bool worker = after && sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_USER_WORKER);
+	fclose(f);
+	return worker;
+}
+
 /* Asks every other thread to drop its capabilities, by SIGSYS, which none of ours blocks. Returns how many. */
 static int ask_other_threads(void)
 {
@@ -109,7 +132,7 @@ static int ask_other_threads(void)
 	const struct dirent *entry;
 	while ((entry = readdir(dir))) {
 		pid_t tid = (pid_t)atoi(entry->d_name);
-		if (tid > 0 && tid != gettid() && syscall(SYS_tgkill, getpid(), tid, SIGSYS) == 0)
+		if (tid > 0 && tid != gettid() && !is_kernel_worker(tid) && syscall(SYS_tgkill, getpid(), tid, SIGSYS) == 0)
 			asked++;
 	}
 	closedir(dir);

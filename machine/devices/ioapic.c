@@ -49,6 +49,12 @@ void ioapic_set(struct ioapic *io, unsigned pin, bool level)
 		deliver(io, pin);
 }
 
+void ioapic_refresh(struct ioapic *io)
+{
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+		level_check(io, pin);
+}
+
 static void eoi(struct ioapic *io, uint8_t vector)
 {
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {

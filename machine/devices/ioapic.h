@@ -21,6 +21,8 @@ void ioapic_init(struct machine *machine, struct ioapic *ioapic);
 void ioapic_reset(struct ioapic *ioapic);
 /* Under the machine lock. */
 void ioapic_set(struct ioapic *ioapic, unsigned pin, bool level);
+/* After its state was replaced: delivers what is level-triggered and waits. Under the machine lock. */
+void ioapic_refresh(struct ioapic *ioapic);
 /* EOI broadcast of a level-triggered vector by a LAPIC: takes the machine lock. */
 void ioapic_eoi(struct machine *machine, uint8_t vector);
 

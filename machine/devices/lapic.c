@@ -312,7 +312,8 @@ void lapic_lint1_pulse(struct machine *machine)
 	for (unsigned i = 0; i < machine->config.vcpus; i++) {
 		struct lapic *l = &machine->lapic[i];
 		uint32_t lint1 = relaxed32(&l->lvt_lint[1]);
-		if (!(lapic_base(l) & LAPIC_BASE_ENABLE))
+		/* An engine that owns the LAPICs knows how LINT1 is programmed. */
+		if (machine->hooks.msi || !(lapic_base(l) & LAPIC_BASE_ENABLE))
 			event_set(l, MACHINE_VCPU_NMI);
 		else if (!(lint1 & LVT_MASKED))
 			receive(l, LVT_MODE(lint1), (uint8_t)lint1, false);

@@ -94,6 +94,13 @@ void lapic_pic_output(struct machine *machine, bool level);
 /* LINT1 of every LAPIC. */
 void lapic_lint1_pulse(struct machine *machine);
 
+/* See machine/irqchip.h. The vCPU is out of run. */
+struct irqchip_lapic;
+void lapic_save(struct lapic *lapic, struct irqchip_lapic *ret_state);
+void lapic_restore(struct lapic *lapic, const struct irqchip_lapic *state);
+/* Nothing pending, no timer, no input: an engine has its place. */
+void lapic_idle(struct lapic *lapic);
+
 /* For the clock thread: fires what is due among vCPUs that do not wait themselves; the earliest deadline left. */
 uint64_t lapic_timers_run(struct machine *machine, uint64_t now);
 /* The earliest deadline of vCPUs that do not wait themselves. */

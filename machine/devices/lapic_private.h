@@ -33,6 +33,8 @@ void lapic_timer_write_divide(struct lapic *l, uint32_t value);
 void lapic_timer_write_lvt(struct lapic *l, uint32_t value);
 void lapic_timer_write_tsc(struct lapic *l, uint64_t tsc);
 uint32_t lapic_timer_current(struct lapic *l);
+/* Goes on from a count or a TSC deadline, the LVT entry, divisor and initial count being in place. */
+void lapic_timer_restore(struct lapic *l, uint32_t current, uint64_t tsc);
 /* Fires a timer that is due. Any thread: whoever swaps the deadline away does it. */
 void lapic_timer_check(struct lapic *l, uint64_t now);
 

@@ -1,5 +1,6 @@
 /* The local APIC's registers: as a page, as MSRs, and at reset. */
 #include "machine/devices/lapic_private.h"
+#include "machine/irqchip.h"
 #include "machine/private.h"
 
 /* Callers may hold a guest's vector state in the host's registers. */
@@ -136,9 +137,14 @@ void lapic_mmio_write(struct lapic *l, unsigned offset, uint32_t value)
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_X2APIC 0x800u
 
-static void x2apic_enter(struct lapic *l)
+static void x2apic_ldr(struct lapic *l)
 {
 	atomic_store_explicit(&l->ldr, (l->id >> 4) << 16 | 1u << (l->id & 15), memory_order_relaxed);
+}
+
+static void x2apic_enter(struct lapic *l)
+{
+	x2apic_ldr(l);
 	l->icr = 0;
 }
 
@@ -270,4 +276,63 @@ void lapic_init(struct lapic *l, struct machine *machine, unsigned index)
 	l->index = index;
 	l->id = index;
 	lapic_reset(l, false);
+}
+
+/* ---- as a whole (machine/irqchip.h) ------------------------------------------------------------------------ */
+
+void lapic_save(struct lapic *l, struct irqchip_lapic *ret_state)
+{
+	struct irqchip_lapic *s = ret_state;
+	for (unsigned reg = 0; reg < IRQCHIP_LAPIC_REGISTERS; reg++)
+		register_read(l, reg, &s->reg[reg]);
+	s->base = lapic_base(l);
+	s->tsc_deadline = atomic_load(&l->timer_tsc);
+	/* What an x2APIC does not show. */
+	s->reg[REG_DFR] = relaxed32(&l->dfr);
+	s->reg[REG_ICR_HIGH] = (uint32_t)(l->icr >> 32);
+	s->reg[REG_ESR] |= relaxed32(&l->esr_pending);
+}
+
+static uint64_t pair(const uint32_t *reg) { return reg[0] | (uint64_t)reg[1] << 32; }
+
+void lapic_restore(struct lapic *l, const struct irqchip_lapic *s)
+{
+	lapic_timer_stop(l);
+	atomic_store(&l->base, s->base);
+	atomic_store(&l->svr, s->reg[REG_SVR] & 0x1ff);
+	atomic_store(&l->ldr, s->reg[REG_LDR]);
+	if (lapic_x2(l))
+		x2apic_ldr(l);
+	atomic_store(&l->dfr, s->reg[REG_DFR] | 0x0fffffffu);
+	for (unsigned i = 0; i < 4; i++) {
+		l->isr[i] = pair(&s->reg[REG_ISR + 2 * i]);
+		atomic_store(&l->tmr[i], pair(&s->reg[REG_TMR + 2 * i]));
+		atomic_store(&l->irr[i], pair(&s->reg[REG_IRR + 2 * i]));
+	}
+	l->esr = s->reg[REG_ESR];
+	atomic_store(&l->esr_pending, 0);
+	l->icr = (s->reg[REG_ICR] & ~0x1000u) | (uint64_t)s->reg[REG_ICR_HIGH] << 32;
+	l->lvt_timer = s->reg[REG_LVT_TIMER] & 0x700ff;
+	l->lvt_thermal = s->reg[REG_LVT_THERMAL] & 0x107ff;
+	l->lvt_perf = s->reg[REG_LVT_PERF] & 0x107ff;
+	l->lvt_error = s->reg[REG_LVT_ERROR] & 0x100ff;
+	atomic_store(&l->lvt_lint[0], s->reg[REG_LVT_LINT0] & 0x1a7ff);
+	atomic_store(&l->lvt_lint[1], s->reg[REG_LVT_LINT1] & 0x1a7ff);
+	l->divide = s->reg[REG_DIVIDE] & 0xb;
+	l->initial_count = s->reg[REG_INITIAL];
+	lapic_timer_restore(l, s->reg[REG_CURRENT], s->tsc_deadline);
+	atomic_fetch_or(&l->attention, LAPIC_ATTENTION_IRR | LAPIC_ATTENTION_EXTINT);
+	lapic_set_tpr(l, (uint8_t)s->reg[REG_TPR]);
+}
+
+void lapic_idle(struct lapic *l)
+{
+	lapic_timer_stop(l);
+	for (unsigned i = 0; i < 4; i++) {
+		atomic_store(&l->irr[i], 0);
+		l->isr[i] = 0;
+	}
+	atomic_store(&l->extint_line, false);
+	atomic_store(&l->extint_message, false);
+	atomic_store(&l->attention, 0);
 }

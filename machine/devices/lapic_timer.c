@@ -141,6 +141,26 @@ void lapic_timer_write_lvt(struct lapic *l, uint32_t value)
 	}
 }
 
+void lapic_timer_restore(struct lapic *l, uint32_t current, uint64_t tsc)
+{
+	lapic_timer_stop(l);
+	atomic_store_explicit(&l->timer_vector, l->lvt_timer & (LVT_MASKED | 0xff), memory_order_relaxed);
+	if (TIMER_MODE(l->lvt_timer) == TIMER_TSC_DEADLINE) {
+		lapic_timer_write_tsc(l, tsc);
+		return;
+	}
+	bool again = TIMER_MODE(l->lvt_timer) == TIMER_PERIODIC;
+	if (!l->initial_count || (!current && !again))
+		return;
+	if (!current)
+		current = l->initial_count;
+	if (again) {
+		uint64_t period = timer_ns(l, l->initial_count);
+		atomic_store(&l->timer_period, period < PERIOD_MIN_NS ? PERIOD_MIN_NS : period);
+	}
+	timer_start(l, machine_clock_ns(l->machine) + timer_ns(l, current));
+}
+
 uint64_t lapic_timers_next(struct machine *machine)
 {
 	uint64_t next = CLOCK_NEVER;

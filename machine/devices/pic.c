@@ -77,6 +77,13 @@ void pic_set(struct pic *pic, unsigned irq, bool level)
 	update(pic);
 }
 
+void pic_refresh(struct pic *pic)
+{
+	pic->output = false;
+	lapic_pic_output(pic->machine, false);
+	update(pic);
+}
+
 /* One chip's part of an INTA cycle: the input, SPURIOUS when none. */
 static unsigned chip_ack(struct pic_chip *c, bool master)
 {

@@ -24,6 +24,8 @@ void pic_init(struct machine *machine, struct pic *pic);
 void pic_reset(struct pic *pic);
 /* All under the machine lock. */
 void pic_set(struct pic *pic, unsigned irq, bool level);
+/* After its state was replaced: tells the LAPICs its output. */
+void pic_refresh(struct pic *pic);
 /* INTA cycle: the vector (a spurious one when nothing is pending any more). */
 uint8_t pic_ack(struct pic *pic);
 

@@ -251,6 +251,17 @@ void pit_reset(struct pit *pit)
 	pit->speaker = false;
 }
 
+void pit_restore(struct pit *pit, const struct pit_channel channels[3], bool speaker)
+{
+	struct pit_channel *ch = &pit->channel[0];
+	for (unsigned i = 0; i < 3; i++)
+		pit->channel[i] = channels[i];
+	pit->speaker = speaker;
+	/* Edges that were due by now have been delivered by whoever had it. */
+	pit->edges = ch->running ? ticks_since(pit, ch) / ch->count : 0;
+	schedule(pit);
+}
+
 void pit_init(struct machine *machine, struct pit *pit)
 {
 	pit->machine = machine;

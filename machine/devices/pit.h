@@ -35,5 +35,7 @@ struct pit {
 
 void pit_init(struct machine *machine, struct pit *pit);
 void pit_reset(struct pit *pit);
+/* Goes on from these three channels. Under the machine lock. */
+void pit_restore(struct pit *pit, const struct pit_channel channels[3], bool speaker);
 
 #endif

@@ -331,6 +331,7 @@ static int set_state(struct mode_vcpu *vcpu, const struct cpu_state *state)
 	struct bt_vcpu *v = vcpu->v;
 
 	v->cs = *state;
+	bt_tsc_loaded(v);
 	bt_set_rflags(v, state->rflags);
 	bt_tlb_flush(v, true);
 	bt_mode_changed(v);

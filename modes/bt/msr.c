@@ -358,6 +358,12 @@ static void kvmclock_update(struct bt_vcpu *v)
 	__atomic_store_n(&t->version, version + 1, __ATOMIC_RELEASE);
 }
 
+void bt_tsc_loaded(struct bt_vcpu *v)
+{
+	v->sys.tsc_delta = v->cs.tsc_offset - machine_tsc_offset(v->machine);
+	kvmclock_update(v);
+}
+
 static bool write_system_time(struct bt_vcpu *v, const struct msr *m, uint32_t number, uint64_t value)
 {
 	v->cs.kvm_system_time = value;

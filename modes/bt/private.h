@@ -391,6 +391,8 @@ extern bt_op_fn *const bt_op_table[]; /* indexed by insn->handler (enum bt_handl
 void bt_system_init(struct bt_vcpu *v);
 /* cs.tsc_offset anew from the machine's: on entry to run, since a pause moves it. (msr.c) */
 void bt_tsc_update(struct bt_vcpu *v);
+/* v->cs was replaced: its TSC offset counts, and kvmclock's page is ours to fill. */
+void bt_tsc_loaded(struct bt_vcpu *v);
 
 /*
  * Fills seg_span for the segments as they are; returns the key bits that say what of ds, es, ss and cs needs no check.

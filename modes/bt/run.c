@@ -265,29 +265,8 @@ void bt_mode_changed(struct bt_vcpu *v)
 
 static void take_init(struct bt_vcpu *v)
 {
-	/* What INIT leaves alone (SDM vol. 3, table 10-1), the registers of x87, SSE and AVX being in the host's now. */
-	struct {
-		uint64_t cr0, xcr0, pat, misc_enable, tsc_aux, tsc_adjust, mtrr_def_type;
-		uint64_t mtrr_fixed[ARRAY_SIZE(v->cs.mtrr_fixed)], mtrr_var[ARRAY_SIZE(v->cs.mtrr_var)];
-	} kept = {.cr0 = v->cs.cr0 & (CR0_CD | CR0_NW), .xcr0 = v->cs.xcr0, .pat = v->cs.pat,
-		  .misc_enable = v->cs.misc_enable, .tsc_aux = v->cs.tsc_aux, .tsc_adjust = v->cs.tsc_adjust,
-		  .mtrr_def_type = v->cs.mtrr_def_type};
-
-	bt_copy(kept.mtrr_fixed, v->cs.mtrr_fixed, sizeof(kept.mtrr_fixed));
-	bt_copy(kept.mtrr_var, v->cs.mtrr_var, sizeof(kept.mtrr_var));
-	cpu_state_reset(&v->cs, v->index);
-	v->cs.cr0 = kept.cr0 | CR0_ET;
-	v->cs.xcr0 = kept.xcr0;
-	v->cs.pat = kept.pat;
-	v->cs.misc_enable = kept.misc_enable;
-	v->cs.tsc_aux = kept.tsc_aux;
-	v->cs.tsc_adjust = kept.tsc_adjust;
-	v->cs.mtrr_def_type = kept.mtrr_def_type;
-	bt_copy(v->cs.mtrr_fixed, kept.mtrr_fixed, sizeof(kept.mtrr_fixed));
-	bt_copy(v->cs.mtrr_var, kept.mtrr_var, sizeof(kept.mtrr_var));
-	if (v->index)
-		v->cs.activity = CPU_WAIT_SIPI;
-	bt_tsc_update(v); /* the TSC runs on through INIT */
+	/* The registers of x87, SSE and AVX, which it leaves alone, are in the host's now. */
+	cpu_state_init(&v->cs, v->index);
 	bt_tlb_flush(v, true);
 	bt_set_rflags(v, v->cs.rflags);
 	bt_mode_changed(v);
