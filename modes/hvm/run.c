@@ -218,15 +218,38 @@ static uint64_t rip_of(struct mode_vcpu *vcpu)
 
 static void hex(const uint8_t *bytes, size_t n, char *ret_text, size_t size)
 {
+	size_t at = 0;
+
 	ret_text[0] = '\0';
-	for (size_t i = 0; i < n && 3 * i + 3 < size; i++)
-		snprintf(ret_text + 3 * i, size - 3 * i, "%s%02x", i ? " " : "", bytes[i]);
+	for (size_t i = 0; i < n && at + 3 < size; i++)
+		at += (size_t)snprintf(ret_text + at, size - at, "%s%02x", i ? " " : "", bytes[i]);
+}
+
+/* What is at rip, as far as one page has it. How many bytes. */
+static size_t code_at_rip(struct mode_vcpu *vcpu, uint8_t *bytes, size_t size)
+{
+	struct kvm_sregs s;
+	size_t n = 0;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &s) < 0)
+		return 0;
+	struct kvm_translation t = {.linear_address = s.cs.base + rip_of(vcpu)};
+	if (ioctl(vcpu->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
+		return 0;
+	const struct ram_region *r = machine_ram_find(vcpu->vm->machine, t.physical_address);
+	for (gpa_t gpa = t.physical_address; r && n < size && gpa - r->gpa < r->bytes; gpa++) {
+		bytes[n++] = r->host[gpa - r->gpa];
+		if (!((gpa + 1) & ~GUEST_PAGE_MASK))
+			break;
+	}
+	return n;
 }
 
 /* True: nobody's fault, run again. */
 static bool internal_error(struct mode_vcpu *vcpu, struct mode_exit *e)
 {
 	const struct kvm_run *run = vcpu->run;
+	uint8_t bytes[15];
 	char code[64] = "";
 
 	/* Memory was being rearranged when it fetched this instruction. */
@@ -237,13 +260,11 @@ static bool internal_error(struct mode_vcpu *vcpu, struct mode_exit *e)
 			 run->internal.suberror, vcpu->index, (unsigned long long)rip_of(vcpu));
 		return false;
 	}
-	if (run->emulation_failure.ndata >= 3 &&
-	    run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)
-		hex(run->emulation_failure.insn_bytes, run->emulation_failure.insn_size, code, sizeof(code));
+	hex(bytes, code_at_rip(vcpu, bytes, sizeof(bytes)), code, sizeof(code));
 	snprintf(e->message, sizeof(e->message),
-		 "KVM cannot emulate the instruction at rip 0x%llx (%s) of vCPU %u; this KVM is no hardware, or the guest runs "
-		 "code from a device's memory: mode bt runs it",
-		 (unsigned long long)rip_of(vcpu), code[0] ? code : "its bytes are not known", vcpu->index);
+		 "this KVM cannot emulate the instruction at rip 0x%llx (%s) of vCPU %u: it is no hardware, or the guest runs "
+		 "code in a device; mode bt runs it",
+		 (unsigned long long)rip_of(vcpu), code[0] ? code : "which cannot be read", vcpu->index);
 	return false;
 }
 

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Mode hvm on this host's /dev/kvm: the system-test kernels, SeaBIOS, pause, crashes, refusals.
+
+Where /dev/kvm is hardware the kernels run whole. A software KVM (module kvm_pvm) cannot execute much of what they do on
+purpose (int and iret to other rings, x87, SSE); there the tests that it can execute are run by number, and the others
+are skipped by name. Kernels run twice: with KVM's interrupt controllers, and with the machine's.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+from vmtest import Skip, Tap, Vm, check, program, scratch, wait_until  # noqa: E402
+
+spec = importlib.util.spec_from_file_location("kernel_runner", os.path.join(HERE, "kernels", "run.py"))
+kernels = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernels)
+kernels.QEMU = None
+
+SOFTWARE = os.path.exists("/sys/module/kvm_pvm")
+WHY = "this KVM is software, and cannot execute what the test does"
+# What a software KVM executes, by the name of the test; what is not here needs int $n in protected mode, iret to another
+# ring, x87 or SSE, or more instructions than it gets through.
+EXECUTABLE = {
+    "interrupts": ["PIT through the 8259", "PIT through the IOAPIC", "PIT counts", "LAPIC timer, one-shot", "LAPIC timer, periodic",
+                   "APIC off", "mov ss shadow"],
+    "io": ["port sizes", "IOAPIC registers", "LAPIC registers"],
+    "processors": ["an aligned patch", "modify, then flag", "patching in one page", "the TSC is monotonic", "INIT and SIPI again"],
+    "paging": ["a page table that maps itself"],
+    "smc": ["patched many times", "data in a code page", "through an alias", "mappings change under a transfer", "written, then executed"],
+    "features": ["leaves hang together", "XSAVE sizes"],
+}
+# KVM's LAPIC has no send-illegal-vector error (ESR bit 5; SDM vol. 3, 11.5.3).
+DEVIATIONS = {"interrupts": ["self-IPI"]}
+
+
+def usable():
+    """Why not, or None."""
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR)
+    except OSError as e:
+        return f"/dev/kvm: {e.strerror}"
+    os.close(fd)
+    return None
+
+
+def names_of(kernel):
+    with open(os.path.join(HERE, "kernels", kernel + ".c"), encoding="ascii") as f:
+        return re.findall(r'\{"([^"]*)", \w+\}', f.read().rpartition("TESTS(")[2])
+
+
+def run_kernel(tap, kernel, tell_skips):
+    names = names_of(kernel.name)
+    wanted = EXECUTABLE.get(kernel.name, []) if SOFTWARE else [n for n in names if n not in DEVIATIONS.get(kernel.name, [])]
+    for name in names:
+        if name not in wanted and tell_skips:
+            tap.skip(f"{kernel.name}: {name}", WHY if SOFTWARE else "KVM differs from the manual here")
+    if wanted:
+        numbers = ",".join(str(names.index(n) + 1) for n in wanted)
+        kernels.report(tap, kernel, kernels.run_here(kernel, "hvm", f"only={numbers}"))
+
+
+def crash(kernel, number):
+    kernels.crash(kernel, number, "hvm")
+
+
+# ---- by hand -----------------------------------------------------------------------------------------------------
+
+def seabios():
+    path = "/usr/share/seabios/bios-256k.bin"
+    if not os.path.exists(path):
+        raise Skip("no SeaBIOS: package seabios")
+    return path
+
+
+def firmware_finds_its_devices():
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": seabios()}}, mode="hvm") as vm:
+        console = vm.console()
+        console.expect(r"SeaBIOS \(version", 90)
+        console.expect(r"No bootable device", 50)
+        stats = vm.control().result("stats")
+        check(stats["exits"]["pio"] > 100 and stats["mode"] == "hvm", str(stats))
+
+
+def paused_and_resumed():
+    """A guest that prints without end says nothing while it is paused, and goes on afterwards."""
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": seabios()}}, mode="hvm") as vm:
+        console, control = vm.console(), vm.control()
+        console.expect(r"SeaBIOS \(version", 90)
+        for _ in range(5):
+            control.result("pause")
+            while console.pump(0.05) and len(console.text) != console.at:
+                console.at = len(console.text)
+            check(not control.result("status")["state"] == "running", "it runs")
+            before = control.result("stats")["exits"]["pio"]
+            check(not console.pump(0.2) or len(console.text) == console.at, "it prints while it is paused")
+            check(control.result("stats")["exits"]["pio"] == before, "it runs while it is paused")
+            control.result("resume")
+        console.expect(r"No bootable device", 50)
+
+
+def destroyed_while_it_runs():
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": seabios()}}, mode="hvm") as vm:
+        wait_until("it runs", lambda: vm.control().result("status")["state"] == "running")
+        vm.process.terminate()
+        check(vm.wait(30) == 5, "exit status")
+        check(vm.result()["state"] == "destroyed", str(vm.result()))
+
+
+def told_with_bytes_and_remedy():
+    if not SOFTWARE:
+        raise Skip("hardware executes everything")
+    kernel = next(k for k in kernels.KERNELS if k.name == "registers")
+    outcome = kernels.run_here(kernel, "hvm", "only=1")
+    check(outcome.end == "crashed", f"it {outcome.end}")
+    check(re.search(r"cannot emulate the instruction at rip 0x[0-9a-f]+ \(cd f0 [0-9a-f ]+\) .* mode bt runs it", outcome.reason), outcome.reason)
+
+
+def refused(prefix, *words):
+    with scratch(world_readable=True) as folder:
+        os.chmod(folder, 0o777)
+        with Vm(folder, {"memory_mib": 64, "boot": {"kernel": kernels.KERNELS[0].file}}, prefix=prefix, mode="hvm") as vm:
+            status = vm.wait(30)
+            check(status == 3, f"exit status {status}; log: {vm.log()}")
+            for word in words:
+                check(word in vm.result()["reason"], vm.result()["reason"])
+
+
+def without_the_device():
+    test = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
+    if test.returncode:
+        raise Skip("no mount namespaces: " + test.stderr.decode().strip())
+    script = 'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"'
+    refused(["unshare", "-m", "sh", "-c", script, "sh"], "there is no /dev/kvm", "load kvm_intel")
+
+
+def without_permission():
+    if os.geteuid() != 0 or os.stat("/dev/kvm").st_mode & 0o006:
+        raise Skip("needs root, and a /dev/kvm that not everybody may open")
+    refused(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"], "may not be opened", "group")
+
+
+def main():
+    tap = Tap()
+    try:
+        program("trivisor-vm")
+    except Skip as e:
+        tap.skip("mode hvm", str(e))
+        tap.finish()
+    reason = usable()
+    if reason:
+        tap.run("refused where there is no /dev/kvm", refused, [], "/dev/kvm")
+        tap.skip("mode hvm", reason)
+        tap.finish()
+    for irqchip in ("kernel", "machine"):
+        os.environ["TRIVISOR_HVM_IRQCHIP"] = irqchip
+        Tap.explain(f"interrupt controllers: {irqchip}")
+        for kernel in kernels.KERNELS:
+            if not kernel.crashes:
+                run_kernel(tap, kernel, irqchip == "kernel")
+            elif irqchip == "kernel":
+                for i in range(1, kernel.crashes + 1):
+                    tap.run(f"{kernel.name} {i}: a triple fault is told as a crash", crash, kernel, i)
+    for irqchip in ("machine", "kernel"):
+        os.environ["TRIVISOR_HVM_IRQCHIP"] = irqchip
+        tap.run(f"SeaBIOS finds its devices ({irqchip})", firmware_finds_its_devices)
+    tap.run("paused and resumed", paused_and_resumed)
+    tap.run("destroyed while it runs", destroyed_while_it_runs)
+    tap.run("what KVM cannot emulate is told, with bytes and remedy", told_with_bytes_and_remedy)
+    tap.run("no /dev/kvm is told, with the remedy", without_the_device)
+    tap.run("a /dev/kvm that may not be opened is told, with the remedy", without_permission)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
