@@ -195,19 +195,21 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 		bt_unlock(v);
 	if (!keep)
 		return id;
-	if (!w.global && !user)
-		v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = (uint16_t)slot;
+	if (!w.global) {
+		if (v->itlb_local_count < BT_ITLB_LISTED)
+			v->itlb_local[v->itlb_local_count] = (uint16_t)slot;
+		if (v->itlb_local_count <= BT_ITLB_LISTED)
+			v->itlb_local_count++;
+	}
 	v->itlb[slot] = id;
 	return id;
 }
 
 void bt_itlb_flush(struct bt_vcpu *v, bool globals_too)
 {
-	/* User entries, and the supervisor's that are not global. */
-	if (globals_too || v->itlb_local_count >= BT_ITLB_ENTRIES) {
+	if (globals_too || v->itlb_local_count > BT_ITLB_LISTED) {
 		bt_fill(v->itlb, 0, sizeof(v->itlb));
 	} else {
-		bt_fill(v->itlb + BT_ITLB_ENTRIES / 2, 0, sizeof(v->itlb) / 2);
 		for (uint32_t i = 0; i < v->itlb_local_count; i++)
 			v->itlb[v->itlb_local[i]] = 0;
 	}

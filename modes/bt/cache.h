@@ -19,7 +19,7 @@
 /* The first part has what runs, the rest what rarely does: stubs, slow paths. */
 #define BT_HOT_BYTES (BT_CACHE_BYTES / 32 * 15)
 #define BT_META_BYTES (192u << 20)
-#define BT_HASH_BITS 16
+#define BT_HASH_BITS 18
 #define BT_CODE_PAGES_MAX (1u << 20)
 
 /* tb_key: what a translation depends on besides its bytes and address. */

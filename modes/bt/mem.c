@@ -439,7 +439,7 @@ void bt_mem_commit(struct bt_vcpu *v)
 
 /* ---- slots --------------------------------------------------------------------------------- */
 
-#define TROUBLE_CYCLES 6000 /* BT_SLOT_BUDGET misses within this many TSC cycles: about 40 ns each */
+#define TROUBLE_CYCLES 20000 /* BT_SLOT_BUDGET misses within this many TSC cycles: about 130 ns each */
 
 static uint64_t *hints_of(struct bt_vm *vm, gpa_t gpa)
 {

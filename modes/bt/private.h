@@ -129,8 +129,9 @@ struct bt_tb;
 struct bt_tail;
 
 /* Code pages currently mapped, by hash of their linear page number: holds bt_code_page.id (cache.c). */
-#define BT_ITLB_BITS 11
+#define BT_ITLB_BITS 14 /* gcc's cc1 runs from thousands of pages */
 #define BT_ITLB_ENTRIES (1u << BT_ITLB_BITS)
+#define BT_ITLB_LISTED 4096u
 
 #define BT_PROTECT_MAX 16
 
@@ -193,7 +194,6 @@ struct bt_vcpu {
 	bool run_one;          /* the next TB is to hold a single instruction */
 	struct bt_debug_vcpu debug;
 
-	/* Lower half: supervisor, upper half: user. The supervisor's slots that a CR3 write drops are listed. */
 	struct bt_slot slot[BT_MMU_COUNT][2][BT_SLOTS]; /* [..][0] reads, [..][1] writes */
 	/* Of the loop that runs: how far each stream's register may go, and the stream's place in host memory. */
 	struct bt_loop_stream {
@@ -207,9 +207,9 @@ struct bt_vcpu {
 	uint32_t seg_access;
 	uint32_t slot_budget;         /* misses until bt_slot_trouble looks at their rate */
 	uint64_t slot_tsc;
-	uint32_t itlb[BT_ITLB_ENTRIES];
-	uint16_t itlb_local[BT_ITLB_ENTRIES];
-	uint32_t itlb_local_count;
+	uint32_t itlb[BT_ITLB_ENTRIES]; /* lower half: supervisor, upper half: user */
+	uint16_t itlb_local[BT_ITLB_LISTED]; /* slots that a CR3 write empties */
+	uint32_t itlb_local_count;           /* above BT_ITLB_LISTED: more than fitted */
 	uint32_t itlb_key[2]; /* the tb_key that each half's entries are for */
 	struct bt_tlb_entry tlb[BT_MMU_COUNT][BT_TLB_ENTRIES] __attribute__((aligned(64)));
 	/*
