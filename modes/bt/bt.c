@@ -335,6 +335,7 @@ static int set_state(struct mode_vcpu *vcpu, const struct cpu_state *state)
 	bt_set_rflags(v, state->rflags);
 	bt_tlb_flush(v, true);
 	bt_mode_changed(v);
+	bt_debug_registers(v);
 	return 0;
 }
 

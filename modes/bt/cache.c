@@ -184,8 +184,8 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 	if (!machine_a20(v->machine))
 		w.gpa &= ~(gpa_t)(1u << 20);
 	r = machine_ram_find(v->machine, w.gpa);
-	if (!r)
-		bt_fail(v, "the guest jumped to an address that is neither RAM nor ROM");
+	if (!r) /* nothing answers, or a device that is no memory: all ones, which is an undefined opcode */
+		bt_raise(v, VEC_UD);
 	uint32_t points = keep && bt_debug_exec_in_page(v, gva) ? v->debug.id : 0;
 	bool locked = v->holds_lock;
 	if (!locked)

@@ -106,3 +106,49 @@ void bt_debug_changed(struct bt_vcpu *v)
 	else
 		bt_itlb_flush(v, true);
 }
+
+/* ---- the guest's registers (SDM vol. 3, 17.2) ------------------------------------------------- */
+
+static struct bt_debug_point register_point(const struct bt_vcpu *v, unsigned i)
+{
+	static const uint8_t bytes[4] = {1, 2, 8, 4};
+	static const uint8_t kinds[4] = {BT_DEBUG_EXEC, BT_DEBUG_WRITE, BT_DEBUG_PORT, BT_DEBUG_READ | BT_DEBUG_WRITE};
+	unsigned type = v->cs.dr7 >> (16 + 4 * i) & 3, length = v->cs.dr7 >> (18 + 4 * i) & 3;
+	struct bt_debug_point p = {0};
+
+	if (!(v->cs.dr7 >> 2 * i & 3) || (type == 2 && !(v->cs.cr4 & CR4_DE)))
+		return p;
+	p.kind = kinds[type];
+	p.bytes = type == 0 ? 1 : bytes[length];
+	p.gva = v->cs.dr[i] & ~(uint64_t)(p.bytes - 1);
+	return p;
+}
+
+bool bt_debug_registers(struct bt_vcpu *v)
+{
+	bool changed = false;
+
+	v->debug.io = false;
+	for (unsigned i = 0; i < ARRAY_SIZE(v->debug.guest); i++) {
+		struct bt_debug_point p = register_point(v, i), *old = &v->debug.guest[i];
+		v->debug.io |= p.kind == BT_DEBUG_PORT;
+		if (p.kind == old->kind && (!p.kind || (p.gva == old->gva && p.bytes == old->bytes)))
+			continue;
+		changed |= (p.kind | old->kind) & ~BT_DEBUG_PORT;
+		*old = p;
+	}
+	if (changed)
+		bt_debug_changed(v);
+	return changed;
+}
+
+void bt_debug_port(struct bt_vcpu *v, unsigned port, unsigned bytes)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(v->debug.guest); i++) {
+		const struct bt_debug_point *p = &v->debug.guest[i];
+		if (p->kind == BT_DEBUG_PORT && port < p->gva + p->bytes && p->gva < port + bytes) {
+			v->debug.hits |= 1u << i;
+			v->code_hit = true; /* as above */
+		}
+	}
+}

@@ -22,6 +22,7 @@ struct bt_vcpu;
 #define BT_DEBUG_EXEC 1u
 #define BT_DEBUG_READ 2u
 #define BT_DEBUG_WRITE 4u
+#define BT_DEBUG_PORT 8u
 
 struct bt_debug_point {
 	gva_t gva; /* linear */
@@ -43,6 +44,7 @@ struct bt_debug_vcpu {
 	uint32_t id;        /* of the present set of points: code pages with execution points are known by it */
 	uint32_t hits;      /* data points hit by the instruction that runs, BT_HIT_* */
 	struct bt_debug_point guest[4]; /* DR0 to DR3 as far as enabled */
+	bool io;            /* some of those are ports (CR4.DE) */
 	struct bt_debug_point hit;      /* the debugger's, and the address that was touched */
 	gva_t hit_gva;
 };
@@ -69,6 +71,11 @@ unsigned bt_debug_data_in_page(const struct bt_vcpu *v, gva_t gva);
 unsigned bt_debug_match(const struct bt_vcpu *v, gva_t gva, uint64_t bytes, unsigned kind);
 /* As that, and notes it in debug.hits: the vCPU comes to the run loop behind the instruction that runs. */
 void bt_debug_access(struct bt_vcpu *v, gva_t gva, uint64_t bytes, unsigned kind);
+
+/* The guest's debug registers, CR4.DE or the whole state may have changed. True: as for bt_debug_changed. */
+bool bt_debug_registers(struct bt_vcpu *v);
+/* in, out: notes the points that ports [port, port + bytes) hit. */
+void bt_debug_port(struct bt_vcpu *v, unsigned port, unsigned bytes);
 
 /* Linear address of the instruction at cs.rip. */
 gva_t bt_debug_rip(const struct bt_vcpu *v);

@@ -405,11 +405,14 @@ static void iret_done(struct bt_vcpu *v)
 	bt_resume(v);
 }
 
-/* RF has no effect here (there are no instruction breakpoints to resume over), so it is dropped. */
+/* RF lasts for one instruction: it is taken only where there is a breakpoint to resume over. cs and rip are the new ones. */
 static void iret_flags(struct bt_vcpu *v, uint64_t value, uint64_t writable)
 {
-	writable &= ~(uint64_t)RFLAGS_RF;
-	bt_set_rflags(v, ((bt_rflags(v) & ~writable) | (value & writable)) & ~(uint64_t)RFLAGS_RF);
+	uint64_t rflags = ((bt_rflags(v) & ~writable) | (value & writable)) & ~(uint64_t)RFLAGS_RF;
+
+	if (value & writable & RFLAGS_RF && bt_debug_exec_point(v, bt_debug_rip(v)))
+		rflags |= RFLAGS_RF;
+	bt_set_rflags(v, rflags);
 }
 
 static void iret_real(struct bt_vcpu *v, const struct bt_insn *insn)
@@ -426,10 +429,10 @@ static void iret_real(struct bt_vcpu *v, const struct bt_insn *insn)
 	real_target_check(v, rip);
 	writable = bt_flags_writable(v, bytes) & ~(uint64_t)(RFLAGS_VM | RFLAGS_VIF | RFLAGS_VIP);
 	bt_sp_set(v, mask, sp);
-	iret_flags(v, flags, writable);
 	v->cs.seg[SEG_CS].selector = selector;
 	v->cs.seg[SEG_CS].base = (uint64_t)selector << 4;
 	v->cs.rip = rip;
+	iret_flags(v, flags, writable);
 	iret_done(v);
 }
 

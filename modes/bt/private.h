@@ -236,6 +236,8 @@ struct bt_vcpu {
 		uint32_t user[BT_ITLB_ENTRIES / 2];
 	} context[BT_CONTEXTS];
 	uint32_t context_age;
+	uint32_t pauses; /* of pause instructions, with other vCPUs about */
+#define BT_PAUSES_TO_YIELD 256u
 
 	/* What helpers need often; filled by bt_system_init. */
 	struct bt_system {

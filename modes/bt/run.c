@@ -270,6 +270,7 @@ static void take_init(struct bt_vcpu *v)
 	bt_tlb_flush(v, true);
 	bt_set_rflags(v, v->cs.rflags);
 	bt_mode_changed(v);
+	bt_debug_registers(v);
 }
 
 static void take_events(struct bt_vcpu *v)
@@ -376,7 +377,7 @@ static void get_tb(struct bt_vcpu *v, void *arg) { *(struct bt_tb **)arg = bt_tb
 static void run_code(struct bt_vcpu *v)
 {
 	struct bt_tb *tb = NULL;
-	bool trap = v->cs.rflags & RFLAGS_TF;
+	bool trap = v->cs.rflags & RFLAGS_TF, resumed = v->cs.rflags & RFLAGS_RF;
 
 	v->one_active = v->run_one || v->cs.interrupt_shadow || trap || v->debug.step ||
 			(v->debug.exec && bt_debug_exec_point(v, bt_debug_rip(v)));
@@ -399,6 +400,9 @@ static void run_code(struct bt_vcpu *v)
 			raise_db(v);
 		}
 	}
+	/* RF was for that instruction, unless it starts over. (An iret takes a new one.) */
+	if (resumed && v->exit_reason == BT_EXIT_RESUME && !v->run_one && !v->want_flush)
+		v->cs.rflags &= ~(uint64_t)RFLAGS_RF;
 	take_hits(v);
 	v->one_active = false;
 	v->tb_key &= ~KEY_ONE;

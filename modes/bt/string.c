@@ -372,6 +372,11 @@ void bt_op_ins(struct bt_vcpu *v, const struct bt_insn *insn)
 		bt_store(v, gva, value, s.size);
 		advance(v, &s, GPR_RDI, 1);
 		done(v, &s, 1);
+		if (v->debug.io) {
+			bt_debug_port(v, port, s.size);
+			if (v->debug.hits && s.count)
+				bt_resume(v); /* a trap behind this element */
+		}
 		poll(v, &s);
 	}
 }
@@ -391,6 +396,11 @@ void bt_op_outs(struct bt_vcpu *v, const struct bt_insn *insn)
 		bt_fpu_enter(v);
 		advance(v, &s, GPR_RSI, 1);
 		done(v, &s, 1);
+		if (v->debug.io) {
+			bt_debug_port(v, port, s.size);
+			if (v->debug.hits && s.count)
+				bt_resume(v); /* a trap behind this element */
+		}
 		poll(v, &s);
 	}
 }

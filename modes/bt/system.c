@@ -292,6 +292,8 @@ static void cr4_write(struct bt_vcpu *v, uint64_t value)
 	v->cs.cr4 = value;
 	if (changed & CR4_FLUSHES)
 		bt_tlb_flush(v, true);
+	if (changed & CR4_DE)
+		bt_debug_registers(v);
 	bt_mode_changed(v);
 }
 
@@ -403,6 +405,8 @@ void bt_op_mov_to_dr(struct bt_vcpu *v, const struct bt_insn *insn)
 
 	if (n < 4) {
 		v->cs.dr[n] = value;
+		if (bt_debug_registers(v))
+			bt_resume_next(v, insn);
 		return;
 	}
 	if (value >> 32)
@@ -412,7 +416,7 @@ void bt_op_mov_to_dr(struct bt_vcpu *v, const struct bt_insn *insn)
 		return;
 	}
 	v->cs.dr7 = (value & DR7_WRITABLE) | DR7_FIXED;
-	bt_mode_changed(v);
+	bt_debug_registers(v);
 	bt_resume_next(v, insn);
 }
 
@@ -697,6 +701,8 @@ void bt_op_in(struct bt_vcpu *v, const struct bt_insn *insn)
 	bt_fpu_leave(v);
 	value = machine_pio_read(v->machine, v->index, port, insn->opsize);
 	bt_fpu_enter(v);
+	if (v->debug.io)
+		bt_debug_port(v, port, insn->opsize);
 	bt_gpr_set(v, GPR_RAX, insn->opsize, value);
 }
 
@@ -710,6 +716,8 @@ void bt_op_out(struct bt_vcpu *v, const struct bt_insn *insn)
 	bt_fpu_leave(v);
 	machine_pio_write(v->machine, v->index, port, (uint32_t)bt_gpr(v, GPR_RAX, insn->opsize), insn->opsize);
 	bt_fpu_enter(v);
+	if (v->debug.io)
+		bt_debug_port(v, port, insn->opsize);
 	if (v->kicked)
 		bt_resume_next(v, insn);
 }

@@ -195,6 +195,7 @@ void bt_task_switch(struct bt_vcpu *v, uint16_t selector, enum bt_task_cause cau
 	}
 	v->cs.cr0 |= CR0_TS;
 	v->cs.dr7 &= ~(uint64_t)DR7_LOCAL_ENABLES;
+	bt_debug_registers(v);
 	for (i = 0; i < 8; i++)
 		v->cs.gpr[i] = to->bytes == 4 ? m.gpr[i] : (v->cs.gpr[i] & 0xffff0000) | m.gpr[i];
 	m.flags = (m.flags & 0x3f7fd5) | (nested ? RFLAGS_NT : 0);

@@ -6,6 +6,8 @@
  */
 #include "modes/bt/translate.h"
 
+#include <sys/syscall.h>
+
 /* ---- fetching and decoding ------------------------------------------------------ */
 
 static enum bt_bits bits_of(uint32_t key)
@@ -237,6 +239,20 @@ static void check_fwait(struct bt_vcpu *v, const struct bt_insn *in)
 {
 	if ((v->cs.cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
 		bt_raise(v, VEC_NM);
+}
+
+/*
+ * Whoever pauses waits for another vCPU, which may itself wait for this host processor: now and then it is let go. (Linux
+ * spins for some 2^15 pauses before it gives up.)
+ */
+static void pause_a_little(struct bt_vcpu *v, const struct bt_insn *in)
+{
+	long rc;
+
+	if (++v->pauses % BT_PAUSES_TO_YIELD)
+		__builtin_ia32_pause();
+	else /* sched_yield, without libc: vector registers are the guest's here */
+		__asm__ volatile("syscall" : "=a"(rc) : "a"(SYS_sched_yield) : "rcx", "r11", "memory");
 }
 
 static bool is_fwait(const struct bt_insn *in) { return in->map == BT_MAP_1 && in->opcode == 0x9b; }
@@ -802,8 +818,10 @@ static void emit_insn(struct trans *t, const struct bt_insn *in)
 		break;
 	case BT_CLASS_LEA: bt_emit_lea(t, in); break;
 	case BT_CLASS_NOP:
-		if (in->opcode == 0x90 && in->flags & BT_I_REP)
+		if (in->opcode == 0x90 && in->flags & BT_I_REP && t->vm->vcpus == 1)
 			e8(&t->e, 0xf3), e8(&t->e, 0x90); /* pause */
+		else if (in->opcode == 0x90 && in->flags & BT_I_REP)
+			emit_call_helper(t, in, pause_a_little);
 		break;
 	case BT_CLASS_PUSH:
 		if (in->handler == BT_OP_push_sreg)

@@ -351,5 +351,19 @@ static void real_mode_limits(void)
 	big_real = 0;
 }
 
+/* ---- code where no memory is ------------------------------------------------------------------------------ */
+
+CODE_32(n_jump, "jmp *%esi\n\t");
+
+static void code_where_nothing_is(void)
+{
+	static const uint32_t at[] = {0xd0000000, 0xfee00020, 0xdffffffe};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
+		EXPECT(access_at(n_jump, at[i]), EX_UD);
+		SAME(last_cr2, at[i]);
+	}
+}
+
 TESTS({"data limits", data_limits}, {"expand-down segments", expand_down}, {"types and null", types}, {"stack limits", stack_limits},
-      {"code limits", code_limits}, {"real-mode limits", real_mode_limits});
+      {"code limits", code_limits}, {"real-mode limits", real_mode_limits}, {"code where nothing is", code_where_nothing_is});

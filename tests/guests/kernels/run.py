@@ -50,6 +50,7 @@ KERNELS = [
     Kernel("legacy"),
     Kernel("limits", alone="QEMU's TCG checks no segment limits or types; tests/differential asks the processor"),
     Kernel("spaces", features=("smap", "pcid", "invpcid")),
+    Kernel("breakpoints"),
     Kernel("triple", crashes=4),
 ]
 
