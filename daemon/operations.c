@@ -666,7 +666,9 @@ static void call_vm(struct vm *vm, const char *method, vmlink_done_fn answer, da
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque)
 {
-	static const char *const methods[] = {[DAEMON_REGS] = CONTROL_REGS, [DAEMON_GDB] = CONTROL_GDB};
+	static const char *const methods[] = {[DAEMON_REGS] = CONTROL_REGS, [DAEMON_GDB] = CONTROL_GDB,
+					      [DAEMON_DISASSEMBLE] = CONTROL_DISASSEMBLE,
+					      [DAEMON_HOT_BLOCKS] = CONTROL_HOT_BLOCKS, [DAEMON_PERF_MAP] = CONTROL_PERF_MAP};
 
 	call_vm_with(vm, methods[what], params, CALL_TIMEOUT_S + (unsigned)seconds, on_result, done, opaque);
 }

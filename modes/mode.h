@@ -20,6 +20,7 @@ enum mode_capability {
 	MODE_CAP_OWN_IRQCHIP = 1u << 1, /* LAPIC/IOAPIC/PIC live in the engine, not in machine/ */
 	MODE_CAP_INSTRUCTIONS = 1u << 2, /* statistics include counted guest instructions */
 	MODE_CAP_DEBUG = 1u << 3,        /* debug_points and debug_step work */
+	MODE_CAP_PROFILE = 1u << 4,      /* sample, samples and translations work */
 };
 
 /* Why a vCPU stopped running guest code. Port I/O and MMIO are served inside run, through machine/. */
@@ -58,6 +59,45 @@ struct mode_stat {
 	uint64_t value;
 };
 #define MODE_STATS_MAX 64
+
+/* Where a vCPU was when it was asked (sample). */
+enum mode_sample_where {
+	MODE_SAMPLE_IDLE,      /* halted, or not in run */
+	MODE_SAMPLE_CODE,      /* guest code, translated or native */
+	MODE_SAMPLE_MEMORY,    /* the slow path of a memory access: TLB misses, MMIO, stores to code */
+	MODE_SAMPLE_HELPER,    /* the helper of an instruction: `helper` is its name */
+	MODE_SAMPLE_LOOKUP,    /* finding and linking the next translation */
+	MODE_SAMPLE_TRANSLATE, /* translating */
+	MODE_SAMPLE_DEVICE,    /* a device's model */
+	MODE_SAMPLE_OTHER,     /* the run loop, delivery of events */
+	MODE_SAMPLE_COUNT
+};
+struct mode_sample {
+	enum mode_sample_where where;
+	const char *helper; /* static */
+	gva_t rip;          /* of CODE, linear */
+	gva_t block;        /* of CODE: the translation's first instruction, ... */
+	gpa_t block_gpa;
+	uint16_t block_bytes;
+	uint8_t cpl, bits;  /* ... its privilege, and 16, 32 or 64 */
+};
+
+/* A translation, for people to look at. */
+struct mode_translation {
+	gva_t gva;
+	gpa_t gpa;
+	uint16_t guest_bytes;
+	uint8_t cpl, bits, instructions;
+	const uint8_t *host; /* its code; valid during the call, at this address where it runs */
+	uint32_t host_bytes;
+	/* Of each run of host bytes, in ascending order: its first byte, and the guest instruction it is for. */
+	struct {
+		uint16_t host;
+		uint8_t guest;
+	} map[255];
+	unsigned map_count;
+};
+typedef void mode_translation_fn(void *opaque, const struct mode_translation *t);
 
 struct mode_probe {
 	bool usable;
@@ -125,6 +165,24 @@ struct mode_ops {
 
 	/* A device or the VMM changed guest RAM behind the engine's back (DMA, loaders). Any thread. */
 	void (*ram_written)(struct mode_vm *vm, gpa_t gpa, uint64_t bytes);
+
+	/*
+	 * With MODE_CAP_PROFILE. sample asks a vCPU where it is (any one thread; costs that vCPU some microseconds); samples
+	 * takes what the vCPUs have answered since, on the same thread: at most max of them.
+	 */
+	void (*sample)(struct mode_vcpu *vcpu);
+	size_t (*samples)(struct mode_vm *vm, struct mode_sample *ret_samples, size_t max);
+	/*
+	 * With MODE_CAP_PROFILE, while no vCPU is in run: fn for each translation that touches [gpa, gpa + bytes); bytes 0: for
+	 * all there are.
+	 */
+	void (*translations)(struct mode_vm *vm, gpa_t gpa, uint64_t bytes, mode_translation_fn *fn, void *opaque);
+
+	/*
+	 * With MODE_CAP_PROFILE, between vm_create and the first vcpu_create: generated code is to lie in memory that perf(1)
+	 * takes for a just-in-time compiler's, so that it looks for a map of names. 0 or -errno.
+	 */
+	int (*prepare_perf)(struct mode_vm *vm);
 
 	/* Fills at most `max` rows; returns how many. Any thread; values may be a little stale. */
 	size_t (*stats)(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max);

@@ -17,6 +17,7 @@
 #define CONTROL_FILE_SOCKET "control.sock"
 #define CONTROL_FILE_CONSOLE "console.sock" /* raw bytes both ways; the scrollback first */
 #define CONTROL_FILE_GDB "gdb.sock" /* GDB's remote protocol; refuses until it is wanted */
+#define CONTROL_FILE_PERF_MAP "perf.map"  /* when it was asked for */
 #define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */
 #define CONTROL_FILE_LOG "log"
 #define CONTROL_FILE_RESULT "result.json" /* there only when the VM has ended */
@@ -33,6 +34,10 @@
  *   stats         -> as in result.json's "stats"
  *   set           {"no_reboot":bool} -> {}
  *   regs          {"vcpu":int?, "vector":bool?} -> {"vcpus":[…]}
+ *   disassemble   {"vcpu":int?, "address":"0x…"?, "count":int?, "bits":16|32|64?}
+ *                   -> {"address","physical","bits","code":[…],"translations":[…]}
+ *   hot_blocks    {"seconds":number?, "top":int?} -> {…}   answered when they have passed
+ *   perf_map      -> {"path","pid","usable"}
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
@@ -48,6 +53,9 @@
 #define CONTROL_REBOOT "reboot"
 #define CONTROL_GDB "gdb"
 #define CONTROL_REGS "regs"
+#define CONTROL_DISASSEMBLE "disassemble"
+#define CONTROL_HOT_BLOCKS "hot_blocks"
+#define CONTROL_PERF_MAP "perf_map"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"

@@ -145,6 +145,8 @@ static const struct field vm_fields[] = {
 	 .what = "wait for a resume, or for GDB, before the first instruction"},
 	{.key = "policy", .type = FIELD_OBJECT, .fields = policy_fields, .field_count = COUNT(policy_fields),
 	 .what = "wishes about the choice of a mode"},
+	{.key = "perf_map", .type = FIELD_BOOL, .offset = AT(perf_map),
+	 .what = "let perf(1) find names for translated code (vm.perf_map writes them)"},
 	{.key = "debug_exit", .type = FIELD_BOOL, .offset = AT(debug_exit), .what = "port 0xf4 ends the VM"},
 	{.key = "debug_console", .type = FIELD_BOOL, .offset = AT(debug_console),
 	 .what = "port 0xe9 writes to the console"},

@@ -92,6 +92,7 @@ struct vmdef {
 		bool passthrough, nested, migratable;
 	} policy;
 	enum vmdef_tristate cpu_feature[CPU_FEATURE_COUNT];
+	bool perf_map;      /* perf(1) can name translated code, once vm.perf_map has written the names */
 	bool debug_exit;    /* port 0xf4 ends the VM, for test kernels */
 	bool debug_console; /* port 0xe9 writes to the console stream too */
 };

@@ -21,8 +21,15 @@
 #define RPC_INVALID_PARAMS (-32602)
 #define RPC_INTERNAL_ERROR (-32603)
 
+/* A request that is answered later; one for each client. */
+struct deferred {
+	bool waits;
+	struct json_object *id; /* NULL: a notification's, which wants no answer */
+};
+
 struct control_client {
 	LIST_ENTRY(control_client) link;
+	struct deferred deferred;
 	struct vm_control *control;
 	struct line_peer *peer;
 };
@@ -42,6 +49,8 @@ struct reply {
 	char message[256];
 	/* Done after the answer is queued. */
 	void (*after)(struct vm *vm);
+	struct control_client *client;
+	bool later; /* the method answers through answer_later */
 };
 
 __attribute__((format(printf, 3, 4))) static void error(struct reply *reply, int code, const char *format, ...)
@@ -207,6 +216,92 @@ static void do_regs(struct vm *vm, struct json_object *params, struct reply *rep
 		json_object_object_add(reply->result, "vcpus", list);
 }
 
+static void do_disassemble(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value;
+	int64_t vcpu, count, bits;
+	uint64_t address = 0;
+	bool has_address = params && json_object_object_get_ex(params, "address", &value) && value;
+	if (has_address) {
+		const char *text = json_object_get_string(value);
+		char *end;
+		errno = 0;
+		address = strtoull(text, &end, 16);
+		if (!json_object_is_type(value, json_type_string) || errno || *end || end == text || text[0] == '-') {
+			error(reply, RPC_INVALID_PARAMS, "address: a linear address such as \"0xffffffff81000000\" is wanted");
+			return;
+		}
+	}
+	if (!number_param(params, "vcpu", vm->vcpu_count - 1, 0, &vcpu, reply) ||
+	    !number_param(params, "count", VM_DISASSEMBLE_MAX, 16, &count, reply) ||
+	    !number_param(params, "bits", 64, 0, &bits, reply))
+		return;
+	if (bits && bits != 16 && bits != 32 && bits != 64) {
+		error(reply, RPC_INVALID_PARAMS, "bits: 16, 32 or 64 is wanted");
+		return;
+	}
+	int rc = vm_disassembly_json(vm, (unsigned)vcpu, has_address ? &address : NULL, (unsigned)count, (unsigned)bits,
+				     reply->result);
+	if (rc == -EFAULT)
+		error(reply, RPC_INVALID_PARAMS, "address: vCPU %d has nothing mapped there", (int)vcpu);
+	else if (rc == -ENOTSUP)
+		error(reply, CONTROL_ERROR_STATE, "mode %s does not show its code", vm->mode->name);
+	else
+		state_error(vm, rc, "disassemble", reply);
+}
+
+static void do_perf_map(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	char path[PATH_MAX];
+	int rc = vm_write_perf_map(vm, path, sizeof(path));
+	if (rc == -ENOTSUP)
+		error(reply, CONTROL_ERROR_STATE, "mode %s translates nothing", vm->mode->name);
+	else
+		state_error(vm, rc, "write a perf map for", reply);
+	put_string(reply->result, "path", path);
+	json_object_object_add(reply->result, "pid", json_object_new_int(getpid()));
+	json_object_object_add(reply->result, "usable", json_object_new_boolean(vm->def->perf_map));
+}
+
+static void answer(struct control_client *client, struct json_object *id, struct reply *reply);
+
+static void hot_blocks_done(void *opaque, struct json_object *result)
+{
+	struct control_client *client = opaque;
+	struct reply reply = {.result = result ? result : json_object_new_object()};
+	if (!result)
+		error(&reply, CONTROL_ERROR_STATE, "the VM has ended meanwhile");
+	client->deferred.waits = false;
+	if (client->deferred.id)
+		answer(client, client->deferred.id, &reply);
+	else
+		json_object_put(reply.result);
+	client->deferred.id = NULL;
+}
+
+static void do_hot_blocks(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value;
+	double seconds = 1;
+	int64_t top;
+	if (params && json_object_object_get_ex(params, "seconds", &value) && value)
+		seconds = json_object_get_double(value);
+	if (!(seconds > 0 && seconds <= 60)) {
+		error(reply, RPC_INVALID_PARAMS, "seconds: more than 0 and at most 60 are wanted");
+		return;
+	}
+	if (!number_param(params, "top", 1000, 10, &top, reply))
+		return;
+	int rc = vm_profile_start(vm, seconds, (unsigned)top, hot_blocks_done, reply->client);
+	if (rc == -EALREADY)
+		error(reply, CONTROL_ERROR_STATE, "somebody else samples it at present; try again");
+	else if (rc == -ENOTSUP)
+		error(reply, CONTROL_ERROR_STATE, "mode %s cannot be sampled", vm->mode->name);
+	else
+		state_error(vm, rc, "sample", reply);
+	reply->later = !rc;
+}
+
 static void do_gdb(struct vm *vm, struct json_object *params, struct reply *reply)
 {
 	struct json_object *value;
@@ -250,6 +345,9 @@ static const struct {
 	{CONTROL_NMI, do_nmi, false},         {CONTROL_RESET, do_reset, false},
 	{CONTROL_REBOOT, do_reboot, false}, {CONTROL_GDB, do_gdb, true},
 	{CONTROL_REGS, do_regs, true},
+	{CONTROL_DISASSEMBLE, do_disassemble, true},
+	{CONTROL_HOT_BLOCKS, do_hot_blocks, true},
+	{CONTROL_PERF_MAP, do_perf_map, false},
 };
 
 /* ---- requests ---- */
@@ -293,7 +391,7 @@ static void dispatch(struct vm *vm, const char *method, struct json_object *para
 static void handle_request(struct control_client *client, struct json_object *request)
 {
 	struct vm *vm = client->control->vm;
-	struct reply reply = {.result = json_object_new_object()};
+	struct reply reply = {.result = json_object_new_object(), .client = client};
 	struct json_object *id = NULL, *method = NULL, *version = NULL, *params = NULL;
 	bool has_id = false;
 	if (json_object_is_type(request, json_type_object)) {
@@ -311,6 +409,12 @@ static void handle_request(struct control_client *client, struct json_object *re
 	else
 		error(&reply, RPC_INVALID_REQUEST, "this is not a JSON-RPC 2.0 request");
 	void (*after)(struct vm *) = reply.after;
+	if (reply.later) {
+		client->deferred.waits = true;
+		client->deferred.id = has_id ? json_object_get(id) : NULL;
+		json_object_put(reply.result);
+		return;
+	}
 	if (has_id || !valid)
 		answer(client, id_ok ? json_object_get(id) : NULL, &reply);
 	else
@@ -335,6 +439,8 @@ static void on_line(void *opaque, char *text, size_t bytes)
 
 static void client_free(struct control_client *client)
 {
+	vm_profile_cancel(client->control->vm, client);
+	json_object_put(client->deferred.id);
 	LIST_REMOVE(client, link);
 	client->control->client_count--;
 	line_peer_destroy(client->peer);

@@ -129,6 +129,11 @@ static int build_engine(struct vm *vm)
 	int rc = vm->mode->vm_create(vm->machine, &vm->engine);
 	if (rc)
 		return fail(vm, rc, "mode %s cannot start: %s", vm->mode->name, strerror(-rc));
+	if (vm->def->perf_map && vm->mode->capabilities & MODE_CAP_PROFILE) {
+		rc = vm->mode->prepare_perf(vm->engine);
+		if (rc)
+			return fail(vm, rc, "perf_map: no executable shared memory: %s", strerror(-rc));
+	}
 	vm->vcpu_count = machine_vcpus(vm->machine);
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		struct vm_vcpu *vcpu = &vm->vcpus[i];

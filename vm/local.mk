@@ -5,6 +5,7 @@ trivisor_vm_SOURCES = \
 	vm/control.c \
 	vm/crash.c \
 	vm/debug.c \
+	vm/disassemble.c \
 	vm/gdb.c vm/gdb.h \
 	vm/gdb_commands.c \
 	vm/gdb_monitor.c \
@@ -15,11 +16,12 @@ trivisor_vm_SOURCES = \
 	vm/main.c \
 	vm/memory.c \
 	vm/private.h \
+	vm/profile.c \
 	vm/registers.c \
 	vm/sandbox.c \
 	vm/stats.c
-trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS)
-trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(UNPACK_LIBS)
+trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS) $(CAPSTONE_CFLAGS)
+trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(UNPACK_LIBS)
 
 check_PROGRAMS += tests/unit/test_gdb
 TESTS += tests/unit/test_gdb

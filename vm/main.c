@@ -214,6 +214,8 @@ static int set_up(struct vm *vm)
 		rc = vm_build(vm);
 	if (!rc)
 		rc = set_reason(vm, "system call filter", vm_sandbox_enter(vm));
+	if (!rc)
+		rc = set_reason(vm, "sampling", vm_profile_open(vm));
 	return rc ? rc : vm_start(vm);
 }
 
@@ -290,6 +292,7 @@ int main(int argc, char **argv)
 		event_base_dispatch(vm.base);
 		drain(&vm);
 	}
+	vm_profile_close(&vm);
 	vm_gdb_close(&vm);
 	vm_debug_finish(&vm);
 	vm_control_close(&vm);

@@ -18,6 +18,7 @@ struct json_object;
 struct vm_control;
 struct vm_console;
 struct vm_gdb;
+struct vm_profile;
 
 #define VM_REASON_BYTES 512
 
@@ -74,6 +75,7 @@ struct vm {
 	struct vm_control *control;
 	struct vm_console *console;
 	struct vm_gdb *gdb;
+	struct vm_profile *profile;
 	struct vm_debug debug;
 
 	enum vm_state state;
@@ -222,6 +224,41 @@ size_t vm_console_flush(struct vm *vm);
  * this state), -ENOTSUP, -ERANGE (no such vCPU), -ETIMEDOUT.
  */
 int vm_registers_json(struct vm *vm, int vcpu, bool vector, struct json_object **ret);
+
+/* ---- disassemble.c ---- */
+#define VM_DISASSEMBLE_MAX 256u /* instructions */
+/*
+ * At most `max` instructions of bits 16, 32 or 64; what is none is a byte each. fn is called for each. How many bytes they
+ * were.
+ */
+size_t vm_disassemble(const uint8_t *bytes, size_t n, uint64_t address, unsigned bits, size_t max,
+		      void (*fn)(void *opaque, uint64_t address, const uint8_t *bytes, size_t n, const char *text), void *opaque);
+/* The same as an array of {"address","bytes","text"}, for the caller to put. */
+struct json_object *vm_disassemble_json(const uint8_t *bytes, size_t n, uint64_t address, unsigned bits, size_t max);
+/*
+ * What a vCPU sees at a linear address (NULL: where it is), with the translations that begin there, put into `to`. bits 0: as
+ * the vCPU's mode is. Stops the vCPUs for a moment. 0, -EFAULT (not mapped), -EBUSY, -ENOTSUP, -ENOMEM, -ETIMEDOUT.
+ */
+int vm_disassembly_json(struct vm *vm, unsigned vcpu, const uint64_t *address, unsigned count, unsigned bits,
+			struct json_object *to);
+/* Names of all translations for perf(1), into the VM's directory; the path. 0 or -errno. */
+int vm_write_perf_map(struct vm *vm, char *ret_path, size_t bytes);
+
+/* ---- profile.c ---- */
+/* Starts the slow sampling. 0 or -errno. */
+int vm_profile_open(struct vm *vm);
+void vm_profile_close(struct vm *vm);
+/* Samples since the VM's start by where they fell, and those in helpers by instruction; NULL without. The caller puts it. */
+struct json_object *vm_profile_where_json(struct vm *vm);
+struct json_object *vm_profile_helpers_json(struct vm *vm);
+/*
+ * Samples fast for so long, then calls done with what it found, which done puts (NULL: the VM has ended). 0; -EBUSY not
+ * running, -EALREADY somebody else does, -ENOTSUP, -ENOMEM.
+ */
+int vm_profile_start(struct vm *vm, double seconds, unsigned top, void (*done)(void *opaque, struct json_object *result),
+		     void *opaque);
+/* done is not called any more. */
+void vm_profile_cancel(struct vm *vm, void *opaque);
 
 /* ---- stats.c ---- */
 /* The caller puts it. */

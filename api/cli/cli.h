@@ -16,6 +16,9 @@ struct cli {
 int command_run(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);
+int command_disassemble(struct cli *cli, int argc, char **argv);
+int command_hot_blocks(struct cli *cli, int argc, char **argv);
+int command_perf_map(struct cli *cli, int argc, char **argv);
 
 /* Connects, or says why not. 0 or an exit status. */
 int cli_connect(struct cli *cli);

@@ -174,3 +174,101 @@ int command_gdb(struct cli *cli, int argc, char **argv)
 
 	return params ? ask_and_show(cli, "vm.gdb", params, show_gdb) : status;
 }
+
+/* ---- disassemble, hot-blocks --------------------------------------------------- */
+
+static void show_lines(json_object *lines, const char *indent)
+{
+	for (size_t i = 0; i < json_object_array_length(lines); i++) {
+		json_object *line = json_object_array_get_idx(lines, i);
+
+		printf("%s%-18s  %-20s  %s", indent, text(line, "address"), text(line, "bytes"), text(line, "text"));
+		if (member(line, "guest"))
+			printf("    ; %s", text(line, "guest"));
+		putchar('\n');
+	}
+}
+
+static void show_disassembly(json_object *result)
+{
+	json_object *translations = member(result, "translations");
+
+	printf("%s (physical %s), %s-bit code:\n", text(result, "address"), text(result, "physical"), text(result, "bits"));
+	show_lines(member(result, "code"), "  ");
+	for (size_t i = 0; i < json_object_array_length(translations); i++) {
+		json_object *t = json_object_array_get_idx(translations, i);
+
+		printf("translation of %s at CPL %s: %s instructions, %s bytes, in %s bytes of host code:\n", text(t, "address"),
+		       text(t, "cpl"), text(t, "instructions"), text(t, "guest_bytes"), text(t, "host_bytes"));
+		show_lines(member(t, "code"), "    ");
+	}
+}
+
+int command_disassemble(struct cli *cli, int argc, char **argv)
+{
+	static const struct parameter parameters[] = {
+		{"address", "address", 'x'}, {"count", "count", 'n'}, {"vcpu", "vcpu", 'n'}, {"bits", "bits", 'n'}, {0}};
+	int status;
+	json_object *params = parse(cli, argc, argv, parameters, &status);
+
+	return params ? ask_and_show(cli, "vm.disassemble", params, show_disassembly) : status;
+}
+
+static void show_shares(const char *title, json_object *counts, double all)
+{
+	printf("%s:", title);
+	json_object_object_foreach(counts, key, value)
+	{
+		double n = json_object_get_double(value);
+		if (n > 0)
+			printf(" %s %.1f%%", key, all > 0 ? 100 * n / all : 0);
+	}
+	putchar('\n');
+}
+
+static void show_hot_blocks(json_object *result)
+{
+	json_object *blocks = member(result, "blocks"), *where = member(result, "where");
+	double busy = json_object_get_double(member(result, "samples"));
+
+	printf("%s samples of vCPUs at work in %.1f s, in %s blocks; shares are of these\n", text(result, "samples"),
+	       json_object_get_double(member(result, "seconds")), text(result, "distinct_blocks"));
+	json_object_object_del(where, "idle");
+	show_shares("where", where, busy);
+	show_shares("helpers", member(result, "helpers"), busy);
+	for (size_t i = 0; i < json_object_array_length(blocks); i++) {
+		json_object *b = json_object_array_get_idx(blocks, i);
+
+		printf("%5.1f%%  %s (physical %s), CPL %s\n", 100 * json_object_get_double(member(b, "share")), text(b, "address"),
+		       text(b, "physical"), text(b, "cpl"));
+		show_lines(member(b, "code"), "        ");
+	}
+}
+
+int command_hot_blocks(struct cli *cli, int argc, char **argv)
+{
+	static const struct parameter parameters[] = {{"seconds", "seconds", 'd'}, {"top", "top", 'n'}, {0}};
+	int status;
+	json_object *params = parse(cli, argc, argv, parameters, &status);
+
+	return params ? ask_and_show(cli, "vm.hot_blocks", params, show_hot_blocks) : status;
+}
+
+/* ---- perf-map -------------------------------------------------------------------- */
+
+static void show_perf_map(json_object *result)
+{
+	printf("%s\nperf finds it as: ln -sf %s /tmp/perf-%s.map\n", text(result, "path"), text(result, "path"),
+	       text(result, "pid"));
+	if (!json_object_get_boolean(member(result, "usable")))
+		puts("(this VM was started without \"perf_map\": true in its definition, so perf will not look for it)");
+}
+
+int command_perf_map(struct cli *cli, int argc, char **argv)
+{
+	static const struct parameter parameters[] = {{0}};
+	int status;
+	json_object *params = parse(cli, argc, argv, parameters, &status);
+
+	return params ? ask_and_show(cli, "vm.perf_map", params, show_perf_map) : status;
+}

@@ -599,6 +599,10 @@ const struct command commands[] = {
 	{"wait", command_wait, "[--timeout S] VM", "Waits for its end; exits as run does."},
 	{"stats", command_stats, "VM", "Its counters."},
 	{"regs", command_regs, "[--vcpu N] [--vector] VM", "Its vCPUs' registers."},
+	{"disassemble", command_disassemble, "[--address A] [--count N] [--vcpu N] [--bits 16|32|64] VM",
+	 "Guest code, with its translation."},
+	{"hot-blocks", command_hot_blocks, "[--seconds S] [--top N] VM", "The guest code that takes its time, by sampling."},
+	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
 	{"host", command_host, "", "What this host offers."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
@@ -622,7 +626,7 @@ static void usage(FILE *to)
 {
 	fputs("Usage: trictl [--socket PATH] [--json] COMMAND [ARGUMENTS]\n\nCommands:\n", to);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		fprintf(to, "  %-10s%s\n", commands[i].name, commands[i].summary);
+		fprintf(to, "  %-13s%s\n", commands[i].name, commands[i].summary);
 	fputs("\ntrictl COMMAND --help shows a command's arguments; trictl(1) tells all.\n", to);
 }
 

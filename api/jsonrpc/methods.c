@@ -264,6 +264,63 @@ static const struct rpc_field regs_fields[] = {
 	{"vcpus", RPC_ARRAY, RPC_REQUIRED, .fields = vcpu_row, .summary = "each vCPU at one moment"},
 	END,
 };
+static const struct rpc_field line_fields[] = {
+	{"address", RPC_STRING, RPC_REQUIRED, .summary = "where it is"},
+	{"bytes", RPC_STRING, RPC_REQUIRED, .summary = "the instruction's"},
+	{"text", RPC_STRING, RPC_REQUIRED, .summary = "the instruction"},
+	{"guest", RPC_STRING, 0, .summary = "of translated code: the guest instruction it is for"},
+	END,
+};
+static const struct rpc_field line_row[] = {{"line", RPC_OBJECT, 0, .fields = line_fields}};
+static const struct rpc_field translation_fields[] = {
+	{"address", RPC_STRING, RPC_REQUIRED, .summary = "of its first guest instruction"},
+	{"physical", RPC_STRING, RPC_REQUIRED, .summary = "the same, guest-physical"},
+	{"guest_bytes", RPC_INTEGER, RPC_REQUIRED, .summary = "of guest code it stands for"},
+	{"instructions", RPC_INTEGER, RPC_REQUIRED, .summary = "and how many instructions"},
+	{"bits", RPC_INTEGER, RPC_REQUIRED, .summary = "16, 32 or 64"},
+	{"cpl", RPC_INTEGER, RPC_REQUIRED, .summary = "the privilege it is for"},
+	{"host_bytes", RPC_INTEGER, RPC_REQUIRED, .summary = "its own size"},
+	{"code", RPC_ARRAY, RPC_REQUIRED, .fields = line_row, .summary = "host code, slow paths behind it"},
+	END,
+};
+static const struct rpc_field translation_row[] = {{"translation", RPC_OBJECT, 0, .fields = translation_fields}};
+static const struct rpc_field disassembly_fields[] = {
+	{"address", RPC_STRING, RPC_REQUIRED, .summary = "linear"},
+	{"physical", RPC_STRING, RPC_REQUIRED, .summary = "guest-physical"},
+	{"bits", RPC_INTEGER, RPC_REQUIRED, .summary = "16, 32 or 64"},
+	{"code", RPC_ARRAY, RPC_REQUIRED, .fields = line_row, .summary = "the guest's instructions"},
+	{"translations", RPC_ARRAY, RPC_REQUIRED, .fields = translation_row,
+	 .summary = "translations of some of these bytes; one page's at most, eight at most"},
+	END,
+};
+static const struct rpc_field block_fields[] = {
+	{"address", RPC_STRING, RPC_REQUIRED, .summary = "linear"},
+	{"physical", RPC_STRING, RPC_REQUIRED, .summary = "guest-physical"},
+	{"cpl", RPC_INTEGER, RPC_REQUIRED, .summary = "its privilege"},
+	{"bits", RPC_INTEGER, RPC_REQUIRED, .summary = "16, 32 or 64"},
+	{"samples", RPC_INTEGER, RPC_REQUIRED, .summary = "that found a vCPU there"},
+	{"share", RPC_NUMBER, RPC_REQUIRED, .summary = "of all samples but idle ones"},
+	{"bytes", RPC_STRING, RPC_REQUIRED, .summary = "its guest code as it is now"},
+	{"code", RPC_ARRAY, RPC_REQUIRED, .fields = line_row, .summary = "its instructions"},
+	END,
+};
+static const struct rpc_field block_row[] = {{"block", RPC_OBJECT, 0, .fields = block_fields}};
+static const struct rpc_field hot_fields[] = {
+	{"seconds", RPC_NUMBER, RPC_REQUIRED, .summary = "how long it took"},
+	{"samples", RPC_INTEGER, RPC_REQUIRED, .summary = "of vCPUs at work"},
+	{"where", RPC_OBJECT, RPC_REQUIRED, .summary = "samples by where they fell: idle, code (translated), memory (slow path), "
+	 "helper, lookup, translate, device, run_loop"},
+	{"helpers", RPC_OBJECT, RPC_REQUIRED, .summary = "those in helpers, by instruction"},
+	{"distinct_blocks", RPC_INTEGER, RPC_REQUIRED, .summary = "that were seen"},
+	{"blocks", RPC_ARRAY, RPC_REQUIRED, .fields = block_row, .summary = "the hottest ones"},
+	END,
+};
+static const struct rpc_field perf_fields[] = {
+	{"path", RPC_STRING, RPC_REQUIRED, .summary = "the file; perf looks for it as /tmp/perf-PID.map"},
+	{"pid", RPC_INTEGER, RPC_REQUIRED, .summary = "of the VM's process"},
+	{"usable", RPC_BOOLEAN, RPC_REQUIRED, .summary = "perf will look for it: the VM's definition says perf_map"},
+	END,
+};
 static const struct rpc_field gdb_fields[] = {
 	{"path", RPC_STRING, RPC_REQUIRED, .summary = "the socket, for GDB's target remote on this host"},
 	{"enabled", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it listens"},
@@ -475,6 +532,24 @@ static void handle_regs(struct rpc_call *call, json_object *params)
 	inspect(call, params, DAEMON_REGS, 0);
 }
 
+static void handle_disassemble(struct rpc_call *call, json_object *params)
+{
+	inspect(call, params, DAEMON_DISASSEMBLE, 0);
+}
+
+static void handle_hot_blocks(struct rpc_call *call, json_object *params)
+{
+	json_object *seconds = NULL;
+
+	json_object_object_get_ex(params, "seconds", &seconds);
+	inspect(call, params, DAEMON_HOT_BLOCKS, seconds ? json_object_get_double(seconds) : 1);
+}
+
+static void handle_perf_map(struct rpc_call *call, json_object *params)
+{
+	inspect(call, params, DAEMON_PERF_MAP, 0);
+}
+
 static void handle_gdb(struct rpc_call *call, json_object *params)
 {
 	inspect(call, params, DAEMON_GDB, 0);
@@ -581,6 +656,20 @@ static const struct rpc_field regs_params[] = {
 	VM_FIELD,
 	{"vcpu", RPC_INTEGER, 0, 0, VMDEF_VCPUS_MAX - 1, .summary = "only this vCPU's"},
 	{"vector", RPC_BOOLEAN, 0, .summary = "x87, SSE and AVX registers too"},
+	END,
+};
+static const struct rpc_field disassemble_params[] = {
+	VM_FIELD,
+	{"address", RPC_STRING, 0, 1, 18, .summary = "linear, in hexadecimal; where the vCPU is when absent"},
+	{"count", RPC_INTEGER, 0, 1, 256, .summary = "instructions (default: 16)"},
+	{"vcpu", RPC_INTEGER, 0, 0, VMDEF_VCPUS_MAX - 1, .summary = "whose page tables and mode (default: 0)"},
+	{"bits", RPC_INTEGER, 0, 16, 64, .summary = "16, 32 or 64, instead of the vCPU's mode"},
+	END,
+};
+static const struct rpc_field hot_params[] = {
+	VM_FIELD,
+	{"seconds", RPC_NUMBER, 0, 0.01, 60, .summary = "for how long to sample, a thousand times a second (default: 1)"},
+	{"top", RPC_INTEGER, 0, 1, 1000, .summary = "how many blocks (default: 10)"},
 	END,
 };
 static const struct rpc_field gdb_params[] = {
@@ -741,6 +830,15 @@ const struct rpc_method rpc_methods[] = {
 	{"vm.regs",
 	 "Registers of a VM's vCPUs, which stop for a moment.",
 	 regs_params, RESULT(regs_fields, "the registers"), handle_regs},
+	{"vm.disassemble",
+	 "Guest code as a vCPU sees it, with its translation; the vCPUs stop for a moment.",
+	 disassemble_params, RESULT(disassembly_fields, "the code"), handle_disassemble},
+	{"vm.hot_blocks",
+	 "Samples where a VM's vCPUs are, and shows the guest code that they were in most.",
+	 hot_params, RESULT(hot_fields, "where the time went"), handle_hot_blocks},
+	{"vm.perf_map",
+	 "Writes the names of all present translations for perf(1), which tells by them which guest code ran.",
+	 vm_only, RESULT(perf_fields, "the file"), handle_perf_map},
 	{"vm.gdb",
 	 "Opens the VM's socket for GDB (target remote), which then stops and continues it.",
 	 gdb_params, RESULT(gdb_fields, "where it is"), handle_gdb},

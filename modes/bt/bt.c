@@ -192,8 +192,10 @@ static void vcpu_destroy(struct mode_vcpu *vcpu)
 {
 	if (!vcpu)
 		return;
-	if (vcpu->v)
+	if (vcpu->v) {
 		vcpu->v->vm->vcpu[vcpu->v->index] = NULL;
+		bt_profile_destroy(vcpu->v);
+	}
 	if (vcpu->map)
 		munmap(vcpu->map, vcpu->map_bytes);
 	free(vcpu);
@@ -230,6 +232,10 @@ static int vcpu_create(struct mode_vm *vm, unsigned index, struct mode_vcpu **re
 	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
 		bt_jc(v)[i] = vm->bt.thunk.lookup;
 	bt_mode_changed(v);
+	if (bt_profile_create(v)) {
+		vcpu_destroy(m);
+		return -ENOMEM;
+	}
 	vm->bt.vcpu[index] = v;
 	*ret_vcpu = m;
 	return 0;
@@ -277,6 +283,42 @@ static int debug_points(struct mode_vm *vm, const struct mode_debug_point *point
 			forget_hit(vm->bt.vcpu[i]);
 			bt_debug_changed(vm->bt.vcpu[i]);
 		}
+	return 0;
+}
+
+static void sample(struct mode_vcpu *vcpu) { bt_profile_ask(vcpu->v); }
+
+static size_t samples(struct mode_vm *vm, struct mode_sample *ret, size_t max) { return bt_profile_take(&vm->bt, ret, max); }
+
+static void translations(struct mode_vm *vm, gpa_t gpa, uint64_t bytes, mode_translation_fn *fn, void *opaque)
+{
+	bt_profile_translations(&vm->bt, gpa, bytes, fn, opaque);
+}
+
+/*
+ * The code cache in anonymous shared memory instead of a memfd: perf looks for names only of code that belongs to no file.
+ * mremap with an old size of 0 makes a second mapping of the same pages.
+ */
+static int prepare_perf(struct mode_vm *vm)
+{
+	struct bt_cache *c = &vm->bt.cache;
+	uint8_t *rw = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *exec;
+
+	if (rw == MAP_FAILED)
+		return -errno;
+	exec = mremap(rw, 0, BT_CACHE_BYTES, MREMAP_MAYMOVE);
+	if (exec == MAP_FAILED || mprotect(exec, BT_CACHE_BYTES, PROT_READ | PROT_EXEC) < 0) {
+		int rc = -errno;
+		munmap(rw, BT_CACHE_BYTES);
+		if (exec != MAP_FAILED)
+			munmap(exec, BT_CACHE_BYTES);
+		return rc;
+	}
+	munmap(c->rw, BT_CACHE_BYTES);
+	munmap(c->exec, BT_CACHE_BYTES);
+	c->rw = c->next = rw;
+	c->exec = exec;
+	bt_thunks_make(&vm->bt);
 	return 0;
 }
 
@@ -387,7 +429,7 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 
 const struct mode_ops bt_mode = {
 	.name = "bt",
-	.capabilities = MODE_CAP_STATE | MODE_CAP_DEBUG,
+	.capabilities = MODE_CAP_STATE | MODE_CAP_DEBUG | MODE_CAP_PROFILE,
 	.probe = probe,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
@@ -400,6 +442,10 @@ const struct mode_ops bt_mode = {
 	.set_state = set_state,
 	.debug_points = debug_points,
 	.debug_step = debug_step,
+	.sample = sample,
+	.samples = samples,
+	.translations = translations,
+	.prepare_perf = prepare_perf,
 	.ram_written = ram_written,
 	.stats = stats,
 	.first_user_ns = first_user_ns,

@@ -293,7 +293,9 @@ static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, struct 
 	}
 	tb = find_whole(v, id, gva, rip, cs);
 	if (!tb) {
+		v->translating = true;
 		tb = bt_translate(v, id);
+		v->translating = false;
 		v->stats.tbs++;
 		v->stats.tb_insns += tb->insns;
 	}

@@ -11,4 +11,4 @@ libbtcore_a_SOURCES = \
 	modes/bt/translate.c modes/bt/emit_flags.c modes/bt/emit_mem.c modes/bt/emit_native.c modes/bt/emit_exit.c modes/bt/emit_group.c \
 	modes/bt/emit_loop.c modes/bt/emit_segment.c \
 	$(BT_DECODE_SOURCES) $(BT_SYSTEM_SOURCES)
-libbt_a_SOURCES = modes/bt/bt.c modes/bt/signal.c
+libbt_a_SOURCES = modes/bt/bt.c modes/bt/profile.c modes/bt/signal.c

@@ -126,6 +126,7 @@ struct bt_slot {
 
 struct bt_vm;
 struct bt_tb;
+struct bt_profile;
 struct bt_tail;
 
 /* Code pages currently mapped, by hash of their linear page number: holds bt_code_page.id (cache.c). */
@@ -192,6 +193,9 @@ struct bt_vcpu {
 	bool no_trap;          /* the instruction ended in an interrupt, which cleared TF: no single-step trap behind it */
 	bool want_flush;       /* the cache is full and whoever noticed cannot flush where it is */
 	bool run_one;          /* the next TB is to hold a single instruction */
+	bool translating;      /* for samples */
+	int tid;               /* of the thread that runs it, once it has */
+	struct bt_profile *profile;
 	struct bt_debug_vcpu debug;
 
 	struct bt_slot slot[BT_MMU_COUNT][2][BT_SLOTS]; /* [..][0] reads, [..][1] writes */

@@ -94,6 +94,7 @@ static void find_rip(struct bt_vcpu *v)
 static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 {
 	find_rip(v);
+	v->translating = false;
 	if (v->holds_lock)
 		bt_unlock(v);
 	v->exit_reason = (uint8_t)reason;
@@ -190,6 +191,7 @@ const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip)
 	struct bt_tb *tb;
 
 	v->cs.rip = rip;
+	v->op_insn = NULL;
 	v->stats.lookups++;
 	if (must_leave(v))
 		leave(v, BT_EXIT_RESUME);
@@ -204,6 +206,7 @@ const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *x)
 	struct bt_tb *tb;
 
 	v->cs.rip = x->rip;
+	v->op_insn = NULL;
 	v->stats.links++;
 	if (must_leave(v))
 		leave(v, BT_EXIT_RESUME);

@@ -13,6 +13,18 @@ void bt_note_first_user(struct bt_vm *vm);
 /* Drops translations of RAM that devices wrote since the last call (bt.c queues them). */
 void bt_take_ram_changes(struct bt_vcpu *v);
 
+/* profile.c: samples, taken by a signal to the vCPU's thread. */
+int bt_profile_create(struct bt_vcpu *v);
+void bt_profile_destroy(struct bt_vcpu *v);
+/* In the signal's handler: pc is where the thread was. */
+void bt_profile_note(struct bt_vcpu *v, const uint8_t *pc);
+void bt_profile_ask(struct bt_vcpu *v);
+size_t bt_profile_take(struct bt_vm *vm, struct mode_sample *ret, size_t max);
+void bt_profile_translations(struct bt_vm *vm, gpa_t gpa, uint64_t bytes, mode_translation_fn *fn, void *opaque);
+/* An address in a copied tail stands for the access's own place. (signal.c) */
+const uint8_t *bt_untail(struct bt_vm *vm, const uint8_t *pc);
+#define BT_PROFILE_SIGNAL SIGPROF
+
 /* signal.c: handlers for faults in translated code, and this thread's alternate stack. */
 int bt_signals_install(void);
 int bt_signals_thread(struct bt_vcpu *v);

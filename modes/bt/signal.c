@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #define ALTSTACK_BYTES (64u << 10)
 
@@ -105,8 +106,7 @@ static bool in_translated_code(struct bt_vcpu *v, const uint8_t *pc)
 	return v->in_code && pc >= c->exec && pc < c->exec + BT_CACHE_BYTES;
 }
 
-/* An address in a copied tail stands for the access's own place. */
-static const uint8_t *untail(struct bt_vm *vm, const uint8_t *pc)
+const uint8_t *bt_untail(struct bt_vm *vm, const uint8_t *pc)
 {
 	for (unsigned i = 0; i < BT_TAIL_HASH; i++)
 		for (const struct bt_tail *t = vm->cache.tails[i]; t; t = t->next)
@@ -126,7 +126,7 @@ static void handler(int sig, siginfo_t *info, void *context)
 
 	if (v && in_translated_code(v, pc)) {
 		if (!bt_tb_of(v->vm, pc))
-			pc = untail(v->vm, pc);
+			pc = bt_untail(v->vm, pc);
 		if (bt_rip_of(v->vm, pc, &tb, &m)) {
 			if (m->flags & BT_MAP_POLL)
 				poll_fault(v, g, tb, m);
@@ -139,6 +139,15 @@ static void handler(int sig, siginfo_t *info, void *context)
 	signal(sig, SIG_DFL);
 }
 
+/* Somebody wants to know where this thread is. */
+static void on_sample(int sig, siginfo_t *info, void *context)
+{
+	const ucontext_t *uc = context;
+
+	if (current)
+		bt_profile_note(current, (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP]);
+}
+
 int bt_signals_install(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
@@ -148,7 +157,9 @@ int bt_signals_install(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
 		if (sigaction(signals[i], &sa, NULL) < 0)
 			return -errno;
-	return 0;
+	sa.sa_sigaction = on_sample;
+	sa.sa_flags |= SA_RESTART;
+	return sigaction(BT_PROFILE_SIGNAL, &sa, NULL) < 0 ? -errno : 0;
 }
 
 int bt_signals_thread(struct bt_vcpu *v)
@@ -164,6 +175,11 @@ int bt_signals_thread(struct bt_vcpu *v)
 	stack_t ss = {.ss_sp = p, .ss_size = ALTSTACK_BYTES};
 	if (sigaltstack(&ss, NULL) < 0)
 		return -errno;
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, BT_PROFILE_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	v->tid = (int)gettid();
 	done = true;
 	return 0;
 }
