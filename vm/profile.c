@@ -279,8 +279,10 @@ int vm_profile_start(struct vm *vm, double seconds, unsigned top, void (*done)(v
 
 	if (!p)
 		return -ENOTSUP;
-	if (vm->state != VM_RUNNING || p->request)
-		return p->request ? -EALREADY : -EBUSY;
+	if (vm->state != VM_RUNNING)
+		return -EBUSY;
+	if (p->request)
+		return -EALREADY;
 	r = calloc(1, sizeof(*r));
 	if (r)
 		r->blocks = calloc(BLOCKS_MAX, sizeof(*r->blocks));

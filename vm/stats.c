@@ -145,6 +145,12 @@ struct json_object *vm_stats_json(struct vm *vm)
 	if (vm->machine)
 		put_machine(vm, stats, exits);
 	json_object_object_add(stats, "exits", exits);
+	if (vm->profile) {
+		struct json_object *samples = json_object_new_object();
+		json_object_object_add(samples, "where", vm_profile_where_json(vm));
+		json_object_object_add(samples, "helpers", vm_profile_helpers_json(vm));
+		json_object_object_add(stats, "samples", samples);
+	}
 	json_object_object_add(stats, "memory", memory_json(vm));
 	return stats;
 }

@@ -217,10 +217,83 @@ static const struct rpc_field host_fields[] = {
 static const struct rpc_field identity_fields[] = {UUID_FIELD, NAME_FIELD, END};
 static const struct rpc_field state_fields[] = {UUID_FIELD, STATE_FIELD, END};
 
+/* Counters differ from engine to engine: all optional, and there may be more. */
+static const struct rpc_field engine_fields[] = {
+	{"tbs", RPC_INTEGER, 0, .summary = "blocks translated (bt)"},
+	{"tb_insns", RPC_INTEGER, 0, .summary = "guest instructions translated, each time they were"},
+	{"links", RPC_INTEGER, 0, .summary = "jumps between blocks that went through the dispatcher, which then linked them if it could"},
+	{"cache_flush", RPC_INTEGER, 0, .summary = "times the whole code cache was emptied because it was full, or ROM was mapped"},
+	{"cache_flush_map", RPC_INTEGER, 0, .summary = "of these, because memory's map or too much of it changed (DMA into code, firmware's shadow RAM)"},
+	{"slots_given_up", RPC_INTEGER, 0, .summary = "memory operands that go to the TLB at once from now on, since they keep changing page"},
+	{"loops", RPC_INTEGER, 0, .summary = "loops translated with their checks in front"},
+	{"slow_fill", RPC_INTEGER, 0, .summary = "accesses of translated code that missed the TLB and filled an entry"},
+	{"slow_mmio", RPC_INTEGER, 0, .summary = "accesses to devices or ROM"},
+	{"slow_code", RPC_INTEGER, 0, .summary = "stores to pages that hold translated code"},
+	{"slow_across", RPC_INTEGER, 0, .summary = "accesses across two pages"},
+	{"slow_watch", RPC_INTEGER, 0, .summary = "accesses to pages with a watchpoint"},
+	{"tlb_flush", RPC_INTEGER, 0, .summary = "TLB flushes: of a CR3 write, or of everything"},
+	{"tlb_flush_all", RPC_INTEGER, 0, .summary = "of these, of everything: changes of CR0, CR4, memory's map, debug points"},
+	{"tlb_flush_page", RPC_INTEGER, 0, .summary = "pages flushed by invlpg"},
+	{"pcid_hits", RPC_INTEGER, 0, .summary = "address spaces that were still in the TLB when the guest came back to them"},
+	{"walks", RPC_INTEGER, 0, .summary = "walks of guest page tables"},
+	{"page_faults", RPC_INTEGER, 0, .summary = "page faults raised in the guest"},
+	{"halts", RPC_INTEGER, 0, .summary = "hlt"},
+	{"string_bytes", RPC_INTEGER, 0, .summary = "bytes moved by string instructions"},
+	{"code_cache_bytes", RPC_INTEGER, 0, .summary = "translated code in the cache"},
+	{"code_cache_size", RPC_INTEGER, 0, .summary = "room for it"},
+	{"code_meta_bytes", RPC_INTEGER, 0, .summary = "what is known of the translations"},
+	{"code_meta_size", RPC_INTEGER, 0, .summary = "room for it"},
+	{"code_pages", RPC_INTEGER, 0, .summary = "mappings of code pages that translations are for"},
+	END,
+};
+static const struct rpc_field exits_fields[] = {
+	{"halt", RPC_INTEGER, 0, .summary = "the vCPU slept"},
+	{"interrupted", RPC_INTEGER, 0, .summary = "it was stopped from outside"},
+	{"pio", RPC_INTEGER, 0, .summary = "port accesses"},
+	{"mmio", RPC_INTEGER, 0, .summary = "accesses to devices' memory"},
+	{"exceptions", RPC_INTEGER, 0, .summary = "exceptions raised in the guest"},
+	{"interrupts", RPC_INTEGER, 0, .summary = "interrupts delivered"},
+	{"syscalls", RPC_INTEGER, 0, .summary = "system calls"},
+	{"rdmsr", RPC_INTEGER, 0, .summary = "rdmsr"},
+	{"wrmsr", RPC_INTEGER, 0, .summary = "wrmsr"},
+	{"tlb_miss", RPC_INTEGER, 0, .summary = "TLB misses, of C code too; hits are not counted: see docs/debugging.md"},
+	{"lookups", RPC_INTEGER, 0, .summary = "indirect jumps that the jump cache did not know"},
+	{"polls", RPC_INTEGER, 0, .summary = "kicks taken by translated code"},
+	{"smc", RPC_INTEGER, 0, .summary = "stores that hit translated code"},
+	END,
+};
+static const struct rpc_field memory_fields[] = {
+	{"resident_kib", RPC_INTEGER, 0, .summary = "of the VM's process; the code cache counts twice"},
+	{"proportional_kib", RPC_INTEGER, 0, .summary = "its proportional set size"},
+	{"guest_ram_kib", RPC_INTEGER, 0, .summary = "guest RAM that was touched"},
+	{"overhead_kib", RPC_INTEGER, 0, .summary = "the rest"},
+	END,
+};
+static const struct rpc_field where_fields[] = {
+	{"idle", RPC_INTEGER, 0, .summary = "asleep, or stopped"},
+	{"code", RPC_INTEGER, 0, .summary = "in translated code"},
+	{"memory", RPC_INTEGER, 0, .summary = "in the slow path of an access"},
+	{"helper", RPC_INTEGER, 0, .summary = "in an instruction's helper"},
+	{"lookup", RPC_INTEGER, 0, .summary = "finding the next block"},
+	{"translate", RPC_INTEGER, 0, .summary = "translating"},
+	{"device", RPC_INTEGER, 0, .summary = "in a device's model"},
+	{"run_loop", RPC_INTEGER, 0, .summary = "in the run loop, events' delivery among it"},
+	END,
+};
+static const struct rpc_field samples_fields[] = {
+	{"where", RPC_OBJECT, RPC_REQUIRED, .fields = where_fields, .summary = "samples by where they fell"},
+	{"helpers", RPC_OBJECT, RPC_REQUIRED, .summary = "those in helpers, by instruction"},
+	END,
+};
 static const struct rpc_field stats_fields[] = {
 	{"mode", RPC_STRING, 0, .summary = "the mode"},
 	{"guest_instructions", RPC_INTEGER, RPC_NULLABLE, .summary = "where the engine counts them"},
-	{"exits", RPC_OBJECT, 0, .summary = "how often the engine left guest code, by kind"},
+	{"exits", RPC_OBJECT, RPC_OPEN, .fields = exits_fields, .summary = "how often the engine left guest code, by kind"},
+	{"engine", RPC_OBJECT, RPC_OPEN, .fields = engine_fields, .summary = "the engine's own counters"},
+	{"machine", RPC_OBJECT, 0, .summary = "the devices' counters"},
+	{"memory", RPC_OBJECT, RPC_OPEN, .fields = memory_fields, .summary = "in KiB"},
+	{"samples", RPC_OBJECT, 0, .fields = samples_fields,
+	 .summary = "where the vCPUs were, asked ten times a second since the start (a thousand times during vm.hot_blocks)"},
 	END,
 };
 
@@ -308,8 +381,7 @@ static const struct rpc_field block_row[] = {{"block", RPC_OBJECT, 0, .fields = 
 static const struct rpc_field hot_fields[] = {
 	{"seconds", RPC_NUMBER, RPC_REQUIRED, .summary = "how long it took"},
 	{"samples", RPC_INTEGER, RPC_REQUIRED, .summary = "of vCPUs at work"},
-	{"where", RPC_OBJECT, RPC_REQUIRED, .summary = "samples by where they fell: idle, code (translated), memory (slow path), "
-	 "helper, lookup, translate, device, run_loop"},
+	{"where", RPC_OBJECT, RPC_REQUIRED, .fields = where_fields, .summary = "samples by where they fell"},
 	{"helpers", RPC_OBJECT, RPC_REQUIRED, .summary = "those in helpers, by instruction"},
 	{"distinct_blocks", RPC_INTEGER, RPC_REQUIRED, .summary = "that were seen"},
 	{"blocks", RPC_ARRAY, RPC_REQUIRED, .fields = block_row, .summary = "the hottest ones"},

@@ -130,6 +130,7 @@ void bt_take_ram_changes(struct bt_vcpu *v)
 	changes_unlock(vm);
 
 	if (all) {
+		v->stats.cache_flush_map++;
 		bt_cache_flush_all(v);
 	} else {
 		bt_lock(v);
@@ -400,8 +401,9 @@ static const struct {
 	size_t offset;
 } stat_table[] = {
 #define STAT(field) {#field, offsetof(struct bt_stats, field)}
-	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(slots_given_up), STAT(loops), STAT(smc), STAT(tlb_miss),
-	STAT(tlb_flush), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults), STAT(pcid_hits),
+	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(cache_flush_map), STAT(slots_given_up), STAT(loops),
+	STAT(smc), STAT(tlb_miss), STAT(slow_fill), STAT(slow_mmio), STAT(slow_code), STAT(slow_across), STAT(slow_watch),
+	STAT(tlb_flush), STAT(tlb_flush_all), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults), STAT(pcid_hits),
 	STAT(interrupts), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
 #undef STAT
 };
@@ -418,12 +420,16 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 									 stat_table[i].offset);
 		ret_rows[n++] = (struct mode_stat){stat_table[i].name, sum};
 	}
-	if (n < max)
-		ret_rows[n++] = (struct mode_stat){"code_cache_bytes", bt_cache_used(&vm->bt.cache)};
-	if (n < max)
-		ret_rows[n++] = (struct mode_stat){"code_cache_hot_bytes", (uint64_t)(vm->bt.cache.next - vm->bt.cache.rw)};
-	if (n < max)
-		ret_rows[n++] = (struct mode_stat){"code_meta_bytes", (uint64_t)(vm->bt.cache.meta_next - vm->bt.cache.meta)};
+	const struct bt_cache *c = &vm->bt.cache;
+	const struct mode_stat sizes[] = {
+		{"code_cache_bytes", (uint64_t)(c->next - c->rw)},
+		{"code_cache_size", BT_CACHE_BYTES},
+		{"code_meta_bytes", (uint64_t)(c->meta_next - c->meta)},
+		{"code_meta_size", BT_META_BYTES},
+		{"code_pages", c->page_count - 1},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(sizes) && n < max; i++)
+		ret_rows[n++] = sizes[i];
 	return n;
 }
 

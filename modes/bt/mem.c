@@ -351,6 +351,8 @@ static void watch(struct bt_vcpu *v, gva_t gva, const struct bt_site *site)
 {
 	unsigned kind = (site->access & BT_ACCESS_READ ? BT_DEBUG_READ : 0) | (site->access & BT_ACCESS_WRITE ? BT_DEBUG_WRITE : 0);
 
+	if (bt_debug_data_in_page(v, gva))
+		v->stats.slow_watch++;
 	if (!bt_debug_match(v, gva, site->bytes, kind))
 		return;
 	if (!v->one_active) {
@@ -410,15 +412,16 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & KEY_FLAT)
 			bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 
+		v->stats.slow_across++;
 		if ((site->access & SITE_ACCESS) == (BT_ACCESS_READ | BT_ACCESS_WRITE) && v->vm->vcpus > 1 &&
 		    across_locked(v, gva, site, mmu, &result))
 			return result;
 		return bounced(v, gva, site, mmu);
 	}
 	switch (bt_tlb_fill(v, gva, write, mmu, &host, &gpa)) {
-	case BT_TLB_DIRECT: break;
-	case BT_TLB_MMIO: return bounced(v, gva, site, mmu);
-	case BT_TLB_CODE: return code_write(v, host, gpa, site);
+	case BT_TLB_DIRECT: v->stats.slow_fill++; break;
+	case BT_TLB_MMIO: v->stats.slow_mmio++; return bounced(v, gva, site, mmu);
+	case BT_TLB_CODE: v->stats.slow_code++; return code_write(v, host, gpa, site);
 	}
 	v->site = NULL;
 	return (struct bt_mem_result){.host = host, .resume = resume};

@@ -261,7 +261,8 @@ struct bt_vcpu {
 
 	struct bt_stats {
 		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
-			page_faults, pcid_hits, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr;
+			page_faults, pcid_hits, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr,
+			slow_fill, slow_mmio, slow_code, slow_across, slow_watch, tlb_flush_all, cache_flush_map;
 	} stats;
 };
 

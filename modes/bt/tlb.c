@@ -109,6 +109,7 @@ static void flush_list(struct bt_vcpu *v, unsigned mmu, bool global)
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too)
 {
 	v->stats.tlb_flush++;
+	v->stats.tlb_flush_all += globals_too;
 	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
 		flush_list(v, m, false);
