@@ -120,6 +120,7 @@ def hot_blocks(s):
     s.rpc.result("vm.pause", {"vm": "d"})
     s.refused("vm.hot_blocks", STATE, "paused")
     s.rpc.result("vm.resume", {"vm": "d"})
+    wait_until("the lost client's sampling ends", lambda: "result" in s.rpc.call("vm.hot_blocks", {"vm": "d", "seconds": 0.05}))
 
 
 def statistics(s):
