@@ -3,6 +3,7 @@
 
 #include "config.h"
 #include "daemon/log.h"
+#include "daemon/pools.h"
 #include "proto/file.h"
 #include "proto/paths.h"
 
@@ -135,6 +136,12 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 	/* Before results of VMs that ended meanwhile are taken in. */
 	learning_load(daemon);
 	calibrate_init(daemon);
+	daemon->pools = pools_open(settings->state_dir);
+	if (!daemon->pools) {
+		snprintf(error, error_size, "out of memory");
+		daemon_destroy(daemon);
+		return -ENOMEM;
+	}
 	adopt_all(daemon);
 	*ret_daemon = daemon;
 	return 0;
@@ -161,6 +168,7 @@ void daemon_destroy(struct daemon *daemon)
 		registry_remove(vm);
 	}
 	store_close(daemon->store);
+	pools_close(daemon->pools);
 	while (daemon->listeners) {
 		struct daemon_listener *listener = daemon->listeners;
 
@@ -199,6 +207,11 @@ void daemon_autostart(struct daemon *daemon)
 		if (vm->def->autostart && !vm->process)
 			daemon_start_vm(daemon, vm, &options, on_autostarted, NULL);
 	}
+}
+
+struct pools *daemon_pools(struct daemon *daemon)
+{
+	return daemon->pools;
 }
 
 struct event_base *daemon_base(struct daemon *daemon)

@@ -179,6 +179,10 @@ struct daemon_wait *daemon_wait(struct daemon *daemon, struct vm *vm, double tim
 				void *opaque);
 void daemon_wait_cancel(struct daemon_wait *wait);
 
+/* Storage pools, daemon/pools.h. */
+struct pools;
+struct pools *daemon_pools(struct daemon *daemon);
+
 /* ---- events ----------------------------------------------------------------- */
 
 /* Each event is {"time","event","uuid","name",…}; the listener may keep a reference. */

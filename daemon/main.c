@@ -441,7 +441,7 @@ static int set_up(struct program *program)
 static void remove_private(const struct settings *s)
 {
 	static const char *const names[] = {"lock", "trivisor.db", "trivisor.db-wal", "trivisor.db-journal",
-					    "trivisord.log", "autostarted"};
+					    "trivisord.log", "autostarted", "pools.json"};
 	const char *const dirs[] = {s->runtime_dir, s->state_dir};
 	char path[PATH_MAX];
 

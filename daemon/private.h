@@ -100,6 +100,7 @@ struct daemon {
 	struct event_base *base;
 	struct settings *settings;
 	struct store *store;
+	struct pools *pools;
 	int lock_fd; /* of the runtime directory */
 	char vms_dir[PATH_MAX];
 	double started;

@@ -35,6 +35,9 @@ static const struct {
 	{VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, 0, 379, "is?"},
 };
 
+/* Registrations for storage pools are kept under this number. */
+#define EVENT_POOL (-2)
+
 static void send_one(struct lv_conn *conn, const struct registration *r, int event, const struct xdr_writer *domain,
 		     const struct xdr_writer *rest)
 {
@@ -243,7 +246,44 @@ void lv_event_register_callback(struct lv_call *call, struct vm *unused)
 	lv_reply(call);
 }
 
-/* Of networks, pools, node devices and secrets: there are none to tell of. */
+void lv_events_pool(struct lv_server *server, const char *name, const char *uuid, int event)
+{
+	enum { POOL_LIFECYCLE = 370 };
+	unsigned char bytes[16];
+
+	lv_uuid_bytes(uuid, bytes);
+	for (struct lv_conn *conn = server->conns; conn; conn = conn->next)
+		for (struct registration *r = conn->events ? conn->events->registrations : NULL; r; r = r->next) {
+			struct xdr_writer out = {0};
+
+			if (r->event != EVENT_POOL || (r->uuid[0] && strcmp(r->uuid, uuid)))
+				continue;
+			xdr_put_i32(&out, r->callback);
+			xdr_put_string(&out, name);
+			xdr_put_fixed(&out, bytes, sizeof(bytes));
+			xdr_put_i32(&out, event);
+			xdr_put_i32(&out, 0);
+			lv_conn_message(conn, POOL_LIFECYCLE, "iPii", &out);
+			xdr_writer_finish(&out);
+		}
+}
+
+void lv_event_register_pool(struct lv_call *call, struct vm *unused)
+{
+	const struct xdr_value *pool = &call->args[1];
+	struct registration *r;
+
+	/* A refresh changes nothing here: directories are looked at each time. */
+	r = add(call, call->args[0].i == VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE ? EVENT_POOL : -1, false);
+	if (!r)
+		return;
+	if (pool->present)
+		lv_uuid_text(pool->items[1].text, r->uuid);
+	xdr_put_i32(&call->out, r->callback);
+	lv_reply(call);
+}
+
+/* Of networks, node devices and secrets: there are none to tell of. */
 void lv_event_register_other(struct lv_call *call, struct vm *unused)
 {
 	struct registration *r = add(call, -1, false);

@@ -39,8 +39,6 @@ LV_HANDLER(none_all);
 LV_HANDLER(none_count);
 LV_HANDLER(none_names);
 LV_HANDLER(no_network);
-LV_HANDLER(no_pool);
-LV_HANDLER(no_volume);
 LV_HANDLER(no_interface);
 LV_HANDLER(no_node_device);
 LV_HANDLER(no_nwfilter);
@@ -122,8 +120,47 @@ LV_HANDLER(event_deregister_any);
 LV_HANDLER(event_register);
 LV_HANDLER(event_deregister);
 LV_HANDLER(event_register_other);
+LV_HANDLER(event_register_pool);
 
 /* stream.c */
 LV_HANDLER(domain_open_console);
+
+/* storage.c */
+LV_HANDLER(storage_pool_lookup_by_name);
+LV_HANDLER(storage_pool_lookup_by_uuid);
+LV_HANDLER(storage_pool_lookup_by_target_path);
+LV_HANDLER(connect_list_all_storage_pools);
+LV_HANDLER(connect_num_of_storage_pools);
+LV_HANDLER(connect_list_storage_pools);
+LV_HANDLER(connect_num_of_defined_storage_pools);
+LV_HANDLER(connect_list_defined_storage_pools);
+LV_HANDLER(storage_pool_define_xml);
+LV_HANDLER(storage_pool_create_xml);
+LV_HANDLER(storage_pool_create);
+LV_HANDLER(storage_pool_build);
+LV_HANDLER(storage_pool_destroy);
+LV_HANDLER(storage_pool_undefine);
+LV_HANDLER(storage_pool_delete);
+LV_HANDLER(storage_pool_refresh);
+LV_HANDLER(storage_pool_set_autostart);
+LV_HANDLER(storage_pool_is_active);
+LV_HANDLER(storage_pool_is_persistent);
+LV_HANDLER(storage_pool_get_autostart);
+LV_HANDLER(storage_pool_get_info);
+LV_HANDLER(storage_pool_get_xml_desc);
+LV_HANDLER(storage_pool_list_all_volumes);
+LV_HANDLER(storage_pool_num_of_volumes);
+LV_HANDLER(storage_pool_list_volumes);
+LV_HANDLER(storage_vol_lookup_by_name);
+LV_HANDLER(storage_vol_lookup_by_path);
+LV_HANDLER(storage_pool_lookup_by_volume);
+LV_HANDLER(storage_vol_get_path);
+LV_HANDLER(storage_vol_get_info);
+LV_HANDLER(storage_vol_get_xml_desc);
+LV_HANDLER(storage_vol_create_xml);
+LV_HANDLER(storage_vol_delete);
+LV_HANDLER(storage_vol_resize);
+LV_HANDLER(storage_vol_upload);
+LV_HANDLER(storage_vol_download);
 
 #endif

@@ -43,16 +43,6 @@ void lv_no_network(struct lv_call *call, struct vm *vm)
 	missing(call, VIR_ERR_NO_NETWORK, "network");
 }
 
-void lv_no_pool(struct lv_call *call, struct vm *vm)
-{
-	missing(call, VIR_ERR_NO_STORAGE_POOL, "storage pool");
-}
-
-void lv_no_volume(struct lv_call *call, struct vm *vm)
-{
-	missing(call, VIR_ERR_NO_STORAGE_VOL, "storage vol");
-}
-
 void lv_no_interface(struct lv_call *call, struct vm *vm)
 {
 	missing(call, VIR_ERR_NO_INTERFACE, "interface");

@@ -161,9 +161,13 @@ char *lv_xml_change_device(const struct daemon_vm_info *info, const char *device
 
 void lv_stream_packet(struct lv_conn *conn, const struct lv_packet *packet);
 void lv_streams_drop(struct lv_conn *conn);
+/* Replies to the call and moves bytes between its stream and fd (taken): length 0 is to the end of what there is. */
+void lv_stream_file(struct lv_call *call, int fd, bool upload, uint64_t offset, uint64_t length);
 
 /* ---- events (events.c) ------------------------------------------------------------------------------ */
 
 void lv_events_drop(struct lv_conn *conn);
+/* To everybody who registered for storage pools: VIR_STORAGE_POOL_EVENT_*. */
+void lv_events_pool(struct lv_server *server, const char *name, const char *uuid, int event);
 
 #endif

@@ -1,4 +1,4 @@
-/* Streams: the serial console as packets both ways. */
+/* Streams: the serial console as packets both ways, and files to and from a volume. */
 #include "api/libvirt/handlers.h"
 #include "api/libvirt/private.h"
 #include "proto/sock.h"
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Bytes the client has not taken at which the console is not read any more; trivisor-vm bounds what piles up there. */
 #define STREAM_PAUSE ((size_t)256 << 10)
@@ -21,8 +22,11 @@ struct lv_stream {
 	struct lv_conn *conn;
 	struct lv_packet header; /* program, procedure, serial of the call that opened it */
 	char uuid[VMDEF_UUID_BYTES];
-	struct bufferevent *bev; /* NULL: its source has ended, the client has not finished yet */
+	struct bufferevent *bev; /* of a console; NULL: its source has ended, the client has not finished yet */
 	struct event *retry;
+	int fd; /* of a file, else -1 */
+	bool upload;
+	uint64_t offset, left; /* of the file */
 };
 
 static void stream_free(struct lv_stream *stream)
@@ -31,6 +35,8 @@ static void stream_free(struct lv_stream *stream)
 		bufferevent_free(stream->bev);
 	if (stream->retry)
 		event_free(stream->retry);
+	if (stream->fd >= 0)
+		close(stream->fd);
 	free(stream);
 }
 
@@ -112,10 +118,14 @@ static void on_read(struct bufferevent *bev, void *opaque)
 	pump(opaque);
 }
 
+static void send_file(struct lv_stream *stream);
+
 static void on_retry(evutil_socket_t fd, short what, void *opaque)
 {
 	struct lv_stream *stream = opaque;
 
+	if (stream->fd >= 0)
+		send_file(stream);
 	if (!stream->bev)
 		return;
 	bufferevent_enable(stream->bev, EV_READ);
@@ -130,6 +140,54 @@ static void on_event(struct bufferevent *bev, short what, void *opaque)
 		return;
 	pump(stream);
 	end_source(stream);
+}
+
+/* ---- files ------------------------------------------------------------------------------ */
+
+/* A piece at a time, so that others have their turn between. */
+static void send_file(struct lv_stream *stream)
+{
+	static const struct timeval now = {0}, soon = {.tv_usec = 5000};
+	unsigned char chunk[LV_STREAM_CHUNK];
+	size_t wanted = stream->left < sizeof(chunk) ? (size_t)stream->left : sizeof(chunk);
+	ssize_t n;
+
+	if (lv_conn_unsent(stream->conn) > STREAM_PAUSE) {
+		event_add(stream->retry, &soon);
+		return;
+	}
+	n = wanted ? pread(stream->fd, chunk, wanted, (off_t)stream->offset) : 0;
+	if (n < 0) {
+		break_stream(stream, VIR_ERR_SYSTEM_ERROR, strerror(errno));
+		return;
+	}
+	send_packet(stream, LV_CONTINUE, chunk, (size_t)n); /* empty: the end */
+	stream->offset += (uint64_t)n;
+	stream->left -= (uint64_t)n;
+	if (n)
+		event_add(stream->retry, &now);
+}
+
+/* False: the stream broke. */
+static bool write_file(struct lv_stream *stream, const unsigned char *data, size_t bytes)
+{
+	if (!stream->upload || bytes > stream->left) {
+		break_stream(stream, VIR_ERR_OPERATION_FAILED, "operation failed: more data than was announced");
+		return false;
+	}
+	while (bytes) {
+		ssize_t n = pwrite(stream->fd, data, bytes, (off_t)stream->offset);
+
+		if (n <= 0) {
+			break_stream(stream, VIR_ERR_SYSTEM_ERROR, strerror(n ? errno : EIO));
+			return false;
+		}
+		data += n;
+		bytes -= (size_t)n;
+		stream->offset += (uint64_t)n;
+		stream->left -= (uint64_t)n;
+	}
+	return true;
 }
 
 /* ---- from the client -------------------------------------------------------------------- */
@@ -151,7 +209,9 @@ void lv_stream_packet(struct lv_conn *conn, const struct lv_packet *packet)
 	if (!stream)
 		return;
 	if (packet->type != LV_STREAM) {
-		break_stream(stream, VIR_ERR_OPERATION_UNSUPPORTED, "a console has no holes");
+		break_stream(stream, VIR_ERR_OPERATION_UNSUPPORTED, "no stream here has holes");
+	} else if (packet->status == LV_CONTINUE && stream->fd >= 0) {
+		write_file(stream, packet->payload, packet->payload_bytes);
 	} else if (packet->status == LV_CONTINUE) {
 		if (!stream->bev)
 			return;
@@ -169,15 +229,17 @@ void lv_stream_packet(struct lv_conn *conn, const struct lv_packet *packet)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-static struct lv_stream *stream_create(struct lv_call *call, int fd)
+/* console: fd is a socket to it; otherwise a file. Takes fd. */
+static struct lv_stream *stream_create(struct lv_call *call, int fd, bool console)
 {
 	struct event_base *base = daemon_base(call->daemon);
 	struct lv_stream *stream = calloc(1, sizeof(*stream));
 
 	if (!stream) {
-		evutil_closesocket(fd);
+		close(fd);
 		return NULL;
 	}
+	stream->fd = console ? -1 : fd;
 	stream->conn = call->conn;
 	stream->header = (struct lv_packet){.program = LV_PROGRAM_REMOTE,
 					    .version = LV_PROGRAM_VERSION,
@@ -186,17 +248,19 @@ static struct lv_stream *stream_create(struct lv_call *call, int fd)
 					    .serial = call->serial};
 	snprintf(stream->uuid, sizeof(stream->uuid), "%s", call->uuid);
 	stream->retry = event_new(base, -1, 0, on_retry, stream);
-	stream->bev = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
-	if (!stream->bev)
-		evutil_closesocket(fd);
-	if (!stream->bev || !stream->retry) {
+	stream->bev = console ? bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE) : NULL;
+	if (console && !stream->bev)
+		close(fd);
+	if ((console && !stream->bev) || !stream->retry) {
 		stream_free(stream);
 		return NULL;
 	}
 	stream->next = call->conn->streams;
 	call->conn->streams = stream;
-	bufferevent_setcb(stream->bev, on_read, NULL, on_event, stream);
-	bufferevent_setwatermark(stream->bev, EV_READ, 0, STREAM_PAUSE);
+	if (console) {
+		bufferevent_setcb(stream->bev, on_read, NULL, on_event, stream);
+		bufferevent_setwatermark(stream->bev, EV_READ, 0, STREAM_PAUSE);
+	}
 	return stream;
 }
 
@@ -239,7 +303,7 @@ void lv_domain_open_console(struct lv_call *call, struct vm *vm)
 		lv_fail(call, VIR_ERR_OPERATION_FAILED, "%s: %s", path, strerror(-fd));
 		return;
 	}
-	stream = stream_create(call, fd);
+	stream = stream_create(call, fd, true);
 	if (!stream) {
 		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
 		return;
@@ -247,4 +311,20 @@ void lv_domain_open_console(struct lv_call *call, struct vm *vm)
 	/* The reply comes before the first byte. */
 	bufferevent_enable(stream->bev, EV_READ | EV_WRITE);
 	lv_reply(call);
+}
+
+void lv_stream_file(struct lv_call *call, int fd, bool upload, uint64_t offset, uint64_t length)
+{
+	struct lv_stream *stream = stream_create(call, fd, false);
+
+	if (!stream) {
+		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
+		return;
+	}
+	stream->upload = upload;
+	stream->offset = offset;
+	stream->left = length ? length : INT64_MAX - (offset <= INT64_MAX ? offset : INT64_MAX);
+	lv_reply(call);
+	if (!upload)
+		send_file(stream);
 }

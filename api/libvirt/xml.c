@@ -2,11 +2,13 @@
 #include "api/libvirt/xml.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <libxml/parser.h>
 #include <libxml/xmlerror.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 const char *const lv_xml_seabios[] = {"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin",
 				      "/usr/share/qemu-kvm/bios-256k.bin", NULL};
@@ -98,6 +100,34 @@ char *lv_xml_text(const xmlNode *node)
 	return text;
 }
 
+/* Decimal and binary units as libvirt reads them. */
+bool lv_xml_bytes(const xmlNode *node, uint64_t otherwise, uint64_t *ret_bytes)
+{
+	static const struct {
+		const char *name;
+		uint64_t bytes;
+	} units[] = {
+		{"b", 1},	  {"bytes", 1},	    {"KB", 1000},	  {"k", 1ull << 10},	{"KiB", 1ull << 10},
+		{"MB", 1000000},  {"M", 1ull << 20}, {"MiB", 1ull << 20},  {"GB", 1000000000},	{"G", 1ull << 30},
+		{"GiB", 1ull << 30}, {"TB", 1000000000000ull}, {"T", 1ull << 40}, {"TiB", 1ull << 40},
+	};
+	char *unit = lv_xml_attribute(node, "unit"), *text = lv_xml_text(node), *end = NULL;
+	uint64_t n, scale = unit ? 0 : otherwise;
+	bool ok;
+
+	for (size_t i = 0; unit && i < sizeof(units) / sizeof(units[0]); i++)
+		if (!strcasecmp(units[i].name, unit))
+			scale = units[i].bytes;
+	errno = 0;
+	n = text ? strtoull(text, &end, 10) : 0;
+	ok = text && scale && !errno && end != text && !*end && text[0] != '-' && n <= UINT64_MAX / scale;
+	if (ok)
+		*ret_bytes = n * scale;
+	xmlFree(unit);
+	free(text);
+	return ok;
+}
+
 void lv_xml_path(const xmlNode *node, char *path, size_t size)
 {
 	xmlChar *text = xmlGetNodePath(node);
@@ -115,6 +145,17 @@ char *lv_xml_print(xmlNode *node, bool indented)
 		text = strdup((const char *)xmlBufferContent(buffer));
 	xmlBufferFree(buffer);
 	return text;
+}
+
+bool lv_xml_is_own_key(const char *key)
+{
+	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks", "nics",
+						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
+
+	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
+		if (!strcmp(elsewhere[i], key))
+			return false;
+	return true;
 }
 
 /* ---- what elements mean ------------------------------------------------------------------ */

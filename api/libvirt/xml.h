@@ -5,10 +5,11 @@
 #include <libxml/tree.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct vmdef;
 
-/* The element in <metadata> that says what domain XML has no words for; its attributes are in xml_parse.c. */
+/* The element in <metadata> that says what domain XML has no words for; its attributes are the definition's own keys, "debug-exit" for debug_exit. */
 #define LV_XML_NAMESPACE "urn:trivisor:domain:1"
 
 /* Where Debian, Fedora and others put SeaBIOS: a domain without kernel and loader boots it. */
@@ -26,8 +27,12 @@ char *lv_xml_attribute(const xmlNode *node, const char *name);
 bool lv_xml_attribute_is(const xmlNode *node, const char *name, const char *value);
 /* The element's text without white space around it, malloc'd; NULL: out of memory. */
 char *lv_xml_text(const xmlNode *node);
+/* A size: its text times its unit attribute, `otherwise` bytes without one. False: it is none. */
+bool lv_xml_bytes(const xmlNode *node, uint64_t otherwise, uint64_t *ret_bytes);
 /* "/domain/devices/disk[2]": up to size. */
 void lv_xml_path(const xmlNode *node, char *path, size_t size);
+/* Whether a key of definitions goes into our element of <metadata>, because domain XML has no words for it. */
+bool lv_xml_is_own_key(const char *key);
 /* The document's text, malloc'd; NULL: out of memory. */
 char *lv_xml_print(xmlNode *node, bool indented);
 

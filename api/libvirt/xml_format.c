@@ -1,6 +1,7 @@
 /* A definition to domain XML: what it was defined with, brought up to date with what its keys say now. */
 #include "api/libvirt/private.h"
 #include "api/libvirt/xml.h"
+#include "proto/line.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,61 +84,84 @@ static xmlNode *own_metadata(xmlNode *metadata)
 	return NULL;
 }
 
-static void unset(xmlNode *node, const char *name)
-{
-	xmlUnsetProp(node, (const xmlChar *)name);
-}
-
-static void set_flag(xmlNode *node, const char *name, bool yes)
-{
-	if (yes)
-		set(node, name, "yes");
-	else
-		unset(node, name);
-}
-
 /* The type the user gave, as long as it says what the definition says. */
 static bool type_says_mode(struct formatter *f)
 {
 	return lv_xml_attribute_is(f->kept, "type", type_of_mode(f->def->mode));
 }
 
+/* What every key is when it is not given. */
+static json_object *defaults(void)
+{
+	json_object *json = json_tokener_parse("{\"name\":\"x\",\"boot\":{\"kernel\":\"/x\"}}"), *result = NULL;
+	char error[VMDEF_ERROR_BYTES];
+	struct vmdef *def = NULL;
+
+	if (json && !vmdef_from_json(json, &def, error))
+		result = vmdef_to_json(def);
+	vmdef_free(def);
+	json_object_put(json);
+	return result;
+}
+
+static void set_key(xmlNode *own, const char *key, json_object *value)
+{
+	const int plain = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE;
+	const char *text = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL, *why;
+	json_object *taken = NULL;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s", key);
+	for (char *c = name; *c; c++)
+		*c = *c == '_' ? '-' : *c;
+	/* A text that would be taken for JSON is written as JSON. */
+	if (!text || !line_parse_json(text, strlen(text), &taken, &why))
+		text = json_object_to_json_string_ext(value, plain);
+	json_object_put(taken);
+	if (json_object_is_type(value, json_type_boolean))
+		text = json_object_get_boolean(value) ? "yes" : "no";
+	set(own, name, text);
+}
+
+/* Our element: the keys that are not as they would be anyway, and modules. */
+static xmlNode *make_own(struct formatter *f, xmlNode *metadata)
+{
+	json_object *now = vmdef_to_json(f->def), *usual = defaults();
+	xmlNode *own = add(metadata, "vm", NULL), *module;
+
+	xmlSetNs(own, xmlNewNs(own, (const xmlChar *)LV_XML_NAMESPACE, (const xmlChar *)"trivisor"));
+	json_object_object_foreach(now, key, value)
+	{
+		json_object *other = NULL;
+
+		json_object_object_get_ex(usual, key, &other);
+		if (!lv_xml_is_own_key(key) || json_object_equal(value, other))
+			continue;
+		if (strcmp(key, "mode") || !f->kept || !type_says_mode(f))
+			set_key(own, key, value);
+	}
+	for (unsigned i = 0; i < f->def->boot.module_count; i++) {
+		module = xmlNewChild(own, own->ns, (const xmlChar *)"module", NULL);
+		set(module, "path", f->def->boot.modules[i].path);
+		if (f->def->boot.modules[i].cmdline)
+			set(module, "cmdline", f->def->boot.modules[i].cmdline);
+	}
+	json_object_put(now);
+	json_object_put(usual);
+	return own;
+}
+
 static void write_metadata(struct formatter *f)
 {
-	const struct vmdef *d = f->def;
-	xmlNode *metadata = copy_kept(f, "metadata"), *own = metadata ? own_metadata(metadata) : NULL;
-	bool mode = d->mode != VMDEF_MODE_AUTO && !(f->kept && type_says_mode(f));
-	bool wanted = mode || d->boot.module_count || d->workload[0] || d->paravirt != VMDEF_AUTO || d->debug_exit || d->debug_console;
+	xmlNode *metadata = copy_or_add(f, "metadata"), *own;
 
-	if (!wanted && own)
+	while ((own = own_metadata(metadata)))
 		drop(own);
-	if (!wanted)
-		return;
-	if (!metadata)
-		metadata = add(f->root, "metadata", NULL);
-	if (!own) {
-		own = add(metadata, "vm", NULL);
-		xmlSetNs(own, xmlNewNs(own, (const xmlChar *)LV_XML_NAMESPACE, (const xmlChar *)"trivisor"));
-	}
-	unset(own, "mode");
-	if (mode)
-		set(own, "mode", vmdef_mode_name(d->mode));
-	unset(own, "workload");
-	if (d->workload[0])
-		set(own, "workload", d->workload);
-	unset(own, "paravirt");
-	if (d->paravirt != VMDEF_AUTO)
-		set(own, "paravirt", d->paravirt == VMDEF_YES ? "yes" : "no");
-	set_flag(own, "debug-exit", d->debug_exit);
-	set_flag(own, "debug-console", d->debug_console);
-	drop_children(own, "module");
-	for (unsigned i = 0; i < d->boot.module_count; i++) {
-		xmlNode *module = xmlNewChild(own, own->ns, (const xmlChar *)"module", NULL);
-
-		set(module, "path", d->boot.modules[i].path);
-		if (d->boot.modules[i].cmdline)
-			set(module, "cmdline", d->boot.modules[i].cmdline);
-	}
+	own = make_own(f, metadata);
+	if (!own->properties && !own->children)
+		drop(own);
+	if (!lv_xml_child(metadata, NULL))
+		drop(metadata);
 }
 
 /* ---- <os> ------------------------------------------------------------------------------------ */

@@ -1,6 +1,7 @@
 /* Domain XML to a definition: what has a key gets it, the rest is kept as it was or refused by its path. */
 #include "api/libvirt/private.h"
 #include "api/libvirt/xml.h"
+#include "proto/line.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -72,33 +73,20 @@ static bool get_number(struct parser *p, const xmlNode *node, const char *text, 
 	return true;
 }
 
-/* Decimal and binary units as libvirt reads them; without one it is KiB. */
 static bool get_kib(struct parser *p, const xmlNode *node, uint64_t *ret_kib)
 {
-	static const struct {
-		const char *name;
-		uint64_t bytes;
-	} units[] = {
-		{"b", 1},           {"bytes", 1},     {"KB", 1000},         {"k", 1024},        {"KiB", 1024},
-		{"MB", 1000000},    {"M", 1u << 20},  {"MiB", 1u << 20},    {"GB", 1000000000}, {"G", 1u << 30},
-		{"GiB", 1u << 30},  {"TB", 1000000000000}, {"T", 1ull << 40}, {"TiB", 1ull << 40},
-	};
-	char *unit = lv_xml_attribute(node, "unit"), *text = lv_xml_text(node);
-	uint64_t n = 0, scale = unit ? 0 : 1024;
-	bool ok = get_number(p, node, text, &n);
+	uint64_t bytes = 0;
 
-	for (size_t i = 0; unit && i < sizeof(units) / sizeof(units[0]); i++)
-		if (!strcasecmp(units[i].name, unit))
-			scale = units[i].bytes;
-	if (ok && !scale)
-		ok = refuse_node(p, node, "the unit \"%.20s\" is not known", unit);
-	if (ok && n > UINT64_MAX / scale)
-		ok = refuse_node(p, node, "%s is too much", text);
-	if (ok)
-		*ret_kib = (n * scale + 1023) / 1024;
-	xmlFree(unit);
-	free(text);
-	return ok;
+	if (!lv_xml_bytes(node, 1024, &bytes)) {
+		char *unit = lv_xml_attribute(node, "unit"), *text = lv_xml_text(node);
+
+		refuse_node(p, node, "\"%.60s\" with the unit \"%.20s\" is no size", text ? text : "", unit ? unit : "KiB");
+		xmlFree(unit);
+		free(text);
+		return false;
+	}
+	*ret_kib = bytes / 1024 + (bytes % 1024 != 0);
+	return true;
 }
 
 /* ---- elements of <domain> ------------------------------------------------------------------ */
@@ -191,38 +179,44 @@ static bool take_action(struct parser *p, const xmlNode *node)
 	return ok;
 }
 
-/* <trivisor:vm mode="bt" workload="web"/> */
+/* A key's value from an attribute's text: JSON, "yes" or "no" where no text is wanted, otherwise the text itself. */
+static json_object *value_of(json_object *schema, const char *text)
+{
+	json_object *type = NULL, *value = NULL;
+	const char *why;
+
+	if (!line_parse_json(text, strlen(text), &value, &why) && value)
+		return value;
+	json_object_object_get_ex(schema, "type", &type);
+	if ((!strcmp(text, "yes") || !strcmp(text, "no")) && (!type || strcmp(json_object_get_string(type), "string")))
+		return json_object_new_boolean(!strcmp(text, "yes"));
+	return json_object_new_string(text);
+}
+
+/* <trivisor:vm mode="bt" workload="web"/>: an attribute for each key that domain XML has no words for. */
 static bool take_own_metadata(struct parser *p, const xmlNode *node)
 {
-	static const struct {
-		const char *attribute, *key;
-		bool boolean;
-	} rows[] = {{"mode", "mode", false},
-		    {"workload", "workload", false},
-		    {"paravirt", "paravirt", true},
-		    {"debug-exit", "debug_exit", true},
-		    {"debug-console", "debug_console", true}};
+	json_object *schema = vmdef_schema(), *properties = NULL, *property = NULL, *value;
+	bool ok = true;
 
-	for (const xmlAttr *a = node->properties; a; a = a->next) {
-		size_t i = 0;
-		char *value;
+	json_object_object_get_ex(schema, "properties", &properties);
+	for (const xmlAttr *a = node->properties; a && ok; a = a->next) {
+		char *text = lv_xml_attribute(node, (const char *)a->name), key[64];
 
-		while (i < sizeof(rows) / sizeof(rows[0]) && strcmp(rows[i].attribute, (const char *)a->name))
-			i++;
-		if (i == sizeof(rows) / sizeof(rows[0]))
-			return refuse_node(p, node,
-					   "the attribute %.60s is not known; known: mode, workload, paravirt, debug-exit, "
-					   "debug-console",
-					   (const char *)a->name);
-		value = lv_xml_attribute(node, rows[i].attribute);
-		if (rows[i].boolean && value && (!strcmp(value, "yes") || !strcmp(value, "no")))
-			json_object_object_add(p->definition, rows[i].key,
-					       json_object_new_boolean(!strcmp(value, "yes")));
+		snprintf(key, sizeof(key), "%s", (const char *)a->name);
+		for (char *c = key; *c; c++)
+			*c = *c == '-' ? '_' : *c;
+		value = text && lv_xml_is_own_key(key) && json_object_object_get_ex(properties, key, &property)
+				? value_of(property, text)
+				: NULL;
+		if (value)
+			json_object_object_add(p->definition, key, value);
 		else
-			json_object_object_add(p->definition, rows[i].key, json_object_new_string(value ? value : ""));
-		xmlFree(value);
+			ok = refuse_node(p, node, "the attribute %.60s is not known", (const char *)a->name);
+		xmlFree(text);
 	}
-	return true;
+	json_object_put(schema);
+	return ok;
 }
 
 /* <trivisor:module path="…" cmdline="…"/> within it, for Multiboot and PVH kernels. */

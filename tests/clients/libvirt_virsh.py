@@ -218,6 +218,49 @@ def readonly(d):
     v("undefine", "ro")
 
 
+def storage(d):
+    """Directory pools, volumes, and their contents both ways; they outlive the daemon."""
+    v, folder = Virsh(d), os.path.join(d.folder, "images")
+    v("pool-define-as", "images", "dir", "--target", folder)
+    v.fails("pool-start", "images", word="No such file or directory")
+    v("pool-build", "images")
+    v("pool-start", "images")
+    v("pool-autostart", "images")
+    v.fails("pool-define-as", "other", "dir", "--target", folder, word="has this directory already")
+    v.fails("pool-define-as", "net", "iscsi", "--target", folder, "--source-host", "h", "--source-dev", "d", word="type dir")
+    v("vol-create-as", "images", "a.raw", "3M", "--format", "raw")
+    path = v("vol-path", "a.raw", "--pool", "images")
+    check(os.path.getsize(path) == 3 << 20 and path == os.path.join(folder, "a.raw"), path)
+    v.fails("vol-create-as", "images", "a.raw", "3M", "--format", "raw", word="exists already")
+    v.fails("vol-create-as", "images", "b", "3M", "--format", "qcow2", word="only raw")
+    v.fails("vol-create-as", "images", "../b", "3M", "--format", "raw")
+    data = os.urandom(1 << 20) * 2 + b"the end"
+    source, back = os.path.join(d.folder, "up"), os.path.join(d.folder, "down")
+    with open(source, "wb") as f:
+        f.write(data)
+    v("vol-upload", "a.raw", source, "--pool", "images", "--offset", "4096")
+    v("vol-download", "a.raw", back, "--pool", "images", "--offset", "4096", "--length", str(len(data)))
+    with open(back, "rb") as f:
+        check(f.read() == data, "what came back is not what was sent")
+    v("vol-resize", "a.raw", "5M", "--pool", "images")
+    v.fails("vol-resize", "a.raw", "1M", "--pool", "images", word="shrink")
+    check(ET.fromstring(v("vol-dumpxml", "a.raw", "--pool", "images")).find("capacity").text == str(5 << 20), "resized")
+    disk = f"<disk type='file'><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+    v("create", write(d, "user", domain("user", devices=disk)))
+    v.fails("vol-delete", "a.raw", "--pool", "images", word="is a disk of the running domain 'user'")
+    v("destroy", "user")
+    d.kill(15)
+    d.start()
+    check("a.raw" in v("vol-list", "images") and "running" in v("pool-info", "images"), "a pool does not outlive the daemon")
+    v("vol-delete", "a.raw", "--pool", "images")
+    v.fails("pool-undefine", "images", word="still active")
+    v("pool-destroy", "images")
+    v.fails("vol-list", "images", word="not active")
+    v("pool-delete", "images")
+    v("pool-undefine", "images")
+    check(v("pool-list", "--all") == "" and not os.path.exists(folder), "the pool is left")
+
+
 def debian(d):
     """Debian's own kernel, from definition to a command on the console and back."""
     v = Virsh(d)
@@ -238,7 +281,7 @@ def debian(d):
 
 def main():
     tap = Tap()
-    for test in (host, life, transient, refused, console, readonly, debian):
+    for test in (host, life, transient, refused, console, readonly, storage, debian):
         with scratch() as folder:
             def one():
                 with Daemon(folder) as d:

@@ -102,6 +102,37 @@ static void keys_are_filled(void **state)
 	vmdef_free(def);
 }
 
+/* Every key of a definition comes through XML, those that are added later too. */
+static void loses_no_key(void **state)
+{
+	static const char json[] =
+		"{\"name\":\"x\",\"uuid\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":48,"
+		"\"vcpus\":3,\"workload\":\"yes\",\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"<&>\",\"modules\":[{\"path\":\"/m\","
+		"\"cmdline\":\"c\"},{\"path\":\"/n\"}]},\"disks\":[{\"path\":\"/d\",\"readonly\":true}],\"serial\":\"none\","
+		"\"paravirt\":false,\"on_reboot\":\"shutdown\",\"title\":\"t\",\"description\":\"a\\nb\",\"start_paused\":true,"
+		"\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"debug_exit\":true,\"debug_console\":true}";
+	char error[900], *xml;
+	struct vmdef *def = NULL, *again;
+	json_object *before, *after;
+	int code;
+
+	assert_int_equal(vmdef_from_text(json, strlen(json), &def, error), 0);
+	xml = format(def);
+	again = parse(xml, &code, error, sizeof(error));
+	assert_non_null(again);
+	before = vmdef_to_json(def);
+	after = vmdef_to_json(again);
+	json_object_object_del(after, "libvirt_xml");
+	if (!json_object_equal(before, after))
+		print_message("# %s\n# %s\n", json_object_to_json_string(before), json_object_to_json_string(after));
+	assert_true(json_object_equal(before, after));
+	json_object_put(before);
+	json_object_put(after);
+	free(xml);
+	vmdef_free(def);
+	vmdef_free(again);
+}
+
 static void refuses_by_path(void **state)
 {
 	static const struct {
@@ -144,7 +175,7 @@ static void refuses_by_path(void **state)
 		{"<domain type='vmware'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>",
 		 VIR_ERR_CONFIG_UNSUPPORTED, "the type \"vmware\" is not known"},
 		{"<domain type='kvm'><name>x</name><memory unit='furlong'>1</memory>" OS "</domain>", VIR_ERR_CONFIG_UNSUPPORTED,
-		 "the unit \"furlong\""},
+		 "with the unit \"furlong\""},
 	};
 	char error[900];
 	int code;
@@ -228,7 +259,8 @@ static void survives_damage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(refuses_by_path),
+		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
+		cmocka_unit_test(refuses_by_path),
 		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),
 	};
 

@@ -1,0 +1,86 @@
+#!/usr/bin/python3
+"""Debian's virt-install and virt-xml, unmodified: a disk imported, a kernel installed, a definition edited."""
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lvtest import READY, TINY, Virsh, uri
+from vmtest import Console, Daemon, Skip, Tap, check, scratch, wait_until
+
+
+def run(d, program, *arguments, fails=None, name="trivisor+unix:///system"):
+    if not shutil.which(program):
+        raise Skip(f"{program} is not installed (Debian: virtinst)")
+    environment = dict(os.environ, LC_ALL="C", HOME=d.folder, XDG_CACHE_HOME=d.folder)
+    r = subprocess.run([program, "--connect", uri(d, name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env=environment)
+    if fails is None:
+        check(r.returncode == 0, f"{program}: {r.stderr[-2000:]}")
+    else:
+        check(r.returncode != 0 and fails in r.stderr, f"{program}: {r.returncode}: {r.stderr[-2000:]}")
+    return r.stdout
+
+
+BARE = ("--network", "none", "--graphics", "none", "--osinfo", "linux2022", "--noautoconsole")
+
+
+def kernel(d):
+    # As a session's user: the system's installer wants /var/lib/libvirt/boot.
+    run(d, "virt-install", "--name", "inst", "--memory", "64", "--disk", "none", "--install", f"kernel={TINY},initrd={TINY},kernel_args=a=b", "--transient", *BARE,
+        name="trivisor+unix:///session")
+    check(d.rpc.result("vm.list")[0]["transient"], "not transient")
+    Console(d.rpc.result("vm.console", ["inst"])["path"]).expect(READY)
+    Virsh(d)("destroy", "inst")
+
+
+def boot_option(d):
+    """A guest that boots its kernel each time, kept: created first, then defined while it runs."""
+    run(d, "virt-install", "--name", "boot", "--memory", "64", "--vcpus", "2", "--disk", "none", "--boot", f"kernel={TINY},kernel_args=x", "--import", *BARE)
+    vm = d.rpc.result("vm.get", ["boot"])
+    check(vm["state"] == "running" and not vm["transient"] and vm["definition"]["boot"]["cmdline"] == "x" and vm["definition"]["vcpus"] == 2, str(vm))
+    v = Virsh(d)
+    v("destroy", "boot")
+    run(d, "virt-xml", "boot", "--edit", "--memory", "96")
+    run(d, "virt-xml", "boot", "--edit", "--metadata", "title=edited")
+    definition = d.rpc.result("vm.get", ["boot"])["definition"]
+    check(definition["memory_mib"] == 96 and definition["title"] == "edited", str(definition))
+    v("start", "boot")
+    Console(d.rpc.result("vm.console", ["boot"])["path"]).expect(READY)
+    v("destroy", "boot")
+    v("undefine", "boot")
+
+
+def import_disk(d):
+    """With a disk image: virt-install makes a pool of its directory by itself."""
+    image = os.path.join(d.folder, "disk.raw")
+    with open(image, "wb") as f:
+        f.truncate(16 << 20)
+    run(d, "virt-install", "--name", "imp", "--memory", "64", "--import", "--disk", f"path={image},format=raw,bus=virtio", *BARE)
+    vm = d.rpc.result("vm.get", ["imp"])
+    check(vm["definition"]["disks"] == [{"path": image, "readonly": False}] and vm["state"] == "running" and "firmware" in vm["definition"]["boot"], str(vm))
+    v = Virsh(d)
+    check("disk.raw" in v("domblklist", "imp") and v("domblkinfo", "imp", "vda"), "its disk")
+    v("destroy", "imp")
+    v("undefine", "imp")
+    run(d, "virt-install", "--name", "new", "--memory", "64", "--import", "--disk", f"path={d.folder}/made.raw,size=0.01,format=raw,bus=virtio", *BARE)
+    check(os.path.getsize(os.path.join(d.folder, "made.raw")) > 10 << 20, "the image was not made")
+    v("destroy", "new")
+    run(d, "virt-install", "--name", "net", "--memory", "64", "--import", "--disk", "none", "--boot", f"kernel={TINY}", "--network", "bridge=b", "--graphics", "none",
+        "--osinfo", "linux2022", "--noautoconsole", fails="/domain/devices/interface: this version has no network device")
+
+
+def main():
+    tap = Tap()
+    for test in (kernel, boot_option, import_disk):
+        with scratch() as folder:
+            def one():
+                with Daemon(folder) as d:
+                    test(d)
+            tap.run(f"virt-install: {test.__name__}", one)
+    tap.finish()
+
+
+main()
