@@ -357,14 +357,16 @@ static void add_extended(struct builder *b)
 
 	host_leaf(b, 0x80000008u, 0, f);
 	memset(r, 0, sizeof(r));
-	r[EAX] = (f[EAX] & 0xff) | 48 << 8; /* no LA57, whatever the host has */
+	b->model->phys_bits = (uint8_t)f[EAX];
+	if (b->config->phys_bits_max && b->model->phys_bits > b->config->phys_bits_max)
+		b->model->phys_bits = (uint8_t)b->config->phys_bits_max;
+	r[EAX] = b->model->phys_bits | 48 << 8; /* no LA57, whatever the host has */
 	if (b->amd) {
 		r[EBX] = f[EBX] & X8_EBX_HOST;
 		r[EBX] |= b->config->hardware ? f[EBX] & (X8_EBX_SSB_NO | X8_EBX_BTC_NO | X8_EBX_HARDWARE) :
 						X8_EBX_SSB_NO | X8_EBX_BTC_NO;
 		r[ECX] = b->apic_shift << 12 | (n - 1);
 	}
-	b->model->phys_bits = f[EAX] & 0xff;
 	add(b, 0x80000008u, -1, r);
 
 	if (!b->amd)

@@ -25,6 +25,7 @@ struct cpuid_config {
 	unsigned vcpus;
 	uint64_t tsc_khz;
 	bool paravirt; /* KVM signature, kvmclock */
+	unsigned phys_bits_max; /* of physical addresses, when the host has more; 0: as many as the host */
 	/* The VM may run on the processor itself (hvm): claim only the immunities to speculation that the host claims. */
 	bool hardware;
 	const uint8_t *features; /* NULL, or CPU_FEATURE_COUNT of enum cpu_feature_wish */

@@ -15,6 +15,7 @@ libmachine_a_SOURCES = \
 	machine/ram.c machine/ram.h \
 	machine/tsc.c \
 	machine/types.h \
+	machine/devices/flash.c machine/devices/flash.h \
 	machine/devices/fw_cfg.c machine/devices/fw_cfg.h \
 	machine/devices/i8042.c machine/devices/i8042.h \
 	machine/devices/ioapic.c machine/devices/ioapic.h \

@@ -47,6 +47,19 @@ static void devices_reset(struct machine *m)
 			d->reset(d->opaque);
 }
 
+/*
+ * 40 bits, unless RAM takes more: OVMF maps all that the processor could address, in pages of 2 MiB; with the 48 bits of
+ * a host it finds no memory for the tables.
+ */
+static unsigned phys_bits(const struct machine *m)
+{
+	uint64_t end = pci_window64_base(m) + PCI_WINDOW64_BYTES;
+	unsigned bits = 40;
+	while (end > (uint64_t)1 << bits)
+		bits++;
+	return bits;
+}
+
 int machine_create(const struct machine_config *config, struct machine **ret_machine)
 {
 	if (!config->vcpus || config->vcpus > MACHINE_MAX_VCPUS)
@@ -67,7 +80,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 	if (!rc) {
 		memset(m->lapic, 0, config->vcpus * sizeof(struct lapic));
 		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = true,
-					   .features = config->cpu_features };
+					   .features = config->cpu_features, .phys_bits_max = phys_bits(m) };
 		(config->build_cpuid ? config->build_cpuid : cpuid_model_build)(&m->cpuid, &cc);
 		rc = devices_init(m);
 	}

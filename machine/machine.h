@@ -23,6 +23,7 @@ enum machine_event {
 	MACHINE_EVENT_RESET,    /* reset register, i8042, port 0xcf9 */
 	MACHINE_EVENT_PANIC,    /* pvpanic: the guest's kernel panicked */
 	MACHINE_EVENT_DEBUG_EXIT, /* debug-exit port; `code` is what was written */
+	MACHINE_EVENT_NVRAM_ERROR, /* what the guest put into its flash is not in the file; `code` is an errno */
 };
 
 struct machine_config {
@@ -86,8 +87,11 @@ struct machine_hooks {
 	/* A vCPU should look at its pending events. [lock-free], async-signal-safe */
 	void (*kick)(void *opaque, unsigned vcpu);
 	void (*ram_written)(void *opaque, gpa_t gpa, uint64_t n);
-	/* ram_find would now answer differently for this range (PAM, ROM mapping). */
-	void (*map_changed)(void *opaque);
+	/*
+	 * ram_find would now answer differently for this range (PAM, ROM, flash), or A20 switched. Under the machine lock; a
+	 * vCPU whose access brought it about must see it before its next instruction.
+	 */
+	void (*map_changed)(void *opaque, gpa_t gpa, uint64_t n);
 	/*
 	 * An engine that owns the interrupt controllers (machine/irqchip.h) takes what would go to ours: changes of a line into
 	 * the 8259 pair or the IOAPIC (under the machine lock) and messages (any thread). NULL: ours.
@@ -193,6 +197,7 @@ struct machine_boot {
 	const char *initrd;   /* or NULL */
 	const char *cmdline;  /* or NULL */
 	const char *firmware; /* ROM image mapped below 4 GiB (SeaBIOS), when kernel is NULL or for fw_cfg kernels */
+	const char *nvram;    /* flash with that firmware's variables, mapped below it and written by it; or NULL */
 	const struct machine_module *modules; /* for a Multiboot or PVH kernel, in order */
 	unsigned module_count;
 };

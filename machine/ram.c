@@ -115,10 +115,10 @@ void ram_finish(struct machine_ram *ram)
 	ram->fd = -1;
 }
 
-static void ram_map_changed(struct machine *machine)
+static void ram_map_changed(struct machine *machine, gpa_t gpa, uint64_t n)
 {
 	if (machine->hooks.map_changed)
-		machine->hooks.map_changed(machine->hooks.opaque);
+		machine->hooks.map_changed(machine->hooks.opaque, gpa, n);
 }
 
 int machine_rom_add(struct machine *machine, const void *image, uint64_t bytes)
@@ -140,10 +140,12 @@ int machine_rom_add(struct machine *machine, const void *image, uint64_t bytes)
 		.gpa = RAM_HIGH_BASE - bytes, .bytes = bytes, .host = rom, .readonly = true };
 	pam_build(ram);
 	q35_pam_reset(&machine->q35);
-	ram_map_changed(machine);
+	ram_map_changed(machine, 0, RAM_HIGH_BASE);
 	machine_unlock(machine);
 	return 0;
 }
+
+gpa_t machine_rom_base(const struct machine *machine) { return RAM_HIGH_BASE - machine->ram.rom_bytes; }
 
 void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes)
 {
@@ -155,7 +157,16 @@ void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes)
 		return;
 	ram->pam_attr[segment] = (uint8_t)attributes;
 	atomic_store_explicit(&ram->pam[segment], &ram->pam_state[segment][attributes], memory_order_release);
-	ram_map_changed(machine);
+	ram_map_changed(machine, pam_base(segment), pam_bytes(segment));
+}
+
+void ram_flash_set(struct machine *machine, const struct ram_region *region)
+{
+	const struct ram_region *before = atomic_exchange_explicit(&machine->ram.flash, region, memory_order_acq_rel);
+	const struct ram_region *either = region ? region : before;
+
+	if (before != region)
+		ram_map_changed(machine, either->gpa, either->bytes);
 }
 
 const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t gpa)
@@ -166,8 +177,13 @@ const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t g
 		r = &ram->slot[RAM_SLOT_EXTENDED];
 		if (gpa >= RAM_HIGH_BASE)
 			r = &ram->slot[RAM_SLOT_HIGH];
-		else if (gpa - r->gpa >= r->bytes)
+		else if (gpa - r->gpa >= r->bytes) {
 			r = &ram->slot[RAM_SLOT_ROM];
+			if (gpa - r->gpa >= r->bytes)
+				r = atomic_load_explicit(&ram->flash, memory_order_acquire);
+			if (!r)
+				return NULL;
+		}
 	} else if (gpa >= PAM_BASE) {
 		r = atomic_load_explicit(&ram->pam[pam_segment(gpa)], memory_order_acquire);
 	} else {
@@ -199,6 +215,9 @@ size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret
 	for (unsigned s = 0; s < PAM_SEGMENTS; s++)
 		n = region_add(ret_regions, n, max, atomic_load_explicit(&ram->pam[s], memory_order_acquire));
 	n = region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_EXTENDED]);
+	const struct ram_region *flash = atomic_load_explicit(&ram->flash, memory_order_acquire);
+	if (flash)
+		n = region_add(ret_regions, n, max, flash);
 	n = region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_ROM]);
 	return region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_HIGH]);
 }

@@ -35,6 +35,7 @@ struct machine_ram {
 	uint8_t *rom;  /* page-aligned copy of the image, or NULL */
 	uint64_t rom_bytes;
 	struct ram_region slot[RAM_SLOT_COUNT]; /* bytes 0: not there */
+	_Atomic(const struct ram_region *) flash; /* below the ROM, while it reads as memory; else NULL */
 	/* Each PAM segment in its four states; `pam` points at the present one. */
 	struct ram_region pam_state[PAM_SEGMENTS][4];
 	_Atomic(const struct ram_region *) pam[PAM_SEGMENTS];
@@ -52,8 +53,13 @@ void ram_finish(struct machine_ram *ram);
  */
 int machine_rom_add(struct machine *machine, const void *image, uint64_t bytes);
 
+/* Where the ROM begins; 4 GiB when there is none. */
+gpa_t machine_rom_base(const struct machine *machine);
+
 /* Under the machine lock. Tells the engine (hooks.map_changed) when something changed. */
 void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes);
+/* The flash below the ROM (devices/flash.c) reads as this memory from now on; NULL: its reads are MMIO. As ram_pam_set. */
+void ram_flash_set(struct machine *machine, const struct ram_region *region);
 /* A vCPU's write to a read-only region: reaches RAM where PAM says write but not read. True: it was PAM's or ROM's. */
 bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size);
 

@@ -288,6 +288,13 @@ void policy_guest_inspect(const struct vmdef *def, struct policy_guest *ret_gues
 	}
 	if (def->boot.firmware)
 		check_file(ret_guest, "firmware", def->boot.firmware);
+	if (def->boot.nvram.path && access(def->boot.nvram.path, F_OK) == 0)
+		check_file(ret_guest, "nvram", def->boot.nvram.path);
+	else if (def->boot.nvram.template)
+		check_file(ret_guest, "nvram template", def->boot.nvram.template);
+	else if (def->boot.nvram.path)
+		set_problem(ret_guest, "nvram %s: does not exist; name what to make it from with boot.nvram.template",
+			    def->boot.nvram.path);
 }
 
 json_object *policy_guest_json(const struct policy_guest *guest)

@@ -89,6 +89,12 @@ static const struct field policy_fields[] = {
 	 .what = "it must be able to move to another host while it runs"},
 };
 
+static const struct field nvram_fields[] = {
+	{.key = "path", .type = FIELD_PATH, .offset = AT(boot.nvram.path), .required = true,
+	 .what = "this VM's own file, which the firmware writes; made from the template when it is not there"},
+	{.key = "template", .type = FIELD_PATH, .offset = AT(boot.nvram.template), .what = "such as OVMF_VARS_4M.fd"},
+};
+
 static const struct field boot_fields[] = {
 	{.key = "kernel", .type = FIELD_PATH, .offset = AT(boot.kernel), .what = "bzImage, Multiboot kernel, or ELF with a PVH note"},
 	{.key = "initrd", .type = FIELD_PATH, .offset = AT(boot.initrd), .what = "initramfs for that kernel"},
@@ -96,6 +102,8 @@ static const struct field boot_fields[] = {
 	 .what = "that kernel's command line"},
 	{.key = "modules", .type = FIELD_MODULES, .what = "files for a Multiboot or PVH kernel, each with a command line of its own"},
 	{.key = "firmware", .type = FIELD_PATH, .offset = AT(boot.firmware), .what = "BIOS image"},
+	{.key = "nvram", .type = FIELD_OBJECT, .fields = nvram_fields, .field_count = COUNT(nvram_fields),
+	 .what = "flash for that firmware's variables"},
 };
 
 static const struct field feature_fields[] = {
@@ -579,6 +587,8 @@ static int check_whole(const struct vmdef *def, char *ret_error)
 		return refuse(ret_error, "boot.cmdline", "a command line needs boot.kernel");
 	if (def->boot.module_count && (!def->boot.kernel || def->boot.firmware))
 		return refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
+	if (def->boot.nvram.path && !def->boot.firmware)
+		return refuse(ret_error, "boot.nvram", "a firmware's variables need boot.firmware");
 	return 0;
 }
 
@@ -629,6 +639,8 @@ void vmdef_free(struct vmdef *def)
 	free(def->boot.cmdline);
 	free(def->boot.firmware);
 	free(def->gdb);
+	free(def->boot.nvram.path);
+	free(def->boot.nvram.template);
 	for (unsigned i = 0; i < def->boot.module_count; i++) {
 		free(def->boot.modules[i].path);
 		free(def->boot.modules[i].cmdline);

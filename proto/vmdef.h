@@ -70,6 +70,9 @@ struct vmdef {
 	char workload[VMDEF_WORD_MAX + 1]; /* a hint for the policy, "" when not declared */
 	struct {
 		char *kernel, *initrd, *cmdline, *firmware;
+		struct {
+			char *path, *template;
+		} nvram;
 		struct vmdef_module modules[VMDEF_MODULES_MAX];
 		unsigned module_count;
 	} boot;

@@ -43,6 +43,8 @@ static void on_machine_event(void *opaque, enum machine_event event, unsigned co
 		atomic_store(&vm->debug_exit_value, code);
 	if (event == MACHINE_EVENT_PANIC)
 		atomic_fetch_or(&vm->panic_code, code);
+	if (event == MACHINE_EVENT_NVRAM_ERROR)
+		atomic_store(&vm->nvram_error, code);
 	atomic_fetch_or(&vm->machine_events, 1u << event);
 	vm_wake(vm);
 }
@@ -175,6 +177,7 @@ static int load_guest(struct vm *vm)
 		.initrd = vm->def->boot.initrd,
 		.cmdline = vm->def->boot.cmdline,
 		.firmware = vm->def->boot.firmware,
+		.nvram = vm->def->boot.nvram.path,
 		.modules = modules,
 		.module_count = vm->def->boot.module_count,
 	};
@@ -593,6 +596,9 @@ static void report_outcome(struct vm *vm)
 void vm_handle_wake(struct vm *vm)
 {
 	unsigned events = atomic_exchange(&vm->machine_events, 0);
+	if (events & 1u << MACHINE_EVENT_NVRAM_ERROR)
+		vm_log("nvram %s cannot be written: %s; what the guest keeps there is lost when this VM ends", vm->def->boot.nvram.path,
+		       strerror((int)atomic_load(&vm->nvram_error)));
 	if (vm_state_is_final(vm->state))
 		return;
 	/* A panic outranks the reset that panic=N asks for right behind it. */

@@ -15,6 +15,7 @@ trivisor_vm_SOURCES = \
 	vm/log.c \
 	vm/main.c \
 	vm/memory.c \
+	vm/nvram.c \
 	vm/private.h \
 	vm/profile.c \
 	vm/registers.c \

@@ -209,6 +209,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = set_reason(vm, vm->def->gdb && vm->def->gdb[0] ? vm->def->gdb : CONTROL_FILE_GDB, vm_gdb_open(vm));
 	if (!rc)
+		rc = vm_nvram_prepare(vm);
+	if (!rc)
 		rc = set_reason(vm, "sandbox", vm_sandbox_early(vm));
 	if (!rc)
 		rc = vm_build(vm);

@@ -96,6 +96,7 @@ struct vm {
 	atomic_uint machine_events; /* 1 << enum machine_event */
 	atomic_uint debug_exit_value;
 	atomic_uint panic_code;
+	atomic_uint nvram_error; /* errno */
 
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -196,6 +197,10 @@ void vm_gdb_set_architecture(struct vm *vm, enum vmdef_gdb_architecture architec
 /* The VM has ended: tells the client. */
 void vm_gdb_ended(struct vm *vm);
 void vm_gdb_close(struct vm *vm);
+
+/* ---- nvram.c ---- */
+/* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */
+int vm_nvram_prepare(struct vm *vm);
 
 /* ---- crash.c: registers, code and stack of a parked vCPU, into the log ---- */
 void vm_log_crash(struct vm *vm, unsigned index);

@@ -63,6 +63,8 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 			rc = allow_path(ruleset, boot[i], LL_READ);
 	for (unsigned i = 0; !rc && i < def->boot.module_count; i++)
 		rc = allow_path(ruleset, def->boot.modules[i].path, LL_READ);
+	if (!rc && def->boot.nvram.path)
+		rc = allow_path(ruleset, def->boot.nvram.path, LL_READ | LL_WRITE_FILE);
 	/* A BIOS that is not named by the definition. */
 	if (!rc)
 		rc = allow_path(ruleset, "/usr/share/seabios", LL_READ);
@@ -178,7 +180,7 @@ static const struct {
 	{"read", "eventfds, signalfd, sockets, result of open files"},
 	{"write", "eventfds, the log, result.json"},
 	{"pread64", "disks, kernels on a reset"},
-	{"pwrite64", "disks"},
+	{"pwrite64", "disks, a firmware's variables"},
 	{"preadv", "disks, scattered buffers"},
 	{"pwritev", "disks, scattered buffers"},
 	{"fdatasync", "a guest's flush"},

@@ -582,7 +582,8 @@ static int command_call(struct cli *cli, int argc, char **argv)
 const struct command commands[] = {
 	{"run", command_run,
 	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
-	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--disk FILE[,readonly]] [--workload W] [--timeout S] [--stats FILE]\n"
+	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
+	 "                  [--disk FILE[,readonly]] [--workload W] [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
 	{"define", command_define, "FILE",

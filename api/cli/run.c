@@ -126,6 +126,17 @@ static int add_module(json_object *boot, char *text)
 	return put_path(module, "path", "--module", text);
 }
 
+static json_object *nvram_of(json_object *boot)
+{
+	json_object *nvram = NULL;
+
+	if (!json_object_object_get_ex(boot, "nvram", &nvram)) {
+		nvram = json_object_new_object();
+		json_object_object_add(boot, "nvram", nvram);
+	}
+	return nvram;
+}
+
 static int parse_unsigned(const char *option, const char *text, unsigned *ret)
 {
 	char *end = NULL;
@@ -165,6 +176,8 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'f': return put_path(boot, "firmware", "--firmware", value);
 	case 'a': put(boot, "cmdline", value); return 0;
 	case 'o': return add_module(boot, value);
+	case 'N': return put_path(nvram_of(boot), "path", "--nvram", value);
+	case 'T': return put_path(nvram_of(boot), "template", "--nvram-template", value);
 	case 'd': return add_disk(definition, value);
 	case 't':
 		run->timeout_s = strtod(value, &end);
@@ -196,6 +209,8 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"initrd", required_argument, NULL, 'i'},
 		{"append", required_argument, NULL, 'a'},
 		{"firmware", required_argument, NULL, 'f'},
+		{"nvram", required_argument, NULL, 'N'},
+		{"nvram-template", required_argument, NULL, 'T'},
 		{"module", required_argument, NULL, 'o'},
 		{"disk", required_argument, NULL, 'd'},
 		{"workload", required_argument, NULL, 'w'},

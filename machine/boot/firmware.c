@@ -1,11 +1,15 @@
 /* A firmware image under 4 GiB, and in fw_cfg what it wants to know. */
 #include <asm/bootparam.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "machine/boot/acpi.h"
 #include "machine/boot/private.h"
 #include "machine/boot/smbios.h"
+#include "machine/devices/flash.h"
 #include "machine/devices/fw_cfg.h"
 #include "machine/devices/rtc.h"
 #include "machine/ram.h"
@@ -52,6 +56,80 @@ static int put_rom(struct machine *machine, const char *path)
 out:
 	boot_file_close(&rom);
 	return rc;
+}
+
+/* ---- the flash with the firmware's variables --------------------------------- */
+
+#define FV_SIGNATURE_AT 40 /* EFI_FIRMWARE_VOLUME_HEADER (UEFI PI vol. 3, 3.2.1): "_FVH", its checksum's span */
+#define FV_HEADER_BYTES_AT 48
+
+/* An EDK2 variable store whose header does not add up would be found out by the guest in ways nobody understands. */
+static int check_variables(const char *path, const uint8_t *head, size_t n)
+{
+	uint16_t header_bytes, sum16 = 0;
+
+	if (memcmp(head + FV_SIGNATURE_AT, "_FVH", 4) != 0)
+		return 0; /* another firmware's, or still empty */
+	memcpy(&header_bytes, head + FV_HEADER_BYTES_AT, sizeof(header_bytes));
+	if (header_bytes >= FV_HEADER_BYTES_AT + 2u && header_bytes <= n && header_bytes % 2 == 0) {
+		for (size_t i = 0; i < header_bytes; i += 2)
+			sum16 = (uint16_t)(sum16 + (head[i] | head[i + 1] << 8));
+		if (sum16 == 0)
+			return 0;
+	}
+	return boot_fail(-EINVAL, "nvram %s is damaged (its volume header's checksum is wrong): restore it, or delete it so that it is made anew "
+			 "from boot.nvram.template", path);
+}
+
+static int open_nvram(const char *path, uint64_t rom_bytes, int *ret_fd, uint64_t *ret_bytes)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	uint8_t head[512];
+	struct stat st;
+	int rc = 0, fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return boot_fail(-errno, "nvram %s cannot be opened for writing: %s; %s", path, strerror(errno),
+				 errno == ENOENT ? "name what to make it from with boot.nvram.template (OVMF's is OVMF_VARS_4M.fd)"
+						 : "it must be a file that this user may write");
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		rc = boot_fail(-EINVAL, "nvram %s is no regular file: name the firmware's variables, such as a copy of OVMF_VARS_4M.fd", path);
+	else if (st.st_size == 0 || st.st_size % FLASH_BLOCK_BYTES || (uint64_t)st.st_size > ROM_MAX_BYTES - rom_bytes)
+		rc = boot_fail(-EINVAL,
+			       "nvram %s has %lld bytes: it must have a multiple of 4 KiB, and at most 16 MiB together with the firmware; it may be "
+			       "truncated: restore it, or delete it so that it is made anew from boot.nvram.template",
+			       path, (long long)st.st_size);
+	else if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+		rc = errno == EAGAIN || errno == EACCES
+			     ? boot_fail(-EBUSY, "nvram %s is in use by another virtual machine: give each VM a file of its own", path)
+			     : boot_fail(-errno, "nvram %s cannot be locked: %s", path, strerror(errno));
+	else if (pread(fd, head, sizeof(head), 0) != (ssize_t)sizeof(head))
+		rc = boot_fail(-EIO, "nvram %s cannot be read: %s", path, strerror(errno));
+	else
+		rc = check_variables(path, head, sizeof(head));
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	*ret_fd = fd;
+	*ret_bytes = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* Right below the ROM: OVMF's two files are one image, cut in two. After a reset it is there already. */
+static int put_nvram(struct machine *machine, const char *path)
+{
+	gpa_t rom = machine_rom_base(machine);
+	uint64_t bytes = 0;
+	int rc, fd = -1;
+
+	if (machine_ram_find(machine, rom - 1))
+		return 0;
+	rc = open_nvram(path, (1ull << 32) - rom, &fd, &bytes);
+	if (rc < 0)
+		return rc;
+	rc = flash_create(machine, fd, rom - bytes, bytes);
+	return rc < 0 ? boot_fail(rc, "nvram %s cannot be mapped: %s", path, strerror(-rc)) : 0;
 }
 
 /* QEMU's struct e820_entry: packed, without a count. */
@@ -300,6 +378,8 @@ int firmware_boot(struct machine *machine, const struct machine_boot *boot, stru
 
 	boot_ram_layout(machine, &ram);
 	rc = put_rom(machine, boot->firmware);
+	if (rc == 0 && boot->nvram)
+		rc = put_nvram(machine, boot->nvram);
 	if (rc == 0)
 		rc = put_memory(machine, &ram);
 	if (rc == 0)

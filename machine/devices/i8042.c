@@ -18,7 +18,7 @@ static void a20_set(struct i8042 *kbd, bool on)
 {
 	struct machine *m = kbd->machine;
 	if (atomic_exchange(&m->a20, on) != on && m->hooks.map_changed)
-		m->hooks.map_changed(m->hooks.opaque);
+		m->hooks.map_changed(m->hooks.opaque, 0, RAM_HIGH_BASE);
 	kbd->outport = on ? kbd->outport | OUT_A20 : kbd->outport & ~OUT_A20;
 }
 

@@ -58,7 +58,8 @@ static void control_write(struct q35 *q35, uint16_t value)
 {
 	struct ich9_pm *pm = &q35->pm;
 	pm->pm1_control = value & ~PM1_SLP_EN & 0x1c07;
-	if ((value & PM1_SLP_EN) && PM1_SLP_TYP(value) == PM_SLP_TYP_S5)
+	/* OVMF does not ask the tables: it knows 0, which is QEMU's, and means S5 nowhere else. */
+	if ((value & PM1_SLP_EN) && (PM1_SLP_TYP(value) == PM_SLP_TYP_S5 || PM1_SLP_TYP(value) == 0))
 		machine_tell(q35->machine, MACHINE_EVENT_POWEROFF, 0);
 	sci_update(q35);
 }

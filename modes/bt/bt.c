@@ -107,7 +107,32 @@ static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 		}
 }
 
-static void hook_map_changed(void *opaque) { note_change(opaque, 0, 0); }
+/* A piece of address space that other memory may be behind now, or where translations were made: those go. */
+static bool map_change_is_far(const struct bt_vm *vm, gpa_t gpa, uint64_t n)
+{
+	if (gpa < 1u << 20) /* PAM, A20 */
+		return true;
+	for (gpa_t page = gpa & GUEST_PAGE_MASK; page < gpa + n; page += GUEST_PAGE_SIZE)
+		if (bt_page_has_code(vm, page))
+			return true;
+	return false;
+}
+
+/* A flash, mostly, which turns to MMIO and back by each command: dropping the TLBs is enough then. */
+static void hook_map_changed(void *opaque, gpa_t gpa, uint64_t n)
+{
+	struct mode_vm *vm = opaque;
+
+	for (unsigned i = 0; i < vm->bt.vcpus; i++)
+		if (vm->bt.vcpu[i])
+			vm->bt.vcpu[i]->map_changed = true;
+	if (map_change_is_far(&vm->bt, gpa, n)) {
+		note_change(vm, 0, 0);
+		return;
+	}
+	for (unsigned i = 0; i < vm->bt.vcpus; i++)
+		hook_kick(vm, i);
+}
 
 /*
  * The entries stay in the queue until they have been dealt with, so that no other vCPU goes on in between; two may deal
@@ -120,6 +145,7 @@ void bt_take_ram_changes(struct bt_vcpu *v)
 	uint32_t n, base;
 	bool all;
 
+	bt_map_sync(v);
 	if (!vm->change_count && !vm->change_all)
 		return;
 	changes_lock(vm);

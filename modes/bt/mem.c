@@ -30,6 +30,7 @@ static void mmio_write(struct bt_vcpu *v, gpa_t gpa, const void *buf, unsigned n
 	v->stats.mmio++;
 	bt_fpu_leave(v);
 	machine_mmio_write(v->machine, v->index, gpa, buf, n);
+	bt_map_sync(v);
 	bt_fpu_enter(v);
 }
 

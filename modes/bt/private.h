@@ -160,6 +160,7 @@ struct bt_vcpu {
 	uint8_t mmu;     /* enum bt_mmu of data accesses now */
 	uint32_t tb_key; /* mode bits that select a translation; kept by bt_mode_changed */
 	volatile uint32_t kicked;  /* events to look at */
+	volatile bool map_changed; /* host pointers in the TLB may be wrong: bt_map_sync */
 	volatile uint32_t stop;    /* leave run */
 
 	/* Between vCPUs (sync.c). */

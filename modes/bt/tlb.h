@@ -28,4 +28,13 @@ void bt_slots_clear(struct bt_vcpu *v);
 enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt_mmu mmu, uint8_t **ret_host,
 			       gpa_t *ret_gpa);
 
+/* After an access of this vCPU's own that a device may have taken as an order to map memory in or out. */
+static inline void bt_map_sync(struct bt_vcpu *v)
+{
+	if (v->map_changed) {
+		v->map_changed = false;
+		bt_tlb_flush(v, true);
+	}
+}
+
 #endif

@@ -38,7 +38,7 @@ static void hook_kick(void *opaque, unsigned index)
 
 static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n) { hvm_memory_written(opaque, gpa, n); }
 
-static void hook_map_changed(void *opaque)
+static void hook_map_changed(void *opaque, gpa_t gpa, uint64_t n)
 {
 	int rc = hvm_memory_sync(opaque);
 

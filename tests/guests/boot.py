@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Debian's cloud kernel under trivisor-vm alone: console, clock, devices, power button, reboot, panic, ways to fail."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -275,6 +276,18 @@ def fails_to_start(folder, initrd):
     empty = os.path.join(folder, "empty")
     open(empty, "wb").close()
     boot = {"kernel": kernel_image(), "initrd": initrd}
+    rom = os.path.join(folder, "rom")
+    with open(rom, "wb") as f:
+        f.truncate(1 << 18)
+    odd, broken, taken = (os.path.join(folder, name) for name in ("odd", "broken", "taken"))
+    with open(odd, "wb") as f:
+        f.truncate(5000)
+    with open(broken, "wb") as f:  # a volume header (UEFI PI 3.2.1), its checksum wrong
+        f.write(bytes(40) + b"_FVH" + bytes(4) + b"\x48\0" + bytes(8142))
+    with open(taken, "wb") as f:
+        f.truncate(8192)
+    lock = open(taken, "rb+")
+    fcntl.lockf(lock, fcntl.LOCK_EX)
     cases = [
         ("no-kernel", {"boot": {"kernel": "/nowhere/vmlinuz"}}, "/nowhere/vmlinuz"),
         ("directory", {"boot": {"kernel": folder}}, folder),
@@ -289,6 +302,13 @@ def fails_to_start(folder, initrd):
         ("no-firmware", {"boot": {"firmware": "/nowhere/bios"}}, "/nowhere/bios"),
         ("little-memory", {"boot": boot, "memory_mib": 16}, ""),
         ("more-than-the-host", {"boot": boot, "memory_mib": 1 << 20}, "memory_mib: 1048576 is more than this host's"),
+        ("no-nvram", {"boot": {"firmware": rom, "nvram": {"path": "/nowhere/vars"}}}, "boot.nvram.template"),
+        ("no-template", {"boot": {"firmware": rom, "nvram": {"path": folder + "/v", "template": "/nowhere/t"}}}, "/nowhere/t"),
+        ("no-place", {"boot": {"firmware": rom, "nvram": {"path": "/nowhere/vars", "template": taken}}}, "/nowhere/vars"),
+        ("nvram-directory", {"boot": {"firmware": rom, "nvram": {"path": folder}}}, folder),
+        ("nvram-size", {"boot": {"firmware": rom, "nvram": {"path": odd}}}, "5000 bytes"),
+        ("nvram-broken", {"boot": {"firmware": rom, "nvram": {"path": broken}}}, "damaged"),
+        ("nvram-in-use", {"boot": {"firmware": rom, "nvram": {"path": taken}}}, "in use by another"),
         ("bad-key", {"boot": {"kernal": "/x"}}, "boot.kernal: unknown key"),
     ]
     for name, part, named in cases:
@@ -299,6 +319,26 @@ def fails_to_start(folder, initrd):
             result = vm.result()
             check(result["state"] == "failed" and named in result["reason"], f"{name}: {result['reason']}")
             Tap.explain(f"{name}: {result['reason']}")
+    lock.close()
+
+
+def full_disk(folder, initrd):
+    """No room for a firmware's variables: said when they are made, and nothing half made stays."""
+    if os.geteuid():
+        raise Skip("mounting a small file system takes root")
+    template, small = os.path.join(folder, "template"), new_dir(folder, "small")
+    with open(template, "wb") as f:
+        f.write(os.urandom(1 << 18))
+    prefix = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=64k none {small} && "$@"; r=$?; ls -A {small}; exit $r', "sh"]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        raise Skip("namespaces are not allowed here")
+    part = {"boot": {"firmware": template, "nvram": {"path": small + "/vars", "template": template}}}
+    with Vm(new_dir(folder, "full"), part, prefix=prefix, stdout=subprocess.PIPE) as vm:
+        check(vm.wait(60) == 3, vm.log())
+        why = vm.result()["reason"]
+        check(small + "/vars" in why and "No space left" in why and "free some space" in why, why)
+        left = vm.process.stdout.read()
+        check(not left, f"it left behind {left}")
 
 
 def firmware_speaks(folder, initrd):
@@ -356,7 +396,7 @@ def main():
         for test in (reboots_in_place, panic_is_a_crash, death_of_init_is_a_crash, triple_fault_is_a_crash,
                      sigterm_destroys, two_readers_may_stall, runs_as_a_plain_user,
                      runs_under_a_containers_seccomp_profile, runs_without_executable_memfds,
-                     firmware_speaks, two_processors, fails_to_start, unknown_mode):
+                     firmware_speaks, two_processors, fails_to_start, full_disk, unknown_mode):
             tap.run(test.__name__.replace("_", " "), test, folder, initrd)
     tap.finish()
 

@@ -321,17 +321,59 @@ def uboot(folder, board, bits):
         console.expect(r"crc32 for 00100000 \.\.\. 004fffff ==> [0-9a-f]{8}", 60)
 
 
+def ovmf_image():
+    """Its files come together: an image for machines without flash, and code and variables for those with."""
+    return package("ovmf", "./usr/share/ovmf/OVMF.fd", "./usr/share/OVMF/OVMF_*_4M.fd") + "/usr/share/ovmf/OVMF.fd"
+
+
+def at_uefi_shell(console):
+    console.expect(r"UEFI Interactive Shell", 120)
+    # Any key but Escape, which its terminal driver takes for the first of several for a while.
+    console.expect(r"any other key to continue", 60)
+    console.type("\r")
+    console.expect(r"Shell>", 60)
+
+
 def ovmf(folder):
     """Its PEI and DXE phases, all processors started by it, to the shell."""
-    image = package("ovmf", "./usr/share/ovmf/OVMF.fd") + "/usr/share/ovmf/OVMF.fd"
+    image = ovmf_image()
     with Guest(folder, {"firmware": image}, vcpus=2) as console:
-        console.expect(r"UEFI Interactive Shell", 120)
-        # Any key but Escape, which its terminal driver takes for the first of several for a while.
-        console.expect(r"any other key to continue", 30)
-        console.type("\r")
-        console.expect(r"Shell>", 60)
+        at_uefi_shell(console)
         console.type("memmap\r")
         console.expect(r"Total Memory: +25\d MB", 60)
+
+
+def ovmf_keeps_its_variables(folder):
+    """Code and variables as flash: what the shell sets is there after a reset, and in the next VM that has the file."""
+    where = os.path.dirname(os.path.dirname(ovmf_image())) + "/OVMF"
+    nvram = {"path": os.path.join(folder, "ovmf-vars"), "template": f"{where}/OVMF_VARS_4M.fd"}
+    boot = {"firmware": f"{where}/OVMF_CODE_4M.fd", "nvram": nvram}
+    with Guest(folder, boot, vcpus=2) as console:
+        at_uefi_shell(console)
+        console.type("set colour green\r")
+        console.expect(r"Shell>", 60)
+        console.type("reset\r")
+        at_uefi_shell(console)
+        console.type("set colour\r")
+        console.expect(r"colour(\x1b\[[0-9;]*m|\s)+=(\x1b\[[0-9;]*m|\s)+green", 60)
+        console.expect(r"Shell>", 60)
+        console.type("set -d colour\r")
+        console.expect(r"Shell>", 60)
+        console.type("set shape round\r")
+        console.expect(r"Shell>", 60)
+    before = os.path.getsize(nvram["template"])
+    check(os.path.getsize(nvram["path"]) == before, "the file's size changed")
+    del nvram["template"]
+    guest = Guest(folder, boot)
+    with guest as console:
+        at_uefi_shell(console)
+        console.type("set\r")
+        shown = plain(console.text[:console.expect(r"shape(\x1b\[[0-9;]*m|\s)+=(\x1b\[[0-9;]*m|\s)+round", 60).end()])
+        check("green" not in shown, "what was deleted is there again")
+        console.expect(r"Shell>", 60)
+        console.type("reset -s\r")
+        guest.vm.wait(60)
+        check(guest.vm.result()["state"] == "shutdown", str(guest.vm.result()))
 
 
 def uefi_boots_debians_kernel(disk):
@@ -340,7 +382,7 @@ def uefi_boots_debians_kernel(disk):
     Nothing is typed: OVMF's own terminal driver reads the same serial port by a timer, and takes some of the characters.
     """
     mformat, mcopy, mmd = (tool(name, "mtools") for name in ("mformat", "mcopy", "mmd"))
-    firmware = package("ovmf", "./usr/share/ovmf/OVMF.fd") + "/usr/share/ovmf/OVMF.fd"
+    firmware = ovmf_image()
     _, image = grub_image(disk.folder, "x86_64-efi", "grub-efi-amd64-bin", [],
                           ["linux (hd0)/vmlinuz console=ttyS0", "initrd (hd0)/initrd", "boot"])
     fat, initrd = os.path.join(disk.folder, "efi.raw"), os.path.join(disk.folder, "efi-initrd")
@@ -377,6 +419,7 @@ def main():
             ("U-Boot, 32-bit", uboot, folder, "qemu-x86", "32-bit"),
             ("U-Boot, 64-bit", uboot, folder, "qemu-x86_64", "64-bit"),
             ("OVMF", ovmf, folder),
+            ("OVMF keeps its variables", ovmf_keeps_its_variables, folder),
             ("OVMF boots Debian's kernel through GRUB", uefi_boots_debians_kernel, disk),
         ]
         try:

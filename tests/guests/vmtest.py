@@ -259,13 +259,13 @@ class Rpc:
 class Vm:
     """One trivisor-vm of our own, without a daemon."""
 
-    def __init__(self, folder, definition, prefix=(), mode=None):
+    def __init__(self, folder, definition, prefix=(), mode=None, **more):
         self.folder = folder
         self.definition = {"name": "test", "memory_mib": 256, **definition}
         with open(os.path.join(folder, "definition.json"), "w") as f:
             json.dump(self.definition, f)
         command = [*prefix, program("trivisor-vm"), "--dir", folder, "--mode", mode or MODE, "--mode-reason", "the test says so"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **more)
         self.opened = []
 
     def path(self, name):

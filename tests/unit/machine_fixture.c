@@ -32,7 +32,7 @@ static void on_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 	f->ram_written += n;
 }
 
-static void on_map_changed(void *opaque)
+static void on_map_changed(void *opaque, gpa_t gpa, uint64_t n)
 {
 	struct fixture *f = opaque;
 	f->map_changes++;

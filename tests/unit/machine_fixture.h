@@ -13,7 +13,7 @@
 
 struct fixture {
 	struct machine *machine;
-	_Atomic unsigned events[4]; /* by enum machine_event */
+	_Atomic unsigned events[8]; /* by enum machine_event */
 	_Atomic unsigned event_code;
 	_Atomic unsigned kicks[MACHINE_MAX_VCPUS];
 	unsigned map_changes;
