@@ -105,6 +105,7 @@ void bt_debug_changed(struct bt_vcpu *v)
 		bt_tlb_flush(v, true);
 	else
 		bt_itlb_flush(v, true);
+	bt_tlb_forget(v, -1); /* its code pages are of the old set */
 }
 
 /* ---- the guest's registers (SDM vol. 3, 17.2) ------------------------------------------------- */

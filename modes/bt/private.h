@@ -139,7 +139,7 @@ struct bt_tail;
 /* Address spaces remembered for each vCPU; Linux uses six PCIDs. */
 #define BT_CONTEXTS 8
 #define BT_CONTEXT_ENTRIES 1024
-#define BT_CONTEXT_LOCAL 256
+#define BT_CONTEXT_LOCAL 1024
 
 struct bt_vcpu {
 	struct cpu_state cs; /* first: while translated code runs, the host's rsp points here */
@@ -228,7 +228,7 @@ struct bt_vcpu {
 	struct bt_context {
 		uint16_t pcid;
 		bool valid;
-		uint32_t age, count, local_count, itlb_key;
+		uint32_t age, count, local_count;
 		struct {
 			uint16_t index;
 			uint8_t mmu;
@@ -237,8 +237,7 @@ struct bt_vcpu {
 		struct {
 			uint16_t slot;
 			uint32_t id;
-		} local[BT_CONTEXT_LOCAL];
-		uint32_t user[BT_ITLB_ENTRIES / 2];
+		} local[BT_CONTEXT_LOCAL]; /* of the itlb */
 	} context[BT_CONTEXTS];
 	uint32_t context_age;
 	uint32_t pauses; /* of pause instructions, with other vCPUs about */

@@ -177,15 +177,15 @@ static void put_away(struct bt_vcpu *v, unsigned pcid)
 		}
 	}
 	c->local_count = 0;
+	if (v->itlb_local_count > BT_ITLB_LISTED)
+		return; /* nobody knows which */
 	for (uint32_t i = v->itlb_local_count; i-- > 0 && c->local_count < BT_CONTEXT_LOCAL;) {
-		unsigned slot = v->itlb_local[i & (BT_ITLB_ENTRIES - 1)];
-		if (i >= BT_ITLB_ENTRIES || !v->itlb[slot])
+		unsigned slot = v->itlb_local[i];
+		if (!v->itlb[slot])
 			continue;
 		c->local[c->local_count].slot = (uint16_t)slot;
 		c->local[c->local_count++].id = v->itlb[slot];
 	}
-	c->itlb_key = v->itlb_key[1];
-	bt_copy(c->user, v->itlb + BT_ITLB_ENTRIES / 2, sizeof(c->user));
 }
 
 /* A page may have got translations, and a supervisor's mode may be another, since the entries were put away. */
@@ -206,13 +206,13 @@ static void fetch_back(struct bt_vcpu *v, struct bt_context *c)
 		if (bt_page_has_code(v->vm, e->info & GUEST_PAGE_MASK))
 			e->write = invalid_tag(c->entry[i].index);
 	}
-	if (c->itlb_key == v->itlb_key[1])
-		bt_copy(v->itlb + BT_ITLB_ENTRIES / 2, c->user, sizeof(c->user));
-	for (uint32_t i = 0; i < c->local_count; i++)
-		if (v->vm->cache.pages[c->local[i].id].key == v->itlb_key[0]) {
-			v->itlb[c->local[i].slot] = c->local[i].id;
-			v->itlb_local[v->itlb_local_count++ & (BT_ITLB_ENTRIES - 1)] = c->local[i].slot;
-		}
+	for (uint32_t i = 0; i < c->local_count && v->itlb_local_count < BT_ITLB_LISTED; i++) {
+		unsigned slot = c->local[i].slot;
+		if (v->itlb[slot] || v->vm->cache.pages[c->local[i].id].key != v->itlb_key[slot >= BT_ITLB_ENTRIES / 2])
+			continue;
+		v->itlb[slot] = c->local[i].id;
+		v->itlb_local[v->itlb_local_count++] = (uint16_t)slot;
+	}
 	c->valid = false; /* what it has is in use: it changes from here on */
 	v->stats.pcid_hits++;
 }

@@ -1,4 +1,5 @@
-# `make fuzz` builds libFuzzer targets with clang; run them as they are, e.g. ./tests/fuzz/fuzz_decode -max_len=32.
+# `make fuzz FUZZ_SECONDS=N` runs hostile guests that long, with other seeds each time: best in a build with --enable-asan.
+# `make fuzz-decode` builds a libFuzzer target with clang; run it as it is, e.g. ./tests/fuzz/fuzz_decode -max_len=32.
 CLANG = clang
 FUZZ_CFLAGS = -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined
 FUZZ_TARGETS = tests/fuzz/fuzz_decode
@@ -9,7 +10,10 @@ tests/fuzz/fuzz_decode: $(top_srcdir)/tests/fuzz/fuzz_decode.c $(BT_DECODE_SOURC
 	$(AM_V_CCLD)$(CLANG) $(FUZZ_CFLAGS) -I$(top_srcdir) -D_GNU_SOURCE -o $@ $(top_srcdir)/tests/fuzz/fuzz_decode.c \
 		$(top_srcdir)/modes/bt/decode.c $(top_srcdir)/modes/bt/decode_table.c
 
-fuzz: $(FUZZ_TARGETS)
-.PHONY: fuzz
+FUZZ_SECONDS = 3600
+fuzz: tests/fuzz/hostile
+	tests/fuzz/hostile --seed `date +%s` --seconds $(FUZZ_SECONDS)
+fuzz-decode: $(FUZZ_TARGETS)
+.PHONY: fuzz fuzz-decode
 CLEANFILES += tests/fuzz/fuzz_decode
 EXTRA_DIST += tests/fuzz/fuzz_decode.c

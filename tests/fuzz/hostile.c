@@ -3,9 +3,11 @@
  * and with half-broken tables; whatever it does, the engine must come back, by a halt, a triple fault or its own word,
  * and stop when it is told to.
  *
- *	hostile [--seed S] [--count N] [--from K] [--case K] [--vcpus N] [--verbose]
+ *	hostile [--seed S] [--count N] [--seconds N] [--from K] [--case K] [--vcpus N] [--scribble] [--verbose]
  *
- * With several vCPUs they run cases of their own at the same time over the same memory, tables and translations.
+ * Page tables are at random, too, and registers point into them. With several vCPUs they run cases of their own at the
+ * same time over the same memory, tables and translations; --scribble has a thread change table entries all the while.
+ * --seconds goes on with other seeds until the time is over.
  */
 #include "tests/differential/case.h"
 #include "tests/differential/watch.h"
@@ -38,6 +40,8 @@
 #define PD32 0x420000u
 #define PDPT_PAE 0x421000u
 #define HIGH_PHYS 0x500000u
+#define TABLES PML4
+#define TABLE_PAGES 0x12u /* to the end of PDPT_PAE */
 
 enum mode { LONG64, LONG64_USER, COMPAT, COMPAT_USER, FLAT32, FLAT32_USER, PAGED32, PAE32, PROT16, REAL, VM86, MODE_COUNT };
 static const char *const mode_names_[] = {"64-bit", "64-bit, user", "compatibility", "compatibility, user", "32-bit flat",
@@ -51,7 +55,7 @@ struct vm {
 	uint8_t *ram;
 	uint64_t seed;
 	unsigned vcpus, from, count; /* the cases of this machine */
-	bool verbose;
+	bool verbose, scribble;
 };
 
 /* One vCPU and the thread that runs it. */
@@ -93,7 +97,8 @@ static void no_output(void *opaque, unsigned port, const void *bytes, size_t n) 
 
 static const char *vm_create(struct vm *m)
 {
-	struct machine_config config = {.ram_bytes = RAM_BYTES, .vcpus = m->vcpus, .on_event = no_event, .on_output = no_output};
+	static const uint8_t features[CPU_FEATURE_COUNT] = {[CPU_FEATURE_pcid] = CPU_FEATURE_ON, [CPU_FEATURE_invpcid] = CPU_FEATURE_ON};
+	struct machine_config config = {.cpu_features = features, .ram_bytes = RAM_BYTES, .vcpus = m->vcpus, .on_event = no_event, .on_output = no_output};
 
 	if (machine_create(&config, &m->machine))
 		return "no machine could be created";
@@ -145,6 +150,23 @@ static void gates(struct guest *g)
 	}
 }
 
+/* Entries of any level that lead to any table, themselves included, to code and data, or nowhere. */
+static void random_tables(struct guest *g)
+{
+	static const uint32_t targets[] = {PML4, PML4 + 0x1000, PML4 + 0x2000, PML4 + 0x3000, PML4 + 0x4000, PML4 + 0x6000, PD32,
+					   PDPT_PAE, GVA_CODE, GVA_D0, HIGH_PHYS, GDT, TSS, 0xfee00000, 0xd0000000};
+	unsigned n = 1 + rnd(g) % 24;
+
+	while (n--) {
+		uint32_t table = TABLES + (uint32_t)(rnd(g) % TABLE_PAGES) * 0x1000;
+		uint32_t entry = (uint32_t)(chance(g, 50) ? rnd(g) % 4 : rnd(g) % 512);
+		uint64_t to = targets[rnd(g) % ARRAY_SIZE(targets)], bits = chance(g, 80) ? 7 : 0;
+
+		bits ^= chance(g, 50) ? 0 : rnd(g) & 0x1ff;
+		put(g, table + entry * 8, to | bits | (chance(g, 10) ? 1ull << 63 : 0), 8);
+	}
+}
+
 static void page_tables(struct guest *g)
 {
 	/* Four levels: the first 512 MiB by 2 MiB pages but for the code's, which has pages of its own. */
@@ -163,6 +185,8 @@ static void page_tables(struct guest *g)
 		put(g, PDPT_PAE + i * 8, i ? 0 : ((PML4 + 0x2000) | 1), 8);
 	for (unsigned i = 0; i < 1024; i++)
 		put(g, PD32 + i * 4, i < 128 ? i << 22 | 0x87 : 0, 4);
+	if (chance(g, 30))
+		random_tables(g);
 	/* Now and then an entry is anything. */
 	if (chance(g, 10))
 		put(g, PML4 + (rnd(g) & 0x6ff8), rnd(g), 8);
@@ -227,7 +251,11 @@ static void control_registers(struct guest *g, struct cpu_state *s, enum mode m)
 	if (chance(g, 5))
 		s->cr0 |= 0x40000; /* AM */
 	for (unsigned i = 0; i < 4; i++)
-		s->dr[i] = chance(g, 50) ? GVA_D0 : 0;
+		s->dr[i] = chance(g, 50) ? GVA_D0 : chance(g, 50) ? GVA_CODE + (rnd(g) & 0xfff) : 0;
+	if (chance(g, 10))
+		s->dr7 = (rnd(g) & 0xffff00ff) | 0x400;
+	if (is_long(m) && chance(g, 20))
+		s->cr4 |= 1u << 17 | (chance(g, 50) ? 1u << 21 : 0); /* PCIDE, SMAP */
 }
 
 static void state(struct guest *g, struct cpu_state *s, const struct diff_case *c, enum mode m)
@@ -273,6 +301,9 @@ static void state(struct guest *g, struct cpu_state *s, const struct diff_case *
 		s->seg[SEG_FS].base = c->cpu.fs_base;
 		s->seg[SEG_GS].base = c->cpu.gs_base;
 	}
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		if (chance(g, 5))
+			s->gpr[i] = TABLES + (rnd(g) & (TABLE_PAGES * 0x1000 - 8));
 	if (bits_of(m) != 64)
 		for (unsigned i = 0; i < GPR_COUNT; i++)
 			s->gpr[i] = (uint32_t)s->gpr[i];
@@ -339,18 +370,46 @@ static void *run_cases(void *arg)
 	return NULL;
 }
 
+static volatile bool scribbling;
+
+/* Changes table entries under everybody's feet, and changes most of them back. */
+static void *scribble(void *arg)
+{
+	const struct vm *m = arg;
+	struct guest g = {.ram = m->ram, .random = m->seed ^ m->from};
+
+	while (scribbling) {
+		uint64_t *e = (uint64_t *)(void *)(m->ram + TABLES + (rnd(&g) % (TABLE_PAGES * 512)) * 8), old = *e;
+		const struct timespec rest = {.tv_nsec = 2000};
+
+		__atomic_store_n(e, chance(&g, 50) ? old ^ (rnd(&g) & 0x7f) : rnd(&g), __ATOMIC_RELAXED);
+		nanosleep(&rest, NULL);
+		if (chance(&g, 90))
+			__atomic_store_n(e, old, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
 /* A fresh machine for some of the cases. */
 static const char *run_round(struct vm *m)
 {
 	const char *why = vm_create(m);
+	pthread_t scribbler;
 
 	if (why)
 		return why;
+	scribbling = m->scribble;
+	if (m->scribble && pthread_create(&scribbler, NULL, scribble, m))
+		return "no thread";
 	for (unsigned i = 0; i < m->vcpus; i++)
 		if (pthread_create(&guests[i].thread, NULL, run_cases, &guests[i]))
 			return "no thread";
 	for (unsigned i = 0; i < m->vcpus; i++)
 		pthread_join(guests[i].thread, NULL);
+	if (m->scribble) {
+		scribbling = false;
+		pthread_join(scribbler, NULL);
+	}
 	vm_destroy(m);
 	return NULL;
 }
@@ -385,11 +444,13 @@ static void plan(struct vm *m, unsigned n, unsigned from, unsigned count)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"seed", 1, NULL, 's'}, {"count", 1, NULL, 'n'}, {"from", 1, NULL, 'f'},
-						{"case", 1, NULL, 'c'}, {"vcpus", 1, NULL, 'p'}, {"verbose", 0, NULL, 'v'}, {0}};
+						{"case", 1, NULL, 'c'}, {"vcpus", 1, NULL, 'p'}, {"verbose", 0, NULL, 'v'},
+						{"seconds", 1, NULL, 't'}, {"scribble", 0, NULL, 'x'}, {0}};
 	struct sigaction sa = {.sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK};
 	struct itimerval timer = {.it_interval.tv_usec = 4000, .it_value.tv_usec = 4000};
 	struct vm m = {.seed = 1};
-	unsigned count = 0, from = 0;
+	unsigned count = 0, from = 0, tests = 0;
+	unsigned long seconds = 0;
 
 	for (int o; (o = getopt_long(argc, argv, "", options, NULL)) >= 0;)
 		switch (o) {
@@ -402,17 +463,30 @@ int main(int argc, char **argv)
 			break;
 		case 'p': m.vcpus = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'v': m.verbose = true; break;
+		case 'x': m.scribble = true; break;
+		case 't': seconds = strtoul(optarg, NULL, 0); break;
 		default: m.vcpus = VCPUS_MAX + 1; break;
 		}
 	if (m.vcpus > VCPUS_MAX) {
-		fprintf(stderr, "usage: hostile [--seed S] [--count N] [--from K] [--case K] [--vcpus 1..%u] [--verbose]\n", VCPUS_MAX);
+		fprintf(stderr, "usage: hostile [--seed S] [--count N] [--from K] [--case K] [--vcpus 1..%u] [--seconds N] [--scribble] [--verbose]\n", VCPUS_MAX);
 		return 2;
 	}
-	printf("1..%u\n", m.vcpus ? 1 : 2);
+	if (!seconds)
+		printf("1..%u\n", m.vcpus ? 1 : 2);
 	watch_start("hostile", m.seed);
 	generator_prepare(); /* its tables, before there are threads */
 	sigaction(SIGVTALRM, &sa, NULL);
 	setitimer(ITIMER_VIRTUAL, &timer, NULL);
+	time_t end = time(NULL) + (time_t)seconds;
+	if (seconds) {
+		for (unsigned vcpus = m.vcpus; time(NULL) < end; m.seed++) {
+			m.vcpus = vcpus ? vcpus : 1 + m.seed % 2;
+			m.scribble = m.seed / 2 % 2;
+			plan(&m, ++tests, from, count ? count : FRESH_EVERY);
+		}
+		printf("1..%u\n", tests);
+		return 0;
+	}
 	if (m.vcpus) {
 		plan(&m, 1, from, count ? count : CHECK_CASES);
 		return 0;
