@@ -38,7 +38,9 @@ int hvm_tsc_offset_get(struct mode_vcpu *vcpu, uint64_t *ret_offset)
 
 int hvm_clock_set(struct mode_vm *vm)
 {
-	struct kvm_clock_data data = {.clock = machine_clock_ns(vm->machine)};
+	/* As bt gives it: time 0 at TSC 0, so that it does not step when a guest moves. */
+	unsigned __int128 tsc = __builtin_ia32_rdtsc() + machine_tsc_offset(vm->machine);
+	struct kvm_clock_data data = {.clock = (uint64_t)(tsc * 1000000u / machine_tsc_khz(vm->machine))};
 
 	if (!vm->kvm.adjust_clock)
 		return 0;

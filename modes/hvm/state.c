@@ -309,6 +309,9 @@ static int set_events(struct mode_vcpu *vcpu, const struct cpu_state *cs)
 		e.exception.has_error_code = cs->exception_has_error && cs->cr0 & CR0_PE;
 		e.exception.error_code = e.exception.has_error_code ? cs->exception_error : 0;
 	}
+	/* What the last exit said is of the state before. */
+	vcpu->run->if_flag = (cs->rflags & RFLAGS_IF) != 0;
+	vcpu->run->ready_for_interrupt_injection = !cs->exception_pending && !cs->interrupt_shadow;
 	return ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &e) < 0 ? -errno : 0;
 }
 
