@@ -113,6 +113,10 @@ struct mode_ops {
 	/* Any thread, no VM needed. Always fills *ret. */
 	void (*probe)(struct mode_probe *ret);
 
+	/* For the sandbox: files it opens before the guest runs, and ioctl requests it makes afterwards. End with NULL and 0. */
+	const char *const *files;
+	const unsigned long *ioctls;
+
 	/* The processor as this mode can show it, for machine_config. NULL: cpuid_model_build. */
 	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
 

@@ -128,6 +128,7 @@ static int build_engine(struct vm *vm)
 	if (!probe.usable)
 		return fail(vm, -ENODEV, "mode %s cannot be used here: %s%s%s", vm->mode->name, probe.reason,
 			    probe.remedy[0] ? "; " : "", probe.remedy);
+	vm_log("mode %s: %s", probe.variant, probe.reason);
 	int rc = vm->mode->vm_create(vm->machine, &vm->engine);
 	if (rc)
 		return fail(vm, rc, "mode %s cannot start: %s", vm->mode->name, strerror(-rc));

@@ -13,6 +13,7 @@
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -68,11 +69,8 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 	/* A BIOS that is not named by the definition. */
 	if (!rc)
 		rc = allow_path(ruleset, "/usr/share/seabios", LL_READ);
-	/* Opened before the guest runs, and by the loader of the CPUID model. */
-	if (!rc && !strcmp(vm->mode->name, "hvm"))
-		rc = allow_path(ruleset, "/dev/kvm", LL_READ | LL_WRITE_FILE);
-	if (!rc && !strcmp(vm->mode->name, "hvm"))
-		rc = allow_path(ruleset, "/sys/module", LL_READ);
+	for (const char *const *file = vm->mode->files; !rc && file && *file; file++)
+		rc = allow_path(ruleset, *file, LL_READ | LL_WRITE_FILE);
 	for (unsigned i = 0; !rc && i < def->disk_count; i++)
 		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
 	return rc;
@@ -216,7 +214,6 @@ static const struct {
 	{"getsockname", "libevent"},
 	{"getpeername", "libevent"},
 	{"shutdown", "ending a connection"},
-	{"ioctl", "FIONREAD in libevent's buffers"},
 	{"epoll_wait", "the event loop"},
 	{"epoll_pwait", "the event loop"},
 	{"epoll_pwait2", "the event loop"},
@@ -295,7 +292,20 @@ static int allow_open(scmp_filter_ctx ctx)
 	return rc;
 }
 
-static int fill_filter(scmp_filter_ctx ctx)
+/* libevent's buffers, stdio, and what the mode asks of its kernel driver: nothing else may be asked of a descriptor. */
+static int allow_ioctls(scmp_filter_ctx ctx, const unsigned long *of_mode)
+{
+	static const unsigned long ours[] = {FIONREAD, FIONBIO, TCGETS, 0};
+	const unsigned long *const lists[] = {ours, of_mode};
+	int rc = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+		for (const unsigned long *request = lists[i]; !rc && request && *request; request++)
+			rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+					      SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, (uint32_t)*request));
+	return rc;
+}
+
+static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++) {
 		int rc = allow(ctx, allowed[i].name);
@@ -319,6 +329,8 @@ static int fill_filter(scmp_filter_ctx ctx)
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 				      SCMP_A0(SCMP_CMP_MASKED_EQ, 0x10000, 0x10000));
+	if (!rc)
+		rc = allow_ioctls(ctx, vm->mode->ioctls);
 	if (!rc)
 		rc = allow_open(ctx);
 	/* Scheduling limits of our own process, read by glibc when it makes a stack. */
@@ -394,7 +406,7 @@ int vm_sandbox_enter(struct vm *vm)
 	/* The machine's clock thread is there already. */
 	rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	if (!rc)
-		rc = fill_filter(ctx);
+		rc = fill_filter(ctx, vm);
 	if (!rc)
 		rc = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -299,8 +299,26 @@ static uint64_t first_user_ns(struct mode_vm *vm) { return 0; }
 
 static void ram_written(struct mode_vm *vm, gpa_t gpa, uint64_t bytes) { hvm_memory_written(vm, gpa, bytes); }
 
+/* /sys/module tells which KVM it is. */
+static const char *const files[] = {"/dev/kvm", "/sys/module", NULL};
+
+static const unsigned long ioctls[] = {
+	KVM_RUN, KVM_NMI, KVM_INTERRUPT, KVM_TRANSLATE, KVM_KVMCLOCK_CTRL, KVM_CHECK_EXTENSION,
+	/* state, out and in */
+	KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS,
+	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_MSRS, KVM_SET_MSRS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
+	KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR, KVM_SET_CLOCK,
+	/* interrupt controllers */
+	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_PIT2, KVM_SET_PIT2, KVM_IRQ_LINE,
+	KVM_SIGNAL_MSI,
+	/* memory */
+	KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG, 0,
+};
+
 const struct mode_ops hvm_mode = {
 	.name = "hvm",
+	.files = files,
+	.ioctls = ioctls,
 	.capabilities = MODE_CAP_STATE | MODE_CAP_OWN_IRQCHIP,
 	.probe = hvm_probe,
 	.build_cpuid = hvm_build_cpuid,

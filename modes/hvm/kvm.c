@@ -100,6 +100,37 @@ void hvm_kvm_close(struct hvm_kvm *kvm)
 	kvm->fd = -1;
 }
 
+/* A module's parameter: 1, 0, or -1 when it cannot be read. */
+static int parameter(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char c = 0;
+	ssize_t n = fd < 0 ? -1 : read(fd, &c, 1);
+
+	if (fd >= 0)
+		close(fd);
+	return n != 1 ? -1 : c == 'Y' || c == '1';
+}
+
+/* Which KVM it is, by the modules that are loaded (the policy's probe reads more of them). */
+static void name_variant(struct mode_probe *p)
+{
+	int ept = parameter("/sys/module/kvm_intel/parameters/ept"), npt = parameter("/sys/module/kvm_amd/parameters/npt");
+
+	if (access("/sys/module/kvm_pvm", F_OK) == 0) {
+		SAY(p->variant, "hvm/software");
+		SAY(p->reason, "/dev/kvm is kvm_pvm, which emulates unmodified guests instruction by instruction");
+	} else if (ept == 1 || npt == 1) {
+		SAY(p->variant, "hvm/%s", ept == 1 ? "ept" : "npt");
+		SAY(p->reason, "/dev/kvm with %s", ept == 1 ? "EPT" : "NPT");
+	} else if (ept == 0 || npt == 0) {
+		SAY(p->variant, "hvm/shadow");
+		SAY(p->reason, "/dev/kvm with shadow page tables");
+	} else {
+		SAY(p->reason, "/dev/kvm makes VMs; which kind of KVM it is /sys/module does not tell");
+	}
+}
+
 void hvm_probe(struct mode_probe *ret_probe)
 {
 	struct hvm_kvm kvm;
@@ -117,7 +148,7 @@ void hvm_probe(struct mode_probe *ret_probe)
 					       "it and unload its modules");
 	} else {
 		ret_probe->usable = true;
-		SAY(ret_probe->reason, "/dev/kvm makes VMs");
+		name_variant(ret_probe);
 		close(fd);
 	}
 	hvm_kvm_close(&kvm);
