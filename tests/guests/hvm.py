@@ -16,6 +16,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from vmtest import Skip, Tap, Vm, check, program, scratch, wait_until  # noqa: E402
 
+from systems import package  # noqa: E402
+
 spec = importlib.util.spec_from_file_location("kernel_runner", os.path.join(HERE, "kernels", "run.py"))
 kernels = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kernels)
@@ -84,6 +86,21 @@ def firmware_finds_its_devices():
         console.expect(r"No bootable device", 50)
         stats = vm.control().result("stats")
         check(stats["exits"]["pio"] > 100 and stats["mode"] == "hvm", str(stats))
+
+
+def gnu_mach_starts():
+    """A real kernel by our Multiboot loader, up to where a software KVM meets its first x87 instruction."""
+    image = package("gnumach-image-1.8-486", "./boot/*") + "/boot/gnumach-1.8-486.gz"
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"kernel": image, "cmdline": "console=com0"}}, mode="hvm") as vm:
+        console = vm.console()
+        console.expect("GNU Mach 1", 90)
+        console.expect(r"vm_page: DMA32: pages: \d+", 90)
+        if not SOFTWARE:
+            console.expect("panic.*bootstrap_create: No bootstrap code", 90)
+            return
+        vm.wait(90)
+        reason = vm.result()["reason"]
+        check(re.search(r"cannot emulate the instruction .*\((df|d9|db|dd|9b) ", reason), f"it ended otherwise: {reason}")
 
 
 def paused_and_resumed():
@@ -168,6 +185,7 @@ def main():
     for irqchip in ("machine", "kernel"):
         os.environ["TRIVISOR_HVM_IRQCHIP"] = irqchip
         tap.run(f"SeaBIOS finds its devices ({irqchip})", firmware_finds_its_devices)
+    tap.run("GNU Mach starts", gnu_mach_starts)
     tap.run("paused and resumed", paused_and_resumed)
     tap.run("destroyed while it runs", destroyed_while_it_runs)
     tap.run("what KVM cannot emulate is told, with bytes and remedy", told_with_bytes_and_remedy)
