@@ -1,6 +1,7 @@
 /* 8259 pair, IOAPIC, local APIC, MSI, IPIs: who gets which vector when. */
 #include <string.h>
 
+#include "machine/irqchip.h"
 #include "tests/unit/machine_fixture.h"
 
 /* ---- 8259 -------------------------------------------------------------------------- */
@@ -456,6 +457,125 @@ static void test_vector_registers_untouched(void **state)
 	assert_true(f->machine->ioapic.delivered[9] >= 2);
 }
 
+/* ---- controllers of an engine's own (machine/irqchip.h) ---------------------------------------------- */
+
+static void test_state_out_and_in(void **state)
+{
+	struct fixture *f = *state;
+	struct irqchip_state chips;
+	struct irqchip_lapic lapic;
+
+	lapic_on(f, 0);
+	mmio32_set(f, 0, LAPIC_AT(0x350), 0x700); /* LINT0: ExtINT */
+	mmio32_set(f, 0, LAPIC_AT(0x80), 0x20);
+	pic_program(f, 1u << 4);
+	ioapic_route(f, 5, 0x8055); /* level-triggered */
+	/* One in service, one in IRR, one latched in the 8259, a timer under way. */
+	ipi(f, 0, 0, 0x40090);
+	assert_int_equal(take(f, 0), 0x90);
+	lines_isa(f, 5, true);
+	lines_isa(f, 4, true);
+	mmio32_set(f, 0, LAPIC_AT(0x3e0), 0xb);
+	mmio32_set(f, 0, LAPIC_AT(0x320), 0x66);
+	mmio32_set(f, 0, LAPIC_AT(0x380), 4000000000u);
+
+	machine_irqchip_get(f->machine, &chips);
+	machine_lapic_get(f->machine, 0, &lapic);
+	assert_int_equal(chips.pic_lines, 1u << 4 | 1u << 5);
+	assert_int_equal(chips.ioapic_lines, 1u << 4 | 1u << 5);
+	machine_irqchip_idle(f->machine);
+	assert_int_equal(take(f, 0), -1);
+	assert_int_equal(mmio32(f, 0, LAPIC_AT(0x390)), 0);
+	mmio32_set(f, 0, LAPIC_AT(0x80), 0xf0);
+	mmio32_set(f, 0, LAPIC_AT(0x350), 0x10000);
+	ioapic_route(f, 5, 0x10000);
+
+	machine_lapic_set(f->machine, 0, &lapic);
+	machine_irqchip_set(f->machine, &chips);
+	assert_int_equal(mmio32(f, 0, LAPIC_AT(0x80)), 0x20);
+	assert_int_equal(mmio32(f, 0, LAPIC_AT(0x140)), 1u << 16);
+	assert_int_equal(ioapic_get(f, 0x10 + 10), 0xc055);
+	assert_in_range(mmio32(f, 0, LAPIC_AT(0x390)), 1, 4000000000u);
+	/* The 8259's passes the LAPIC by; the other waits for the one in service. */
+	assert_int_equal(take(f, 0), 0x24);
+	assert_int_equal(take(f, 0), -1);
+	mmio32_set(f, 0, LAPIC_AT(0xb0), 0);
+	assert_int_equal(take(f, 0), 0x55);
+	lines_isa(f, 5, false);
+	mmio32_set(f, 0, LAPIC_AT(0xb0), 0);
+	assert_int_equal(take(f, 0), -1);
+}
+
+static void test_x2apic_and_deadline_out_and_in(void **state)
+{
+	struct fixture *f = *state;
+	struct irqchip_lapic lapic;
+	uint64_t value, deadline = __builtin_ia32_rdtsc() + machine_tsc_offset(f->machine) + 3600 * 1000 * machine_tsc_khz(f->machine);
+
+	assert_true(machine_apic_msr_write(f->machine, 1, 0x1b, LAPIC_BASE | 0xc00));
+	assert_true(machine_apic_msr_write(f->machine, 1, 0x80f, 0x1ff));
+	assert_true(machine_apic_msr_write(f->machine, 1, 0x832, 0x40077));
+	assert_true(machine_apic_msr_write(f->machine, 1, 0x6e0, deadline));
+	assert_true(machine_apic_msr_write(f->machine, 1, 0x830, 0x100004033)); /* to itself */
+	machine_lapic_get(f->machine, 1, &lapic);
+	machine_reset(f->machine);
+	machine_lapic_set(f->machine, 1, &lapic);
+	assert_true(machine_apic_msr_read(f->machine, 1, 0x6e0, &value));
+	assert_int_equal(value, deadline);
+	assert_true(machine_apic_msr_read(f->machine, 1, 0x80d, &value));
+	assert_int_equal(value, 2); /* LDR: cluster 0, bit 1 */
+	assert_true(machine_apic_msr_read(f->machine, 1, 0x830, &value));
+	assert_int_equal(value, 0x100004033);
+	assert_int_equal(take(f, 1), 0x33);
+}
+
+struct engine {
+	unsigned pic, ioapic, msis, paused, resumed;
+	bool running_when_resumed;
+	struct machine *machine;
+};
+
+static void engine_pic(void *opaque, unsigned input, bool level) { ((struct engine *)opaque)->pic = input << 8 | level; }
+static void engine_ioapic(void *opaque, unsigned pin, bool level) { ((struct engine *)opaque)->ioapic = pin << 8 | level; }
+static void engine_msi(void *opaque, uint64_t address, uint32_t data) { ((struct engine *)opaque)->msis += data; }
+static void engine_paused(void *opaque) { ((struct engine *)opaque)->paused++; }
+static void engine_resumed(void *opaque)
+{
+	struct engine *e = opaque;
+	e->resumed++;
+	e->running_when_resumed = !e->machine->clock.paused;
+}
+
+static void test_lines_of_an_engine(void **state)
+{
+	struct fixture *f = *state;
+	struct engine e = { .machine = f->machine };
+	const struct machine_hooks hooks = { .pic_line = engine_pic, .ioapic_line = engine_ioapic, .msi = engine_msi,
+					     .paused = engine_paused, .resumed = engine_resumed, .opaque = &e };
+
+	lapic_on(f, 0);
+	mmio32_set(f, 0, LAPIC_AT(0x350), 0x700);
+	pic_program(f, 0xffff);
+	ioapic_route(f, 4, 0x44);
+	machine_set_hooks(f->machine, &hooks);
+	lines_isa(f, 4, true);
+	assert_int_equal(e.pic, 0x401);
+	assert_int_equal(e.ioapic, 0x401);
+	machine_msi(f->machine, LAPIC_BASE, 0x4051);
+	assert_int_equal(e.msis, 0x4051);
+	machine_msi(f->machine, 0x1000, 0x4051); /* memory, not the interrupt bus */
+	assert_int_equal(e.msis, 0x4051);
+	assert_int_equal(take(f, 0), -1);
+	/* Its LAPICs know what LINT1 does. */
+	machine_inject_nmi(f->machine);
+	assert_int_equal(machine_vcpu_take_events(f->machine, 1, NULL), MACHINE_VCPU_NMI);
+	machine_pause(f->machine);
+	assert_int_equal(e.paused, 1);
+	machine_resume(f->machine);
+	assert_int_equal(e.resumed, 1);
+	assert_true(e.running_when_resumed);
+}
+
 static void test_reset_clears(void **state)
 {
 	struct fixture *f = *state;
@@ -477,7 +597,8 @@ int main(void)
 		T(test_pic_auto_eoi_rotate_poll), T(test_ioapic_registers), T(test_ioapic_edge), T(test_ioapic_level),
 		T(test_shared_pirq), T(test_lapic_priorities), T(test_lapic_ipis), T(test_lapic_lowest_priority),
 		T(test_x2apic), T(test_msi), T(test_nmi_button),
-		T(test_vector_registers_untouched), T(test_reset_clears),
+		T(test_vector_registers_untouched), T(test_state_out_and_in), T(test_x2apic_and_deadline_out_and_in),
+		T(test_lines_of_an_engine), T(test_reset_clears),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
