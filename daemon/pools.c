@@ -146,6 +146,28 @@ struct pool *pools_find_path(const struct pools *pools, const char *path)
 	return pool;
 }
 
+static json_object *pool_json(const struct pool *pool)
+{
+	json_object *row = json_object_new_object();
+
+	json_object_object_add(row, "name", json_object_new_string(pool->name));
+	json_object_object_add(row, "uuid", json_object_new_string(pool->uuid));
+	json_object_object_add(row, "path", json_object_new_string(pool->path));
+	json_object_object_add(row, "active", json_object_new_boolean(pool->active));
+	json_object_object_add(row, "autostart", json_object_new_boolean(pool->autostart));
+	json_object_object_add(row, "transient", json_object_new_boolean(pool->transient));
+	return row;
+}
+
+json_object *pools_json(const struct pools *pools)
+{
+	json_object *rows = json_object_new_array();
+
+	for (const struct pool *pool = pools->first; pool; pool = pool->next)
+		json_object_array_add(rows, pool_json(pool));
+	return rows;
+}
+
 int pools_save(const struct pools *pools)
 {
 	json_object *rows = json_object_new_array();
@@ -154,17 +176,8 @@ int pools_save(const struct pools *pools)
 	int rc;
 
 	for (const struct pool *pool = pools->first; pool; pool = pool->next) {
-		json_object *row;
-
-		if (pool->transient)
-			continue;
-		row = json_object_new_object();
-		json_object_object_add(row, "name", json_object_new_string(pool->name));
-		json_object_object_add(row, "uuid", json_object_new_string(pool->uuid));
-		json_object_object_add(row, "path", json_object_new_string(pool->path));
-		json_object_object_add(row, "active", json_object_new_boolean(pool->active));
-		json_object_object_add(row, "autostart", json_object_new_boolean(pool->autostart));
-		json_object_array_add(rows, row);
+		if (!pool->transient)
+			json_object_array_add(rows, pool_json(pool));
 	}
 	text = json_object_to_json_string_length(rows, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);
 	rc = text ? file_write_atomic(pools->file, text, bytes, 0600) : -ENOMEM;

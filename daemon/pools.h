@@ -21,6 +21,8 @@ struct pools *pools_open(const char *state_dir);
 void pools_close(struct pools *pools);
 /* The first one; NULL when there is none. Pools stay where they are until pool_remove. */
 struct pool *pools_first(const struct pools *pools);
+/* An array of all, for the caller to put. */
+json_object *pools_json(const struct pools *pools);
 struct pool *pools_find_name(const struct pools *pools, const char *name);
 struct pool *pools_find_uuid(const struct pools *pools, const char *uuid);
 struct pool *pools_find_path(const struct pools *pools, const char *path);

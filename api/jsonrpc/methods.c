@@ -1,5 +1,6 @@
 /* The methods, a row each: what it takes and gives. Dispatch, validation, rpc.discover and docs/api.md read it. */
 #include "api/jsonrpc/private.h"
+#include "daemon/pools.h"
 
 #include "proto/vmdef.h"
 
@@ -162,6 +163,17 @@ static const struct rpc_field get_fields[] = {
 	 .summary = "of its last run"},
 	END,
 };
+
+static const struct rpc_field pool_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "the pool's name"},
+	{"uuid", RPC_STRING, RPC_REQUIRED, .summary = "the pool's UUID"},
+	{"path", RPC_STRING, RPC_REQUIRED, .summary = "its directory"},
+	{"active", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its volumes can be used"},
+	{"autostart", RPC_BOOLEAN, RPC_REQUIRED, .summary = "active from the daemon's start on"},
+	{"transient", RPC_BOOLEAN, RPC_REQUIRED, .summary = "gone when it is stopped"},
+	END,
+};
+static const struct rpc_field pool_row[] = {{"pool", RPC_OBJECT, 0, .fields = pool_fields}};
 
 static const struct rpc_field version_fields[] = {
 	{"name", RPC_STRING, RPC_REQUIRED, .summary = "trivisord"},
@@ -566,6 +578,26 @@ static void handle_destroy(struct rpc_call *call, json_object *params)
 	with_vm(call, params, daemon_destroy_vm);
 }
 
+static void handle_reboot(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_reboot);
+}
+
+static void handle_reset(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_reset);
+}
+
+static void handle_nmi(struct rpc_call *call, json_object *params)
+{
+	with_vm(call, params, daemon_nmi);
+}
+
+static void handle_pools(struct rpc_call *call, json_object *params)
+{
+	rpc_reply(call, pools_json(daemon_pools(call->conn->daemon)));
+}
+
 static void handle_pause(struct rpc_call *call, json_object *params)
 {
 	with_vm(call, params, daemon_pause);
@@ -887,6 +919,18 @@ const struct rpc_method rpc_methods[] = {
 	{"vm.shutdown",
 	 "Presses the VM's ACPI power button; the guest decides what follows.",
 	 vm_only, NOTHING, handle_shutdown},
+	{"vm.reboot",
+	 "Presses the power button, and powers the VM on again once its guest has powered off.",
+	 vm_only, NOTHING, handle_reboot},
+	{"vm.reset",
+	 "Presses the reset button: the VM starts again from power-on, at once.",
+	 vm_only, NOTHING, handle_reset},
+	{"vm.nmi",
+	 "Sends every virtual processor a non-maskable interrupt, on which Linux prints where it is.",
+	 vm_only, NOTHING, handle_nmi},
+	{"pool.list",
+	 "Storage pools: directories that libvirt clients have named.",
+	 NULL, {"pools", RPC_ARRAY, 0, .fields = pool_row, .summary = "in order of creation"}, handle_pools},
 	{"vm.destroy",
 	 "Ends a VM at once; answered when its process is gone.",
 	 vm_only, RESULT(state_fields, "the VM's new state"), handle_destroy},

@@ -228,6 +228,8 @@ def storage(d):
     v("pool-autostart", "images")
     v.fails("pool-define-as", "other", "dir", "--target", folder, word="has this directory already")
     v.fails("pool-define-as", "net", "iscsi", "--target", folder, "--source-host", "h", "--source-dev", "d", word="type dir")
+    pools = d.rpc.result("pool.list")
+    check([(p["name"], p["path"], p["active"], p["autostart"]) for p in pools] == [("images", folder, True, True)], str(pools))
     v("vol-create-as", "images", "a.raw", "3M", "--format", "raw")
     path = v("vol-path", "a.raw", "--pool", "images")
     check(os.path.getsize(path) == 3 << 20 and path == os.path.join(folder, "a.raw"), path)
