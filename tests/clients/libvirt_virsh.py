@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lvtest import READY, TINY, Virsh, domain, uri
-from vmtest import UP, Console, Daemon, Failed, Tap, check, kernel_image, make_initramfs, scratch, wait_until
+from vmtest import UP, Console, Daemon, Failed, Rpc, Skip, Tap, check, kernel_image, make_initramfs, program, scratch, wait_until
 
 
 def write(d, name, xml):
@@ -263,6 +264,43 @@ def storage(d):
     check(v("pool-list", "--all") == "" and not os.path.exists(folder), "the pool is left")
 
 
+def default_paths(d):
+    """A plain user's daemon is found by URI alone; one with directories of its own leaves the default paths alone."""
+    if os.geteuid():
+        raise Skip("only root can become another user")
+    os.chmod(d.folder, 0o755)
+    home = os.path.join(d.folder, "home")
+    runtime = os.path.join(home, "runtime")
+    for path in (home, runtime):
+        os.mkdir(path, 0o700)
+        os.chown(path, 65534, 65534)
+    environment = {"HOME": home, "XDG_RUNTIME_DIR": runtime, "PATH": os.environ["PATH"], "LIBVIRT_AUTOSTART": "0", "LC_ALL": "C"}
+
+    def run(*command):
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, user=65534, group=65534, extra_groups=[], check=False)
+
+    try:
+        r = run(program("trivisord"), "--no-calibration")
+    except PermissionError as e:
+        raise Skip(f"another user cannot run programs of this build directory: {e}") from e
+    check(r.returncode == 0, str(r))
+    rpc = Rpc(runtime + "/trivisor/api.sock")
+    pid = rpc.result("daemon.version")["pid"]
+    try:
+        r = run("virsh", "-c", "trivisor:///session", "version")
+        check(r.returncode == 0 and "Running hypervisor: trivisor" in r.stdout, str(r))
+        r = run("virsh", "-r", "-c", "trivisor:///session", "list")
+        check(r.returncode == 0, str(r))
+        other = run(program("trivisord"), "--no-calibration", "--runtime-dir", home + "/other", "--state-dir", home + "/state")
+        check(other.returncode == 0, str(other))
+        second = Rpc(home + "/other/api.sock")
+        os.kill(second.result("daemon.version")["pid"], signal.SIGTERM)
+        check(run("virsh", "-c", "trivisor:///session", "version").returncode == 0, "another daemon took the default paths")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_until("its end", lambda: not os.path.exists(runtime + "/libvirt/virttrivisord-sock"), 20)
+
+
 def debian(d):
     """Debian's own kernel, from definition to a command on the console and back."""
     v = Virsh(d)
@@ -283,7 +321,7 @@ def debian(d):
 
 def main():
     tap = Tap()
-    for test in (host, life, transient, refused, console, readonly, storage, debian):
+    for test in (host, life, transient, refused, console, readonly, storage, default_paths, debian):
         with scratch() as folder:
             def one():
                 with Daemon(folder) as d:
