@@ -327,7 +327,8 @@ void lv_dispatch(struct lv_conn *conn, const struct lv_packet *packet)
 	}
 	p = lv_procedure_find(packet->procedure);
 	if (!p) {
-		refuse(conn, packet, VIR_ERR_NO_SUPPORT, "procedure %d", (int)packet->procedure);
+		/* go-libvirt knows an unsupported call by these two words. */
+		refuse(conn, packet, VIR_ERR_NO_SUPPORT, "unknown procedure: %d", (int)packet->procedure);
 		return;
 	}
 	if (!conn->opened && !(p->flags & LV_UNOPENED)) {

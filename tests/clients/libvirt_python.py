@@ -48,8 +48,8 @@ def events(d):
     loop = Events(libvirt)
     connection = libvirt.open(uri(d))
     connection.setKeepAlive(2, 3)
-    seen = loop.seen
-    first = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda c, dom, e, detail, o: seen.append((dom.name(), e, detail)), None)
+    seen, ids = loop.seen, []
+    first = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda c, dom, e, detail, o: seen.append((dom.name(), e, detail)) or ids.append((e, dom.ID())), None)
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, lambda c, dom, o: seen.append((dom.name(), "reboot")), None)
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, lambda c, dom, t, ns, o: seen.append((dom.name(), "metadata", t, ns)), None)
     for event in range(0, 27):  # as `virsh event --all` does
@@ -78,6 +78,7 @@ def events(d):
     console.type("p")
     loop.expect(("ev", libvirt.VIR_DOMAIN_EVENT_CRASHED, libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED))
     loop.expect(("ev", libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED))
+    check((libvirt.VIR_DOMAIN_EVENT_STOPPED, -1) in ids and any(e == libvirt.VIR_DOMAIN_EVENT_STARTED and n > 0 for e, n in ids), str(ids))
     connection.domainEventDeregisterAny(one)
     check(("ev", libvirt.VIR_DOMAIN_EVENT_RESUMED, 0) in seen and seen.count(("one", libvirt.VIR_DOMAIN_EVENT_STARTED, 0)) == 1, str(seen))
     dom.undefine()
