@@ -208,7 +208,7 @@ static const struct meaning meanings[] = {
 	{"os", "initrd", LV_XML_MAPPED},
 	{"os", "kernel", LV_XML_MAPPED},
 	{"os", "loader", LV_XML_MAPPED},
-	{"os", "nvram", LV_XML_REFUSED},
+	{"os", "nvram", LV_XML_MAPPED},
 	{"os", "smbios", LV_XML_REFUSED},
 	{"os", "type", LV_XML_MAPPED},
 	{"devices", "audio", LV_XML_NO_EFFECT},

@@ -174,37 +174,43 @@ static bool is_seabios(const char *path)
 	return false;
 }
 
-static void insert_text(xmlNode *parent, xmlNode **after, const char *name, const char *text)
+/* With the attributes that the kept one of that name has. */
+static void insert_text(struct formatter *f, xmlNode *parent, xmlNode **after, const char *name, const char *text)
 {
-	xmlNode *e;
+	xmlNode *os = lv_xml_child(f->kept, "os"), *kept = os ? lv_xml_child(os, name) : NULL, *e;
 
 	if (!text)
 		return;
 	e = xmlNewDocNode(parent->doc, NULL, (const xmlChar *)name, NULL);
 	xmlNodeAddContent(e, (const xmlChar *)text);
+	if (kept)
+		e->properties = xmlCopyPropList(e, kept->properties);
 	xmlAddNextSibling(*after, e);
 	*after = e;
 }
 
 static void write_os(struct formatter *f)
 {
-	static const char *const own[] = {"loader", "kernel", "initrd", "cmdline"};
+	static const char *const own[] = {"loader", "nvram", "kernel", "initrd", "cmdline"};
 	const struct vmdef *d = f->def;
 	xmlNode *os = copy_or_add(f, "os"), *type = lv_xml_child(os, "type");
 	bool showed_loader = lv_xml_child(os, "loader") != NULL;
 	bool loader = d->boot.firmware && (showed_loader || !f->kept || !is_seabios(d->boot.firmware));
 
-	for (size_t i = 0; i < 4; i++)
+	for (size_t i = 0; i < 5; i++)
 		drop_children(os, own[i]);
 	if (!type) {
 		type = add(os, "type", d->mode == VMDEF_MODE_PV ? "xen" : "hvm");
 		set(type, "arch", "x86_64");
 		set(type, "machine", "pc");
 	}
-	insert_text(os, &type, "loader", loader ? d->boot.firmware : NULL);
-	insert_text(os, &type, "kernel", d->boot.kernel);
-	insert_text(os, &type, "initrd", d->boot.initrd);
-	insert_text(os, &type, "cmdline", d->boot.cmdline);
+	insert_text(f, os, &type, "loader", loader ? d->boot.firmware : NULL);
+	insert_text(f, os, &type, "nvram", d->boot.nvram.path);
+	if (d->boot.nvram.path && d->boot.nvram.template)
+		set(type, "template", d->boot.nvram.template);
+	insert_text(f, os, &type, "kernel", d->boot.kernel);
+	insert_text(f, os, &type, "initrd", d->boot.initrd);
+	insert_text(f, os, &type, "cmdline", d->boot.cmdline);
 }
 
 /* ---- <devices> ---------------------------------------------------------------------------------- */

@@ -313,6 +313,22 @@ static bool take_default_firmware(struct parser *p, const xmlNode *os)
 	return refuse_node(p, os, "nothing to boot: give <kernel> or <loader>, or install SeaBIOS (Debian: seabios)");
 }
 
+/* <nvram template="/OVMF_VARS.fd">/this/vm's.fd</nvram> */
+static bool take_nvram(struct parser *p, const xmlNode *node)
+{
+	json_object *nvram = json_object_new_object();
+	char *template = lv_xml_attribute(node, "template"), *type = lv_xml_attribute(node, "type");
+	bool file = !type || !strcmp(type, "file");
+
+	json_object_object_add(p->boot, "nvram", nvram);
+	if (template)
+		json_object_object_add(nvram, "template", json_object_new_string(template));
+	xmlFree(template);
+	xmlFree(type);
+	return file ? put_text(p, nvram, "path", node)
+		    : refuse_node(p, node, "variables are kept in a file here; take the type out");
+}
+
 static bool take_os(struct parser *p, const xmlNode *os)
 {
 	static const struct {
@@ -335,6 +351,8 @@ static bool take_os(struct parser *p, const xmlNode *os)
 		if (e && !put_text(p, p->boot, rows[i].key, e))
 			return false;
 	}
+	if (lv_xml_child(os, "nvram") && !take_nvram(p, lv_xml_child(os, "nvram")))
+		return false;
 	if (json_object_object_get_ex(p->boot, "kernel", NULL) || json_object_object_get_ex(p->boot, "firmware", NULL))
 		return true;
 	return take_default_firmware(p, os);

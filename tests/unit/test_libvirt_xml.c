@@ -133,6 +133,34 @@ static void loses_no_key(void **state)
 	vmdef_free(again);
 }
 
+static void firmware_has_variables(void **state)
+{
+	char error[900], *xml;
+	int code;
+	struct vmdef *def = parse(DOMAIN("<os><type>hvm</type><loader readonly='yes' type='pflash'>/code</loader>"
+					 "<nvram template='/vars'>/mine</nvram></os>"),
+				  &code, error, sizeof(error)),
+		     *again;
+
+	assert_non_null(def);
+	assert_string_equal(def->boot.firmware, "/code");
+	assert_string_equal(def->boot.nvram.path, "/mine");
+	assert_string_equal(def->boot.nvram.template, "/vars");
+	xml = format(def);
+	assert_non_null(strstr(xml, "<loader readonly=\"yes\" type=\"pflash\">/code</loader>"));
+	free(xml);
+	free(def->libvirt_xml); /* as one that came through JSON */
+	def->libvirt_xml = NULL;
+	xml = format(def);
+	again = parse(xml, &code, error, sizeof(error));
+	assert_non_null(again);
+	assert_string_equal(again->boot.nvram.path, "/mine");
+	assert_string_equal(again->boot.nvram.template, "/vars");
+	free(xml);
+	vmdef_free(def);
+	vmdef_free(again);
+}
+
 static void refuses_by_path(void **state)
 {
 	static const struct {
@@ -260,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
+		cmocka_unit_test(firmware_has_variables),
 		cmocka_unit_test(refuses_by_path),
 		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),
 	};
