@@ -511,10 +511,9 @@ static int start_run(struct calibration *c)
 
 static bool try_mode(struct calibration *c)
 {
-	struct policy_host host;
 
-	policy_probe(&host);
-	return policy_mode_can_try((enum policy_mode)c->step, &host);
+	policy_probe_again(&c->daemon->host);
+	return policy_mode_can_try((enum policy_mode)c->step, &c->daemon->host);
 }
 
 /* What this step is to measure: all, but for what could not be executed before. */
@@ -580,12 +579,10 @@ static void version_text(const struct daemon *daemon, char *text, size_t size)
 
 static void key_now(const struct daemon *daemon, struct policy_calibration_key *ret_key)
 {
-	struct policy_host host;
 	char version[80];
 
-	policy_probe(&host);
 	version_text(daemon, version, sizeof(version));
-	policy_calibration_key(&host, version, ret_key);
+	policy_calibration_key(&daemon->host, version, ret_key);
 }
 
 static int push_waiting(struct calibration *c, daemon_done_fn done, void *opaque)

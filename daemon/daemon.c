@@ -122,6 +122,7 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 	daemon->lock_fd = -1;
 	daemon->started = epoch_seconds();
 	TAILQ_INIT(&daemon->vms);
+	LIST_INIT(&daemon->plans);
 	rc = open_runtime(daemon, error, error_size);
 	if (!rc)
 		rc = store_open(settings->state_dir, base, &daemon->store, error, error_size);
@@ -134,6 +135,7 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 		return rc;
 	}
 	/* Before results of VMs that ended meanwhile are taken in. */
+	policy_probe(&daemon->host);
 	learning_load(daemon);
 	calibrate_init(daemon);
 	daemon->pools = pools_open(settings->state_dir);
@@ -160,6 +162,7 @@ void daemon_destroy(struct daemon *daemon)
 		return;
 	daemon->ending = true;
 	calibrate_finish(daemon);
+	plans_finish(daemon);
 	while ((vm = TAILQ_FIRST(&daemon->vms))) {
 		struct vm_process *process = vm->process;
 

@@ -69,13 +69,16 @@ json_object *daemon_host(struct daemon *daemon);
 /* Measures the host, or waits for the measurement that is going on; answers with the figures. */
 void daemon_calibrate(struct daemon *daemon, daemon_done_fn done, void *opaque);
 json_object *daemon_modes(struct daemon *daemon);
-json_object *daemon_compare(struct daemon *daemon);
+/* vm: what holds for it too; NULL. */
+json_object *daemon_compare(struct daemon *daemon, struct vm *vm);
 /* Of a definition, without making a VM. */
 void daemon_explain(struct daemon *daemon, json_object *definition, daemon_done_fn done, void *opaque);
 void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 
 /* {"statistics", "outcomes"}: how good predictions were; newest first. vm NULL: of all. */
 void daemon_policy_history(struct daemon *daemon, struct vm *vm, unsigned limit, daemon_done_fn done, void *opaque);
+/* Places VMs on hosts (policy_plan's lists, borrowed). Runs beside the loop. */
+void daemon_plan(struct daemon *daemon, json_object *hosts, json_object *vms, daemon_done_fn done, void *opaque);
 /* Forgets what was learned: of one VM its workload and times, of all (NULL) the corrections too. */
 void daemon_policy_reset(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 

@@ -360,9 +360,8 @@ static json_object *decide(struct daemon *daemon, const struct vmdef *def, const
 	struct policy_constraints constraints;
 	struct policy_workload workload;
 	struct policy_guest guest;
-	struct policy_host host;
 	struct policy_query query = {
-		.host = &host,
+		.host = &daemon->host,
 		.calibration = daemon->calibration.valid ? &daemon->calibration : NULL,
 		.guest = &guest,
 		.workload = &workload,
@@ -374,7 +373,7 @@ static json_object *decide(struct daemon *daemon, const struct vmdef *def, const
 	double boot, cost = 0;
 	json_object *json;
 
-	policy_probe(&host);
+	policy_probe_again(&daemon->host);
 	policy_guest_inspect(def, &guest);
 	policy_workload_of(def, known ? &known->learned : NULL, &workload);
 	policy_constraints_of(def, &constraints);
@@ -420,11 +419,10 @@ void daemon_explain_vm(struct daemon *daemon, struct vm *vm, daemon_done_fn done
 json_object *daemon_host(struct daemon *daemon)
 {
 	json_object *object = json_object_new_object();
-	struct policy_host host;
 
-	policy_probe(&host);
-	json_object_object_add(object, "facts", policy_host_facts(&host));
-	json_object_object_add(object, "modes", policy_modes_json(&host));
+	policy_probe_again(&daemon->host);
+	json_object_object_add(object, "facts", policy_host_facts(&daemon->host));
+	json_object_object_add(object, "modes", policy_modes_json(&daemon->host));
 	json_object_object_add(object, "calibration",
 			       daemon->calibration.valid ? policy_calibration_json(&daemon->calibration) : NULL);
 	json_object_object_add(object, "calibrating", json_object_new_boolean(daemon->calibrating != NULL));
@@ -433,18 +431,23 @@ json_object *daemon_host(struct daemon *daemon)
 
 json_object *daemon_modes(struct daemon *daemon)
 {
-	struct policy_host host;
 
-	policy_probe(&host);
-	return policy_modes_json(&host);
+	policy_probe_again(&daemon->host);
+	return policy_modes_json(&daemon->host);
 }
 
-json_object *daemon_compare(struct daemon *daemon)
+json_object *daemon_compare(struct daemon *daemon, struct vm *vm)
 {
-	struct policy_host host;
+	const struct policy_calibration *calibration = daemon->calibration.valid ? &daemon->calibration : NULL;
+	struct policy_decision decision;
+	char key[LEARNING_KEY_BYTES];
 
-	policy_probe(&host);
-	return policy_compare_json(&host, daemon->calibration.valid ? &daemon->calibration : NULL);
+	policy_probe_again(&daemon->host);
+	if (vm) {
+		learning_key(vm->def, vm->transient, key);
+		json_object_put(decide(daemon, vm->def, key, NULL, &decision));
+	}
+	return policy_compare_json(&daemon->host, calibration, vm ? &decision : NULL);
 }
 
 /* ---- starts ---------------------------------------------------------------------------- */

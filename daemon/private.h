@@ -112,10 +112,12 @@ struct daemon {
 	void (*transient_done)(void *opaque);
 	void *transient_opaque;
 	bool ending;
+	struct policy_host host;               /* as it was last probed */
 	struct policy_calibration calibration; /* of this host as it is now; not valid: never measured */
 	struct policy_memory memory;           /* of VMs and outcomes */
 	struct calibration *calibrating;       /* while it is being measured */
 	struct event *calibrate_timer;
+	LIST_HEAD(, plan) plans; /* that are being made */
 };
 
 /* ---- small things (registry.c) ---- */
@@ -178,6 +180,11 @@ void supervisor_release(struct vm_process *process);
 void calibrate_init(struct daemon *daemon);
 /* Ends a calibration in progress; nobody is answered. */
 void calibrate_finish(struct daemon *daemon);
+
+/* ---- plan.c ---- */
+
+/* Waits for plans in the making; nobody is answered. */
+void plans_finish(struct daemon *daemon);
 
 /* ---- learning.c ---- */
 

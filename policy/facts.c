@@ -15,6 +15,7 @@ enum fact_type {
 	FACT_U64,
 	FACT_ERRNO,    /* int: "yes" for 0, else strerror's text */
 	FACT_FEATURES, /* uint32_t: names separated by blanks */
+	FACT_MODES,    /* unsigned: the same, of modes */
 };
 
 struct fact {
@@ -33,6 +34,7 @@ static const struct fact facts[] = {
 	{"cpu_model", FACT_TEXT, AT(cpu_model), "CPUID leaves 0x80000002 to 0x80000004"},
 	{"cpu_features", FACT_FEATURES, AT(features), "CPUID leaves 1 and 7"},
 	{"kernel", FACT_TEXT, AT(kernel), "uname(2)"},
+	{"engines", FACT_MODES, AT(engines), "this version of trivisor"},
 	{"under_hypervisor", FACT_BOOL, AT(under_hypervisor), "CPUID leaf 1, ECX bit 31"},
 	{"hypervisor", FACT_TEXT, AT(hypervisor), "CPUID leaf 0x40000000"},
 	{"container", FACT_TEXT, AT(container), "/run/systemd/container, /.dockerenv, /run/.containerenv"},
@@ -154,6 +156,18 @@ static json_object *features_text(uint32_t features)
 	return json_object_new_string(text);
 }
 
+static json_object *modes_text(unsigned modes)
+{
+	char text[64] = "";
+	size_t n = 0;
+
+	for (int i = 0; i < POLICY_MODE_COUNT; i++)
+		if (modes >> i & 1)
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? " " : "",
+					      policy_mode_name((enum policy_mode)i));
+	return json_object_new_string(text);
+}
+
 static json_object *value_of(const struct policy_host *host, const struct fact *fact)
 {
 	const void *at = (const char *)host + fact->offset;
@@ -176,6 +190,7 @@ static json_object *value_of(const struct policy_host *host, const struct fact *
 		number = *(const int *)at;
 		return json_object_new_string(number ? strerror(number) : "yes");
 	case FACT_FEATURES: return features_text(*(const uint32_t *)at);
+	case FACT_MODES: return modes_text(*(const unsigned *)at);
 	}
 	return NULL;
 }
@@ -216,17 +231,22 @@ static int errno_of(const char *text)
 	return EIO;
 }
 
-static bool set_features(const char *text, uint32_t *ret)
+/* Words that are not known are passed over: another version may know more. */
+static uint32_t parse_words(const char *text, bool modes)
 {
 	char copy[512], *save = NULL;
 	enum policy_feature feature;
+	enum policy_mode mode;
+	uint32_t set = 0;
 
 	snprintf(copy, sizeof(copy), "%s", text);
-	*ret = 0;
-	for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save))
-		if (policy_feature_parse(word, &feature))
-			*ret |= 1u << feature;
-	return true;
+	for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+		if (modes && policy_mode_parse(word, &mode))
+			set |= 1u << mode;
+		else if (!modes && policy_feature_parse(word, &feature))
+			set |= 1u << feature;
+	}
+	return set;
 }
 
 static bool set_number(json_object *value, double max, double *ret)
@@ -274,7 +294,11 @@ static bool set_value(struct policy_host *host, const struct fact *fact, json_ob
 		if (text)
 			*(int *)at = errno_of(json_object_get_string(value));
 		return text;
-	case FACT_FEATURES: return text && set_features(json_object_get_string(value), at);
+	case FACT_FEATURES:
+	case FACT_MODES:
+		if (text)
+			*(uint32_t *)at = parse_words(json_object_get_string(value), fact->type == FACT_MODES);
+		return text;
 	}
 	return false;
 }

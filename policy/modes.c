@@ -30,6 +30,15 @@ bool policy_mode_parse(const char *name, enum policy_mode *ret_mode)
 	return false;
 }
 
+unsigned policy_engines(void)
+{
+	unsigned engines = 0;
+
+	for (int i = 0; i < POLICY_MODE_COUNT; i++)
+		engines |= (unsigned)modes[i].in_build << i;
+	return engines;
+}
+
 #define SAY(buffer, ...) snprintf(buffer, sizeof(buffer), __VA_ARGS__)
 
 static void judge_bt(const struct policy_host *host, struct policy_mode_state *state)
@@ -98,7 +107,7 @@ void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, st
 	bool can;
 
 	memset(ret_state, 0, sizeof(*ret_state));
-	ret_state->in_build = modes[mode].in_build;
+	ret_state->in_build = (host->engines ? host->engines : policy_engines()) >> mode & 1;
 	switch (mode) {
 	case POLICY_BT: judge_bt(host, ret_state); break;
 	case POLICY_HVM:

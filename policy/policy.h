@@ -39,6 +39,7 @@ struct policy_host {
 	bool under_hypervisor;
 	char container[32]; /* its kind; "" when none is known */
 	char kernel[128];
+	unsigned engines; /* 1 << enum policy_mode: what its trivisor has; 0: not told, as this one */
 	enum policy_known cpuid_vmx, cpuid_svm; /* what the processor says */
 	enum policy_known vmx, svm;             /* flags in /proc/cpuinfo, that is: usable by this kernel */
 	enum policy_known firmware_locked;      /* IA32_FEATURE_CONTROL or VM_CR: switched off until the next boot */
@@ -64,6 +65,8 @@ struct policy_host {
 
 /* Reads it all afresh. */
 void policy_probe(struct policy_host *ret_host);
+/* Of one that was probed before, only what can change while its kernel runs. */
+void policy_probe_again(struct policy_host *host);
 /* [{"name","value","source","remedy"?}…], NULL when out of memory. */
 json_object *policy_host_facts(const struct policy_host *host);
 /*
@@ -215,6 +218,8 @@ struct policy_mode_state {
 };
 
 void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, struct policy_mode_state *ret_state);
+/* The modes that this version has engines for: 1 << enum policy_mode. */
+unsigned policy_engines(void);
 /* Whether it is worth measuring here: an engine, and a way to start it, be it slow. */
 bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host);
 /* [{"mode","technique","in_build","usable","reason","remedy"?}…] */
@@ -297,6 +302,18 @@ struct policy_decision {
 
 void policy_decide(const struct policy_query *query, struct policy_decision *ret_decision);
 json_object *policy_decision_json(const struct policy_decision *decision);
+/* Only which modes are not ruled out: 1 << enum policy_mode. */
+unsigned policy_possible(const struct policy_query *query);
+
+/* ---- fleets (fleet.c) ------------------------------------------------------------------- */
+
+/*
+ * Where each of many VMs goes and in which mode. hosts: [{"name","facts","calibration"?,"group"?,"capacity"?:{"memory_mib",
+ * "vcpus"}}…]; vms: [{"name","memory_mib"?,"vcpus"?,"workload"?,"policy"?,"affinity"?,"anti_affinity"?,"migratable_in"?}…].
+ * *ret_plan, for the caller to put: {"placements","unplaced","hosts"}; costs are times the fleet's mean native time. -EINVAL: error names what is wrong; -ENOMEM.
+ * Any thread; 1000 hosts and 10,000 VMs take well under a second.
+ */
+int policy_plan(json_object *hosts, json_object *vms, json_object **ret_plan, char *error, size_t error_size);
 
 /* ---- memory (memory.c) -------------------------------------------------------------------- */
 
@@ -347,8 +364,10 @@ json_object *policy_statistics_json(const struct policy_memory *memory);
 
 /*
  * [{"aspect","bt":{"text","host"?,"source"},"hvm":…,"pv":…}…]: general facts with sources, this host's state, and what
- * was measured here with its date. calibration may be NULL.
+ * was measured here with its date; with a decision also "guest": what holds for that VM. calibration and decision may be
+ * NULL.
  */
-json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration);
+json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration,
+				 const struct policy_decision *decision);
 
 #endif

@@ -226,6 +226,7 @@ static void probe_kvm_access(struct policy_host *host)
 	char user[24], group[24];
 	struct stat st;
 
+	host->kvm_access[0] = '\0';
 	if (stat("/dev/kvm", &st) < 0)
 		return;
 	name_of("/etc/passwd", st.st_uid, user, sizeof(user));
@@ -327,6 +328,8 @@ static void probe_memory(struct policy_host *host)
 {
 	char line[128], *from, *to;
 
+	host->huge_pages_free = host->huge_pages_1g_free = 0;
+	host->transparent_huge_pages[0] = '\0';
 	host->memory_mib = meminfo_kib("MemTotal:") >> 10;
 	host->available_mib = meminfo_kib("MemAvailable:") >> 10;
 	if (!read_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", line, sizeof(line)))
@@ -368,26 +371,33 @@ static void probe_container(struct policy_host *host)
 		snprintf(host->container, sizeof(host->container), "podman");
 }
 
+void policy_probe_again(struct policy_host *host)
+{
+	cpu_set_t set;
+
+	probe_kvm(host);
+	probe_memory(host);
+	host->iommu_units = count_entries("/sys/class/iommu", "");
+	host->iommu_groups = count_entries("/sys/kernel/iommu_groups", "");
+	if (sched_getaffinity(0, sizeof(set), &set) == 0)
+		host->cores = (unsigned)CPU_COUNT(&set);
+	else
+		host->cores = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 void policy_probe(struct policy_host *ret_host)
 {
 	struct utsname name;
-	cpu_set_t set;
 	int nodes;
 
 	memset(ret_host, 0, sizeof(*ret_host));
+	ret_host->engines = policy_engines();
 	probe_cpuid(ret_host);
 	probe_cpuinfo(ret_host);
-	probe_kvm(ret_host);
-	probe_memory(ret_host);
 	probe_container(ret_host);
-	ret_host->iommu_units = count_entries("/sys/class/iommu", "");
-	ret_host->iommu_groups = count_entries("/sys/kernel/iommu_groups", "");
 	nodes = count_entries("/sys/devices/system/node", "node");
 	ret_host->numa_nodes = nodes > 0 ? (unsigned)nodes : 0;
 	if (uname(&name) == 0)
 		snprintf(ret_host->kernel, sizeof(ret_host->kernel), "%.60s %.64s", name.sysname, name.release);
-	if (sched_getaffinity(0, sizeof(set), &set) == 0)
-		ret_host->cores = (unsigned)CPU_COUNT(&set);
-	else
-		ret_host->cores = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	policy_probe_again(ret_host);
 }

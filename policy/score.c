@@ -318,6 +318,21 @@ static void note_changes(const struct policy_query *q, struct policy_decision *d
 		note_workloads(q, d);
 }
 
+unsigned policy_possible(const struct policy_query *query)
+{
+	struct policy_candidate candidate;
+	struct policy_workload mixed;
+	unsigned modes = 0;
+
+	policy_workload_named("mixed", &mixed);
+	for (int i = 0; i < POLICY_MODE_COUNT; i++) {
+		memset(&candidate, 0, sizeof(candidate));
+		judge_candidate((enum policy_mode)i, query, false, query->workload ? query->workload : &mixed, &candidate);
+		modes |= (unsigned)(candidate.verdict == POLICY_POSSIBLE) << i;
+	}
+	return modes;
+}
+
 void policy_decide(const struct policy_query *query, struct policy_decision *ret_decision)
 {
 	struct policy_decision *d = ret_decision;

@@ -193,31 +193,61 @@ static const char *here(const struct row *row, enum policy_mode mode, const stru
 }
 
 
-static json_object *cell_json(const struct row *row, enum policy_mode mode, const char *host)
+static json_object *cell_json(const struct row *row, enum policy_mode mode, const char *host, const char *guest)
 {
 	json_object *cell = json_object_new_object();
 
 	json_object_object_add(cell, "text", json_object_new_string(row->cells[mode].text));
 	if (host)
 		json_object_object_add(cell, "host", json_object_new_string(host));
+	if (guest)
+		json_object_object_add(cell, "guest", json_object_new_string(guest));
 	json_object_object_add(cell, "source", json_object_new_string(row->cells[mode].source));
 	return cell;
 }
 
-json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration)
+/* What holds for one VM; NULL where a row has nothing to say of it. */
+static const char *for_guest(const struct row *row, enum policy_mode mode, const struct policy_decision *d, char *text,
+			     size_t size)
+{
+	static const char *const verdicts[] = {
+		[POLICY_CHOSEN] = "chosen", [POLICY_POSSIBLE] = "possible", [POLICY_RULED_OUT] = "ruled out"};
+	const struct policy_candidate *c = &d->candidates[mode];
+	enum policy_known entry = mode == POLICY_PV ? d->guest.xen_pv : POLICY_YES;
+
+	if (!strcmp(row->aspect, "technique"))
+		snprintf(text, size, "%s%s%s", verdicts[c->verdict], c->verdict == POLICY_RULED_OUT ? ": " : "",
+			 c->verdict == POLICY_RULED_OUT ? c->reason : "");
+	else if (!strcmp(row->aspect, "guest modification and compatibility"))
+		snprintf(text, size, "%s",
+			 d->guest.problem[0]       ? d->guest.problem
+			 : entry == POLICY_YES     ? "its image can be entered this way"
+			 : entry == POLICY_UNKNOWN ? "whether its kernel can is not known"
+						   : "its kernel cannot");
+	else if (!strcmp(row->aspect, "performance") && c->predicted.known)
+		snprintf(text, size, "predicted %.3g times native time (workload %s)", c->predicted.cost, d->workload.name);
+	else
+		return NULL;
+	return text;
+}
+
+json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration,
+				 const struct policy_decision *decision)
 {
 	json_object *table = json_object_new_array();
-	char text[2048];
+	char text[2048], guest[800];
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		json_object *row = json_object_new_object();
 
 		json_object_object_add(row, "aspect", json_object_new_string(rows[i].aspect));
-		for (int m = 0; m < POLICY_MODE_COUNT; m++)
-			json_object_object_add(row, policy_mode_name((enum policy_mode)m),
-					       cell_json(&rows[i], (enum policy_mode)m,
-							 here(&rows[i], (enum policy_mode)m, host, calibration, text,
-							      sizeof(text))));
+		for (int m = 0; m < POLICY_MODE_COUNT; m++) {
+			enum policy_mode mode = (enum policy_mode)m;
+			const char *at = here(&rows[i], mode, host, calibration, text, sizeof(text));
+			const char *of = decision ? for_guest(&rows[i], mode, decision, guest, sizeof(guest)) : NULL;
+
+			json_object_object_add(row, policy_mode_name(mode), cell_json(&rows[i], mode, at, of));
+		}
 		json_object_array_add(table, row);
 	}
 	return table;

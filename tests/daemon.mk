@@ -19,12 +19,16 @@ tests/clients/debuggee.elf: $(top_srcdir)/tests/clients/debuggee.S
 CLEANFILES += tests/clients/tiny.elf tests/clients/tiny.o tests/clients/debuggee.elf tests/clients/debuggee.o
 EXTRA_DIST += tests/clients/debuggee.S tests/clients/tiny.S tests/clients/fake_vm.py
 
-DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_rpc_schema tests/unit/test_store
+DAEMON_UNIT_TESTS = tests/unit/test_policy tests/unit/test_policy_hosts tests/unit/test_rpc_schema tests/unit/test_store
 check_PROGRAMS += $(DAEMON_UNIT_TESTS)
 TESTS += $(DAEMON_UNIT_TESTS)
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_policy_LDADD = libpolicy.a $(PROTO_LIBS) $(UNPACK_LIBS) $(CMOCKA_LIBS) -lm
+tests_unit_test_policy_hosts_SOURCES = tests/unit/test_policy_hosts.c
+tests_unit_test_policy_hosts_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_policy_hosts_LDADD = libpolicy.a $(PROTO_LIBS) $(UNPACK_LIBS) $(CMOCKA_LIBS) -lm
+EXTRA_DIST += tests/hosts
 tests_unit_test_rpc_schema_SOURCES = tests/unit/test_rpc_schema.c
 tests_unit_test_rpc_schema_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_rpc_schema_LDADD = $(DAEMON_LIBS) $(CMOCKA_LIBS)

@@ -31,6 +31,30 @@ int cli_socket(const struct cli *cli, char *path, size_t size);
 struct option;
 int cli_option(struct cli *cli, int argc, char **argv, const struct option *options);
 
+/*
+ * Options of a command that has none of its own, and between min and max arguments (from argv[optind]). 0, or -1 and
+ * *ret_status is what to leave with.
+ */
+int cli_arguments(struct cli *cli, int argc, char **argv, int min, int max, int *ret_status);
+/* Connects, calls, and hands the result over for the caller to put. 0 or an exit status. Takes params (NULL: none). */
+int cli_ask(struct cli *cli, const char *method, json_object *params, json_object **ret_result);
+/* A command that is one call without parameters. */
+int cli_simple(struct cli *cli, int argc, char **argv, const char *method, void (*show)(json_object *result));
+json_object *cli_vm_params(const char *vm);
+/* A file's JSON, or standard input's for "-". NULL: reported. */
+json_object *cli_read_json(const char *path);
+/* How to use the command of this name, on standard error. */
+void cli_usage(const char *name);
+
+/* ---- policy.c: commands about hosts, modes and the policy ---- */
+
+int command_host(struct cli *cli, int argc, char **argv);
+int command_calibrate(struct cli *cli, int argc, char **argv);
+int command_compare(struct cli *cli, int argc, char **argv);
+int command_explain(struct cli *cli, int argc, char **argv);
+int command_history(struct cli *cli, int argc, char **argv);
+int command_fleet(struct cli *cli, int argc, char **argv);
+
 /* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
 char *cli_absolute(const char *path);
 /* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */
@@ -65,6 +89,9 @@ void render_time(double seconds);
 /* ---- render_policy.c: what the policy knows and says ---- */
 
 void render_compare(json_object *rows);
+void render_compare_markdown(json_object *rows);
+void render_history(json_object *history);
+void render_plan(json_object *plan);
 void render_decision(json_object *decision);
 void render_host(json_object *host);
 void render_calibration(json_object *calibration);

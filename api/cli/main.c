@@ -115,6 +115,11 @@ static void print_usage(FILE *to, const char *name)
 		command->summary);
 }
 
+void cli_usage(const char *name)
+{
+	print_usage(stderr, name);
+}
+
 int cli_option(struct cli *cli, int argc, char **argv, const struct option *options)
 {
 	struct option all[32] = {
@@ -136,11 +141,7 @@ int cli_option(struct cli *cli, int argc, char **argv, const struct option *opti
 	}
 }
 
-/*
- * Options of a command that has none of its own, and between min and max arguments (from argv[optind]). 0, or -1 and
- * *ret_status is what to leave with.
- */
-static int take_arguments(struct cli *cli, int argc, char **argv, int min, int max, int *ret_status)
+int cli_arguments(struct cli *cli, int argc, char **argv, int min, int max, int *ret_status)
 {
 	int option = cli_option(cli, argc, argv, NULL);
 
@@ -154,7 +155,7 @@ static int take_arguments(struct cli *cli, int argc, char **argv, int min, int m
 	return 0;
 }
 
-static json_object *vm_params(const char *vm)
+json_object *cli_vm_params(const char *vm)
 {
 	json_object *params = json_object_new_object();
 
@@ -162,8 +163,7 @@ static json_object *vm_params(const char *vm)
 	return params;
 }
 
-/* Connects, calls, and hands the result over for the caller to put. 0 or an exit status. */
-static int ask(struct cli *cli, const char *method, json_object *params, json_object **ret_result)
+int cli_ask(struct cli *cli, const char *method, json_object *params, json_object **ret_result)
 {
 	int status = cli_connect(cli);
 
@@ -204,7 +204,7 @@ static char *read_text(const char *path)
 	return text;
 }
 
-static json_object *read_json(const char *path)
+json_object *cli_read_json(const char *path)
 {
 	char *text = read_text(path);
 	const char *why = NULL;
@@ -220,14 +220,14 @@ static json_object *read_json(const char *path)
 
 /* ---- commands that are one call ------------------------------------------------------- */
 
-static int simple(struct cli *cli, int argc, char **argv, const char *method, void (*show)(json_object *result))
+int cli_simple(struct cli *cli, int argc, char **argv, const char *method, void (*show)(json_object *result))
 {
 	json_object *result = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 0, 0, &status))
+	if (cli_arguments(cli, argc, argv, 0, 0, &status))
 		return status;
-	status = ask(cli, method, NULL, &result);
+	status = cli_ask(cli, method, NULL, &result);
 	if (status)
 		return status;
 	if (cli->json)
@@ -238,14 +238,14 @@ static int simple(struct cli *cli, int argc, char **argv, const char *method, vo
 	return 0;
 }
 
-static int on_vm(struct cli *cli, int argc, char **argv, const char *method, void (*show)(json_object *result))
+static int cli_on_vm(struct cli *cli, int argc, char **argv, const char *method, void (*show)(json_object *result))
 {
 	json_object *result = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 1, 1, &status))
+	if (cli_arguments(cli, argc, argv, 1, 1, &status))
 		return status;
-	status = ask(cli, method, vm_params(argv[optind]), &result);
+	status = cli_ask(cli, method, cli_vm_params(argv[optind]), &result);
 	if (status)
 		return status;
 	if (cli->json)
@@ -285,67 +285,52 @@ static void show_state(json_object *object)
 
 static int command_list(struct cli *cli, int argc, char **argv)
 {
-	return simple(cli, argc, argv, "vm.list", show_list);
-}
-
-static int command_host(struct cli *cli, int argc, char **argv)
-{
-	return simple(cli, argc, argv, "host.probe", render_host);
-}
-
-static int command_calibrate(struct cli *cli, int argc, char **argv)
-{
-	return simple(cli, argc, argv, "host.calibrate", render_calibration);
+	return cli_simple(cli, argc, argv, "vm.list", show_list);
 }
 
 static int command_modes(struct cli *cli, int argc, char **argv)
 {
-	return simple(cli, argc, argv, "modes.list", show_modes);
-}
-
-static int command_compare(struct cli *cli, int argc, char **argv)
-{
-	return simple(cli, argc, argv, "modes.compare", render_compare);
+	return cli_simple(cli, argc, argv, "modes.list", show_modes);
 }
 
 static int command_version(struct cli *cli, int argc, char **argv)
 {
-	return simple(cli, argc, argv, "daemon.version", show_object);
+	return cli_simple(cli, argc, argv, "daemon.version", show_object);
 }
 
 static int command_info(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.get", show_object);
+	return cli_on_vm(cli, argc, argv, "vm.get", show_object);
 }
 
 static int command_undefine(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.undefine", NULL);
+	return cli_on_vm(cli, argc, argv, "vm.undefine", NULL);
 }
 
 static int command_shutdown(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.shutdown", NULL);
+	return cli_on_vm(cli, argc, argv, "vm.shutdown", NULL);
 }
 
 static int command_destroy(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.destroy", show_state);
+	return cli_on_vm(cli, argc, argv, "vm.destroy", show_state);
 }
 
 static int command_pause(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.pause", show_state);
+	return cli_on_vm(cli, argc, argv, "vm.pause", show_state);
 }
 
 static int command_resume(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.resume", show_state);
+	return cli_on_vm(cli, argc, argv, "vm.resume", show_state);
 }
 
 static int command_stats(struct cli *cli, int argc, char **argv)
 {
-	return on_vm(cli, argc, argv, "vm.stats", show_object);
+	return cli_on_vm(cli, argc, argv, "vm.stats", show_object);
 }
 
 /* ---- the others --------------------------------------------------------------------------- */
@@ -355,49 +340,20 @@ static int command_define(struct cli *cli, int argc, char **argv)
 	json_object *definition, *params, *result = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 1, 1, &status))
+	if (cli_arguments(cli, argc, argv, 1, 1, &status))
 		return status;
-	definition = read_json(argv[optind]);
+	definition = cli_read_json(argv[optind]);
 	if (!definition)
 		return EXIT_ERROR;
 	params = json_object_new_object();
 	json_object_object_add(params, "definition", definition);
-	status = ask(cli, "vm.define", params, &result);
+	status = cli_ask(cli, "vm.define", params, &result);
 	if (status)
 		return status;
 	if (cli->json)
 		render_json(result);
 	else
 		puts(json_object_get_string(json_object_object_get(result, "uuid")));
-	json_object_put(result);
-	return 0;
-}
-
-static int command_explain(struct cli *cli, int argc, char **argv)
-{
-	json_object *params, *definition, *result = NULL;
-	const char *what;
-	int status;
-
-	if (take_arguments(cli, argc, argv, 1, 1, &status))
-		return status;
-	what = argv[optind];
-	if (strcmp(what, "-") && !strchr(what, '/') && !strstr(what, ".json")) {
-		params = vm_params(what);
-	} else {
-		definition = read_json(what);
-		if (!definition)
-			return EXIT_ERROR;
-		params = json_object_new_object();
-		json_object_object_add(params, "definition", definition);
-	}
-	status = ask(cli, "policy.explain", params, &result);
-	if (status)
-		return status;
-	if (cli->json)
-		render_json(result);
-	else
-		render_decision(result);
 	json_object_put(result);
 	return 0;
 }
@@ -441,7 +397,7 @@ static int command_start(struct cli *cli, int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	json_object_object_add(params, "vm", json_object_new_string(argv[optind]));
-	status = ask(cli, "vm.start", params, &result);
+	status = cli_ask(cli, "vm.start", params, &result);
 	if (status)
 		return status == EXIT_ERROR ? EXIT_NOT_STARTED : status;
 	if (cli->json)
@@ -460,9 +416,9 @@ static int command_console(struct cli *cli, int argc, char **argv)
 	json_object *result = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 1, 1, &status))
+	if (cli_arguments(cli, argc, argv, 1, 1, &status))
 		return status;
-	status = ask(cli, "vm.console", vm_params(argv[optind]), &result);
+	status = cli_ask(cli, "vm.console", cli_vm_params(argv[optind]), &result);
 	if (status)
 		return status;
 	status = attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "path")));
@@ -536,9 +492,9 @@ static int command_events(struct cli *cli, int argc, char **argv)
 	json_object *result = NULL, *message = NULL, *params, *method = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 0, 1, &status))
+	if (cli_arguments(cli, argc, argv, 0, 1, &status))
 		return status;
-	status = ask(cli, "events.subscribe", optind < argc ? vm_params(argv[optind]) : NULL, &result);
+	status = cli_ask(cli, "events.subscribe", optind < argc ? cli_vm_params(argv[optind]) : NULL, &result);
 	if (status)
 		return status;
 	json_object_put(result);
@@ -566,13 +522,13 @@ static int command_call(struct cli *cli, int argc, char **argv)
 	const char *why = NULL;
 	int status;
 
-	if (take_arguments(cli, argc, argv, 1, 2, &status))
+	if (cli_arguments(cli, argc, argv, 1, 2, &status))
 		return status;
 	if (argc - optind == 2 && line_parse_json(argv[optind + 1], strlen(argv[optind + 1]), &params, &why)) {
 		complain("parameters: not JSON: %s", why);
 		return EXIT_USAGE;
 	}
-	status = ask(cli, argv[optind], params, &result);
+	status = cli_ask(cli, argv[optind], params, &result);
 	if (!status)
 		render_json(result);
 	json_object_put(result);
@@ -605,11 +561,15 @@ const struct command commands[] = {
 	{"hot-blocks", command_hot_blocks, "[--seconds S] [--top N] VM", "The guest code that takes its time, by sampling."},
 	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
-	{"host", command_host, "", "What this host offers."},
+	{"host", command_host, "", "What this host offers, and what was measured on it."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
 	{"modes", command_modes, "", "The modes, and which of them work here."},
-	{"compare", command_compare, "", "The modes side by side."},
+	{"compare", command_compare, "[--markdown] [VM]", "The modes side by side, in general, here, and for one VM."},
 	{"explain", command_explain, "VM|FILE", "Which mode a VM gets, and why."},
+	{"history", command_history, "[--limit N] [--reset] [VM]",
+	 "How good predictions were, and what was learned; --reset forgets it."},
+	{"fleet", command_fleet, "plan [--vms FILE] DIR",
+	 "Places the VMs of FILE (default: DIR/vms.json) on the hosts of DIR, whose files \"trictl host --json\" wrote."},
 	{"events", command_events, "[VM]", "Prints what happens, until interrupted."},
 	{"version", command_version, "", "About the daemon."},
 	{"call", command_call, "METHOD [JSON]", "Calls any method of the JSON-RPC API."},

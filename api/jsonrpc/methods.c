@@ -52,7 +52,8 @@ static const struct rpc_field mode_row[] = {{"mode", RPC_OBJECT, 0, .fields = mo
 
 static const struct rpc_field cell_fields[] = {
 	{"text", RPC_STRING, RPC_REQUIRED, .summary = "the general fact"},
-	{"host", RPC_STRING, 0, .summary = "what holds on this host"},
+	{"host", RPC_STRING, 0, .summary = "what holds, and what was measured, on this host"},
+	{"guest", RPC_STRING, 0, .summary = "what holds for the VM that was named"},
 	{"source", RPC_STRING, RPC_REQUIRED, .summary = "where the statement comes from"},
 	END,
 };
@@ -435,6 +436,16 @@ static struct vm *find_vm(struct rpc_call *call, json_object *params)
 	return vm;
 }
 
+/* False: a VM is named that there is not, and that was answered. */
+static bool maybe_vm(struct rpc_call *call, json_object *params, struct vm **ret_vm)
+{
+	*ret_vm = NULL;
+	if (!json_object_object_get_ex(params, "vm", NULL))
+		return true;
+	*ret_vm = find_vm(call, params);
+	return *ret_vm != NULL;
+}
+
 static json_object *definition_of(json_object *params)
 {
 	json_object *definition = NULL;
@@ -465,7 +476,10 @@ static void handle_modes(struct rpc_call *call, json_object *params)
 
 static void handle_compare(struct rpc_call *call, json_object *params)
 {
-	rpc_reply(call, daemon_compare(call->conn->daemon));
+	struct vm *vm;
+
+	if (maybe_vm(call, params, &vm))
+		rpc_reply(call, daemon_compare(call->conn->daemon, vm));
 }
 
 static void handle_explain(struct rpc_call *call, json_object *params)
@@ -704,16 +718,6 @@ static void handle_history(struct rpc_call *call, json_object *params)
 		       rpc_done, call);
 }
 
-/* False: a VM is named that there is not, and that was answered. */
-static bool maybe_vm(struct rpc_call *call, json_object *params, struct vm **ret_vm)
-{
-	*ret_vm = NULL;
-	if (!json_object_object_get_ex(params, "vm", NULL))
-		return true;
-	*ret_vm = find_vm(call, params);
-	return *ret_vm != NULL;
-}
-
 static void handle_policy_history(struct rpc_call *call, json_object *params)
 {
 	json_object *limit = NULL;
@@ -723,6 +727,15 @@ static void handle_policy_history(struct rpc_call *call, json_object *params)
 	if (maybe_vm(call, params, &vm))
 		daemon_policy_history(call->conn->daemon, vm, limit ? (unsigned)json_object_get_int(limit) : 100, rpc_done,
 				      call);
+}
+
+static void handle_policy_plan(struct rpc_call *call, json_object *params)
+{
+	json_object *hosts = NULL, *vms = NULL;
+
+	json_object_object_get_ex(params, "hosts", &hosts);
+	json_object_object_get_ex(params, "vms", &vms);
+	daemon_plan(call->conn->daemon, hosts, vms, rpc_done, call);
 }
 
 static void handle_policy_reset(struct rpc_call *call, json_object *params)
@@ -837,7 +850,44 @@ static const struct rpc_field policy_history_params[] = {
 	{"limit", RPC_INTEGER, 0, 1, 10000, .summary = "how many, newest first (default: 100)"},
 	END,
 };
-static const struct rpc_field policy_reset_params[] = {
+static const struct rpc_field capacity_fields[] = {
+	{"memory_mib", RPC_NUMBER, 0, 0, 1e12, .summary = "for VMs (default: the host's memory)"},
+	{"vcpus", RPC_NUMBER, 0, 0, 1e9, .summary = "virtual processors (default: four for each of the host's)"},
+	END,
+};
+static const struct rpc_field plan_host_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, 1, 200, .summary = "unique among them"},
+	{"facts", RPC_ARRAY, RPC_REQUIRED, .summary = "as host.probe answers them"},
+	{"calibration", RPC_OBJECT, RPC_NULLABLE, .summary = "as host.probe answers it; without one, the others' mean"},
+	{"group", RPC_STRING, 0, 1, 200, .summary = "hosts between which VMs can move"},
+	{"capacity", RPC_OBJECT, 0, .fields = capacity_fields, .summary = "what VMs may use"},
+	END,
+};
+static const struct rpc_field plan_host[] = {{"host", RPC_OBJECT, RPC_OPEN, .fields = plan_host_fields}};
+static const struct rpc_field plan_vm_fields[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, 1, 200, .summary = "unique among them"},
+	{"memory_mib", RPC_NUMBER, 0, 1, 1e9, .summary = "guest RAM (default: 512)"},
+	{"vcpus", RPC_NUMBER, 0, 1, 1e6, .summary = "virtual processors (default: 1)"},
+	{"workload", RPC_STRING, 0, .summary = "as in a definition"},
+	{"policy", RPC_OBJECT, 0, .summary = "as in a definition"},
+	{"affinity", RPC_STRING, 0, 1, 200, .summary = "VMs with the same word go to one host"},
+	{"anti_affinity", RPC_STRING, 0, 1, 200, .summary = "VMs with the same word go to different hosts"},
+	{"migratable_in", RPC_STRING, 0, 1, 200, .summary = "to hosts of this group, in a mode that all of them have"},
+	END,
+};
+static const struct rpc_field plan_vm[] = {{"vm", RPC_OBJECT, 0, .fields = plan_vm_fields}};
+static const struct rpc_field plan_params[] = {
+	{"hosts", RPC_ARRAY, RPC_REQUIRED, .fields = plan_host, .summary = "at most 4096"},
+	{"vms", RPC_ARRAY, RPC_REQUIRED, .fields = plan_vm, .summary = "at most 65536"},
+	END,
+};
+static const struct rpc_field plan_fields[] = {
+	{"placements", RPC_ARRAY, RPC_REQUIRED, .summary = "vm, host, mode, variant, cost (times native)"},
+	{"unplaced", RPC_ARRAY, RPC_REQUIRED, .summary = "vm, reason"},
+	{"hosts", RPC_ARRAY, RPC_REQUIRED, .summary = "host, vms, memory_left_mib, vcpus_left, measured"},
+	END,
+};
+static const struct rpc_field maybe_vm_params[] = {
 	{"vm", RPC_STRING, 0, 1, 200, .summary = "only of this VM"},
 	END,
 };
@@ -884,16 +934,19 @@ const struct rpc_method rpc_methods[] = {
 	 NULL, ROWS(mode_row, "one entry for each mode"), handle_modes},
 	{"modes.compare",
 	 "The modes side by side: technique, compatibility, performance, users, independence of the guest.",
-	 NULL, ROWS(compare_row, "one row for each aspect"), handle_compare},
+	 maybe_vm_params, ROWS(compare_row, "one row for each aspect"), handle_compare},
 	{"policy.explain",
 	 "Which mode a VM would get, and why; nothing is started.",
 	 explain_params, RESULT(decision_fields, "the decision"), handle_explain},
 	{"policy.history",
 	 "How good predictions were: a row for each run that reached user space, and what was learned.",
 	 policy_history_params, RESULT(policy_history_fields, "statistics and outcomes"), handle_policy_history},
+	{"policy.plan",
+	 "Places many VMs on many hosts, with a mode for each. Hosts are given as host.probe answers them.",
+	 plan_params, RESULT(plan_fields, "the plan"), handle_policy_plan},
 	{"policy.reset",
 	 "Forgets what was learned of one VM, or, without one, of all, with the corrections.",
-	 policy_reset_params, NOTHING, handle_policy_reset},
+	 maybe_vm_params, NOTHING, handle_policy_reset},
 	{"vm.define",
 	 "Keeps a VM's definition. It is on disk when this is answered. With the UUID of a defined VM it "
 	 "replaces that definition, from the VM's next start on.",

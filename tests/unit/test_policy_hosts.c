@@ -1,0 +1,717 @@
+/* The policy over host files of many kinds (tests/hosts): what it finds there, what it chooses, and what that costs. */
+#include "policy/policy.h"
+#include "proto/vmdef.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define HOSTS_MAX 64
+#define WORKLOADS 1000
+
+static struct host {
+	char name[64];
+	json_object *file;
+	struct policy_host facts;
+	struct policy_calibration calibration;
+} hosts[HOSTS_MAX];
+static unsigned host_count;
+static const struct policy_guest linux_guest = {.image = POLICY_IMAGE_BZIMAGE, .bits = 64, .xen_pv = POLICY_UNKNOWN};
+
+static json_object *member(json_object *object, const char *key)
+{
+	json_object *value = NULL;
+
+	json_object_object_get_ex(object, key, &value);
+	return value;
+}
+
+static int load_hosts(void **state)
+{
+	const char *source = getenv("top_srcdir");
+	char dir[512], path[800], error[200];
+	struct dirent *entry;
+	DIR *stream;
+
+	snprintf(dir, sizeof(dir), "%s/tests/hosts", source ? source : ".");
+	stream = opendir(dir);
+	while (stream && (entry = readdir(stream)) && host_count < HOSTS_MAX) {
+		struct host *host = &hosts[host_count];
+		const char *end = strstr(entry->d_name, ".json");
+
+		if (!end)
+			continue;
+		snprintf(host->name, sizeof(host->name), "%.*s", (int)(end - entry->d_name), entry->d_name);
+		snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name);
+		host->file = json_object_from_file(path);
+		if (!host->file || !policy_host_parse(member(host->file, "facts"), &host->facts, error, sizeof(error))) {
+			fprintf(stderr, "%s: %s\n", path, host->file ? error : "not JSON");
+			return -1;
+		}
+		if (member(host->file, "calibration") &&
+		    !policy_calibration_parse(member(host->file, "calibration"), &host->calibration))
+			return -1;
+		host_count++;
+	}
+	if (stream)
+		closedir(stream);
+	return host_count >= 12 ? 0 : -1;
+}
+
+static int free_hosts(void **state)
+{
+	for (unsigned i = 0; i < host_count; i++)
+		json_object_put(hosts[i].file);
+	return 0;
+}
+
+static struct host *find(const char *name)
+{
+	for (unsigned i = 0; i < host_count; i++)
+		if (!strcmp(hosts[i].name, name))
+			return &hosts[i];
+	fail_msg("no host file %s", name);
+	return NULL;
+}
+
+static struct policy_query query_of(struct host *host, const struct policy_workload *workload)
+{
+	return (struct policy_query){
+		.host = &host->facts,
+		.calibration = host->calibration.valid ? &host->calibration : NULL,
+		.guest = &linux_guest,
+		.workload = workload,
+		.wish = "auto",
+	};
+}
+
+/* Each file says what must be found. */
+static void every_kind_is_recognized(void **state)
+{
+	for (unsigned i = 0; i < host_count; i++) {
+		json_object *expect = member(hosts[i].file, "expect");
+		const char *remedy = json_object_get_string(member(expect, "remedy"));
+		struct policy_mode_state judged;
+
+		policy_mode_judge(POLICY_HVM, &hosts[i].facts, &judged);
+		if (strcmp(judged.variant, json_object_get_string(member(expect, "variant"))))
+			fail_msg("%s: variant %s", hosts[i].name, judged.variant);
+		if (judged.usable != json_object_get_boolean(member(expect, "usable")))
+			fail_msg("%s: usable %d: %s", hosts[i].name, judged.usable, judged.reason);
+		if (!strstr(judged.remedy, remedy) || (!remedy[0] && judged.remedy[0]))
+			fail_msg("%s: remedy \"%s\"", hosts[i].name, judged.remedy);
+		assert_true(judged.reason[0] != '\0');
+	}
+}
+
+/* What is shown can be read back: fact files are made of host.probe's answers. */
+static void facts_survive_the_way_out_and_in(void **state)
+{
+	for (unsigned i = 0; i < host_count; i++) {
+		json_object *out = policy_host_facts(&hosts[i].facts), *again;
+		struct policy_host back;
+		char error[200];
+
+		assert_true(policy_host_parse(out, &back, error, sizeof(error)));
+		again = policy_host_facts(&back);
+		if (!json_object_equal(out, again))
+			fail_msg("%s: %s\n%s", hosts[i].name, json_object_to_json_string(out), json_object_to_json_string(again));
+		json_object_put(out);
+		json_object_put(again);
+	}
+}
+
+static void damaged_files_are_refused(void **state)
+{
+	static const char *const bad[] = {
+		"{}", "[1]", "[{\"name\":1,\"value\":2}]", "[{\"name\":\"cores\"}]", "[{\"name\":\"cores\",\"value\":\"two\"}]",
+		"[{\"name\":\"memory_mib\",\"value\":-1}]", "[{\"name\":\"vmx\",\"value\":\"yes\"}]",
+	};
+	struct policy_host host;
+	char error[200];
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_object *json = json_tokener_parse(bad[i]);
+
+		if (policy_host_parse(json, &host, error, sizeof(error)))
+			fail_msg("taken: %s", bad[i]);
+		assert_non_null(strstr(error, "facts"));
+		json_object_put(json);
+	}
+}
+
+/* ---- choices ------------------------------------------------------------------------------ */
+
+static struct policy_decision choose(const char *name, const char *workload_name)
+{
+	struct policy_workload workload;
+	struct policy_decision d;
+	struct policy_query query = query_of(find(name), &workload);
+
+	assert_true(policy_workload_named(workload_name, &workload));
+	policy_decide(&query, &d);
+	assert_true(d.possible);
+	return d;
+}
+
+static void known_answers(void **state)
+{
+	/* VMware's finding: first-generation VT-x loses to translation where page tables change. */
+	assert_int_equal(choose("vtx-2005", "process").mode, POLICY_BT);
+	assert_int_equal(choose("vtx-2005", "compute").mode, POLICY_HVM);
+	assert_int_equal(choose("xeon-ept-iommu", "mixed").mode, POLICY_HVM);
+	assert_int_equal(choose("epyc-npt-avic", "process").mode, POLICY_HVM);
+	assert_int_equal(choose("p4-2004", "mixed").mode, POLICY_BT);
+	/* Software KVMs: one that cannot run systems at all, one that can and is slow. */
+	assert_int_equal(choose("pvm-host", "mixed").mode, POLICY_BT);
+	assert_non_null(strstr(choose("pvm-host", "mixed").candidates[POLICY_HVM].reason, "cannot execute"));
+	assert_int_equal(choose("emulated-kvm", "mixed").mode, POLICY_BT);
+	assert_int_equal(choose("emulated-kvm", "mixed").candidates[POLICY_HVM].verdict, POLICY_POSSIBLE);
+	assert_int_equal(choose("noexec-memfd", "mixed").mode, POLICY_HVM);
+	/* Never measured: what is known in general, and that is said. */
+	assert_int_equal(choose("never-measured", "mixed").mode, POLICY_HVM);
+	assert_non_null(strstr(choose("never-measured", "mixed").reason, "nothing was measured"));
+	/* Where the workload decides, the explanation says so. */
+	{
+		struct policy_decision d = choose("vtx-2005", "compute");
+		bool told = false;
+
+		for (unsigned i = 0; i < d.change_count; i++)
+			told |= strstr(d.would_change[i], "\"process\"") != NULL;
+		assert_true(told);
+	}
+}
+
+static void constraints_rule_out(void **state)
+{
+	static const struct {
+		const char *host;
+		struct policy_constraints wish;
+		int mode; /* -1: none is possible */
+		const char *word;
+	} cases[] = {
+		{"xeon-ept-iommu", {.forbid = 1u << POLICY_HVM}, POLICY_BT, "forbids"},
+		{"xeon-ept-iommu", {.require = 1u << POLICY_BT}, POLICY_BT, "requires another"},
+		{"xeon-ept-iommu", {.passthrough = true}, POLICY_HVM, "passed through in hvm only"},
+		{"xeon-ept-noiommu", {.passthrough = true}, -1, "IOMMU"},
+		{"xeon-ept-iommu", {.passthrough = true, .migratable = true}, -1, "cannot move"},
+		{"epyc-npt-avic", {.nested = true}, POLICY_HVM, "does not offer"},
+		{"vtx-2005", {.nested = true}, -1, "nested virtualization is off"},
+		{"p4-2004", {.kernel_isolation = true}, -1, "speculative boundary"},
+		{"xeon-ept-iommu", {.features = 1u << POLICY_HAS_avx512f}, POLICY_HVM, "does not show guests avx512f"},
+		{"epyc-npt-avic", {.features = 1u << POLICY_HAS_avx512f}, -1, "no avx512f"},
+		{"cloud-no-nested", {.features = 1u << POLICY_HAS_avx2}, POLICY_BT, ""},
+	};
+	struct policy_workload mixed;
+
+	policy_workload_named("mixed", &mixed);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct policy_query query = query_of(find(cases[i].host), &mixed);
+		struct policy_decision d;
+		bool told = false;
+
+		query.constraints = &cases[i].wish;
+		policy_decide(&query, &d);
+		if (cases[i].mode < 0 ? d.possible : !d.possible || (int)d.mode != cases[i].mode)
+			fail_msg("case %zu on %s: %s", i, cases[i].host, d.reason);
+		for (int m = 0; m < POLICY_MODE_COUNT; m++)
+			told |= strstr(d.candidates[m].reason, cases[i].word) != NULL;
+		if (!told)
+			fail_msg("case %zu on %s: nobody says \"%s\": %s", i, cases[i].host, cases[i].word, d.reason);
+	}
+}
+
+static void a_vm_keeps_its_mode(void **state)
+{
+	struct policy_workload workload = {.certainty = 1};
+	struct host *host = find("vtx-2005");
+	struct policy_query query = query_of(host, &workload);
+	struct policy_decision fresh, kept;
+	double bt = 0, hvm = 0;
+	unsigned both = 0;
+
+	/* From all loops to all page faults, somewhere in between both cost nearly the same. */
+	for (unsigned step = 0; step <= 200; step++) {
+		memset(workload.share, 0, sizeof(workload.share));
+		workload.share[POLICY_fault] = step / 200.0 * 0.4;
+		workload.share[POLICY_integer] = 1 - workload.share[POLICY_fault];
+		query.previous = NULL;
+		policy_decide(&query, &fresh);
+		query.previous = fresh.mode == POLICY_BT ? "hvm" : "bt";
+		policy_decide(&query, &kept);
+		bt = fresh.candidates[POLICY_BT].predicted.cost;
+		hvm = fresh.candidates[POLICY_HVM].predicted.cost;
+		assert_int_equal(fresh.mode, bt < hvm ? POLICY_BT : POLICY_HVM);
+		if (fmin(bt, hvm) < 0.9 * fmax(bt, hvm)) {
+			assert_int_equal(kept.mode, fresh.mode);
+		} else {
+			assert_int_not_equal(kept.mode, fresh.mode);
+			assert_non_null(strstr(kept.reason, "as last time"));
+			both++;
+		}
+	}
+	assert_true(both > 2);
+}
+
+/* ---- regret ------------------------------------------------------------------------------------ */
+
+static uint64_t seed = 1;
+
+static double random_unit(void)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (double)(seed >> 11) / 9007199254740992.0;
+}
+
+/* Few measures dominate a workload, and which is anybody's guess. */
+static struct policy_workload random_workload(void)
+{
+	struct policy_workload workload = {.name = "random", .certainty = 1};
+	double sum = 0;
+
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		sum += workload.share[i] = pow(random_unit(), 4);
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		workload.share[i] /= sum;
+	return workload;
+}
+
+/* What a calibration on a real host would find: every figure off by up to 10 %. */
+static struct policy_calibration measured_badly(const struct policy_calibration *truth)
+{
+	struct policy_calibration noisy = *truth;
+
+	for (int i = 0; i < POLICY_MEASURES; i++) {
+		noisy.native.of[i].ns *= 0.9 + 0.2 * random_unit();
+		for (int m = 0; m < POLICY_MODE_COUNT; m++)
+			noisy.mode[m].of[i].ns *= 0.9 + 0.2 * random_unit();
+	}
+	return noisy;
+}
+
+/* Can it run a system here at all, by the true table? */
+static bool runs(const struct host *host, enum policy_mode mode, const struct policy_workload *workload, double *ret_cost)
+{
+	struct policy_mode_state judged;
+	struct policy_cost cost;
+
+	policy_mode_judge(mode, &host->facts, &judged);
+	policy_predict(&host->calibration, mode, workload, &cost);
+	*ret_cost = cost.cost;
+	return judged.usable && cost.known;
+}
+
+static void choices_cost_little_more_than_the_best(void **state)
+{
+	double regret = 0, worst = 0;
+	unsigned n = 0, open = 0;
+
+	for (unsigned i = 0; i < WORKLOADS; i++) {
+		struct policy_workload workload = random_workload();
+
+		for (unsigned h = 0; h < host_count; h++) {
+			struct policy_query query = query_of(&hosts[h], &workload);
+			struct policy_calibration noisy;
+			struct policy_decision d;
+			double best = INFINITY, chosen = INFINITY, cost;
+			unsigned possible = 0;
+
+			if (!hosts[h].calibration.valid)
+				continue;
+			noisy = measured_badly(&hosts[h].calibration);
+			query.calibration = &noisy;
+			/* Half the VMs come from somewhere. */
+			query.previous = random_unit() < 0.5 ? NULL : random_unit() < 0.5 ? "bt" : "hvm";
+			policy_decide(&query, &d);
+			assert_true(d.possible);
+			for (int m = 0; m < POLICY_MODE_COUNT; m++)
+				if (runs(&hosts[h], (enum policy_mode)m, &workload, &cost)) {
+					possible++;
+					best = fmin(best, cost);
+					if ((int)d.mode == m)
+						chosen = cost;
+				}
+			if (!isfinite(chosen))
+				fail_msg("%s: %s cannot run there", hosts[h].name, policy_mode_name(d.mode));
+			regret += chosen / best - 1;
+			worst = fmax(worst, chosen / best - 1);
+			open += possible > 1;
+			n++;
+		}
+	}
+	print_message("# %u choices, %u of them open: %.2f %% above the best on average, %.0f %% at worst\n", n, open,
+		      regret / n * 100, worst * 100);
+	assert_true(open > n / 4);
+	assert_true(regret / n <= 0.05);
+	/* Where there was something to choose, too. */
+	assert_true(regret / open <= 0.05);
+}
+
+/* ---- learning ------------------------------------------------------------------------------------- */
+
+static json_object *stats_of(double cpu, int64_t syscalls, int64_t faults, int64_t mmio)
+{
+	char text[400];
+
+	snprintf(text, sizeof(text),
+		 "{\"cpu_user_seconds\":%f,\"cpu_system_seconds\":0,\"exits\":{\"syscalls\":%lld,\"interrupts\":10,\"pio\":10,"
+		 "\"mmio\":%lld},\"engine\":{\"page_faults\":%lld}}",
+		 cpu, (long long)syscalls, (long long)mmio, (long long)faults);
+	return json_tokener_parse(text);
+}
+
+static void workloads_are_learned_and_forgotten(void **state)
+{
+	struct host *host = find("cloud-no-nested");
+	struct vmdef def = {.workload = "auto"};
+	struct policy_learned learned = {0};
+	struct policy_workload workload;
+	json_object *stats = stats_of(100, 0, 0, 0);
+	double first;
+
+	policy_workload_of(&def, &learned, &workload);
+	assert_string_equal(workload.name, "mixed");
+	assert_true(policy_learn(&learned, stats, POLICY_BT, &host->calibration));
+	json_object_put(stats);
+	policy_workload_of(&def, &learned, &workload);
+	assert_string_equal(workload.name, "learned");
+	assert_true(workload.share[POLICY_syscall] < 0.01 && workload.share[POLICY_integer] > 0.4);
+	/* Then it does nothing but system calls: 100 s of them, by this host's figures. */
+	stats = stats_of(100, (int64_t)(99e9 / host->calibration.mode[POLICY_BT].of[POLICY_syscall].ns), 0, 0);
+	policy_learn(&learned, stats, POLICY_BT, &host->calibration);
+	policy_workload_of(&def, &learned, &workload);
+	first = workload.share[POLICY_syscall];
+	assert_true(first > 0.3);
+	for (unsigned i = 0; i < 20; i++)
+		policy_learn(&learned, stats, POLICY_BT, &host->calibration);
+	json_object_put(stats);
+	policy_workload_of(&def, &learned, &workload);
+	assert_true(workload.share[POLICY_syscall] > first && workload.share[POLICY_integer] < 0.25);
+	assert_true(workload.certainty > 0.8);
+	/* What the user says goes before what was learned. */
+	snprintf(def.workload, sizeof(def.workload), "io");
+	policy_workload_of(&def, &learned, &workload);
+	assert_string_equal(workload.name, "io");
+	def.policy.weights[VMDEF_WEIGHT_tlb] = 2;
+	def.policy.weights[VMDEF_WEIGHT_memory] = 2;
+	policy_workload_of(&def, &learned, &workload);
+	assert_string_equal(workload.name, "weights");
+	assert_true(fabs(workload.share[POLICY_tlb] - 0.5) < 1e-9 && fabs(workload.share[POLICY_memory] - 0.5) < 1e-9);
+	/* Statistics that say nothing teach nothing. */
+	stats = json_tokener_parse("{\"exits\":{\"syscalls\":\"many\"},\"cpu_user_seconds\":-3}");
+	assert_false(policy_learn(&learned, stats, POLICY_BT, &host->calibration));
+	assert_false(policy_learn(&learned, NULL, POLICY_BT, &host->calibration));
+	assert_false(policy_learn(&learned, stats, POLICY_BT, NULL));
+	json_object_put(stats);
+}
+
+/* bt is predicted at 2 and hvm at 1, and in truth bt costs 3: runs in turn show it. */
+static void outcomes_correct_predictions(void **state)
+{
+	static struct policy_memory memory, back;
+	struct policy_memory_vm *vm;
+	struct policy_outcome outcome;
+	json_object *json;
+	double first_error = 0, error = 0;
+
+	policy_memory_init(&memory);
+	vm = policy_memory_use(&memory, "a", 1);
+	for (unsigned i = 0; i < 30; i++) {
+		enum policy_mode mode = i % 2 ? POLICY_BT : POLICY_HVM;
+		double cost = (mode == POLICY_BT ? 2 : 1) * memory.corrections.factor[mode];
+
+		policy_memory_outcome(&memory, vm, mode, cost, mode == POLICY_BT ? 3 : 1, &outcome);
+		error = outcome.predicted > 0 ? fabs(log(outcome.observed / outcome.predicted)) : 0;
+		if (i == 1)
+			first_error = error;
+	}
+	assert_true(first_error > 0.35 && error < first_error / 4);
+	assert_true(fabs(memory.corrections.factor[POLICY_BT] / memory.corrections.factor[POLICY_HVM] - 1.5) < 0.1);
+	assert_int_equal(memory.predictions, 29);
+
+	json = policy_memory_json(&memory);
+	policy_memory_parse(json, &back);
+	assert_int_equal(back.count, 1);
+	assert_int_equal(back.predictions, 29);
+	assert_true(fabs(back.corrections.factor[POLICY_BT] - memory.corrections.factor[POLICY_BT]) < 1e-4);
+	assert_string_equal(back.vms[0].key, "a");
+	assert_int_equal(back.vms[0].boots, 30);
+	json_object_put(json);
+	/* A VM in one mode says nothing of that mode against others. */
+	policy_memory_init(&memory);
+	vm = policy_memory_use(&memory, "b", 1);
+	for (unsigned i = 0; i < 10; i++)
+		policy_memory_outcome(&memory, vm, POLICY_BT, 2, 1 + i, &outcome);
+	assert_true(fabs(memory.corrections.factor[POLICY_BT] - 1) < 1e-9);
+	/* The oldest makes room. */
+	policy_memory_init(&memory);
+	for (unsigned i = 0; i < POLICY_MEMORY_VMS + 10; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "%u", i);
+		policy_memory_use(&memory, key, i + 1);
+	}
+	assert_int_equal(memory.count, POLICY_MEMORY_VMS);
+	assert_null(policy_memory_find(&memory, "0"));
+	assert_non_null(policy_memory_find(&memory, "12"));
+	/* Rubbish is left out. */
+	json = json_tokener_parse("{\"format\":1,\"predictions\":-5,\"corrections\":{\"bt\":{\"factor\":1e9}},\"vms\":[1,{},{\"key\":\"c\","
+				  "\"boots\":3}]}");
+	policy_memory_parse(json, &back);
+	assert_true(back.count == 1 && back.vms[0].boots == 0 && back.predictions == 0);
+	assert_true(fabs(back.corrections.factor[POLICY_BT] - 1) < 1e-9);
+	json_object_put(json);
+}
+
+/* ---- fleets ------------------------------------------------------------------------------------------------ */
+
+/* Hosts by the names of their files, each `copies` times; group: a word for all. */
+static json_object *fleet_hosts(const char *const *names, unsigned copies, const char *group)
+{
+	json_object *list = json_object_new_array();
+
+	for (; *names; names++)
+		for (unsigned i = 0; i < copies; i++) {
+			struct host *host = find(*names);
+			json_object *json = json_object_new_object();
+			char name[100];
+
+			snprintf(name, sizeof(name), "%s-%u", *names, i);
+			json_object_object_add(json, "name", json_object_new_string(name));
+			json_object_object_add(json, "facts", json_object_get(member(host->file, "facts")));
+			json_object_object_add(json, "calibration", json_object_get(member(host->file, "calibration")));
+			if (group)
+				json_object_object_add(json, "group", json_object_new_string(group));
+			json_object_array_add(list, json);
+		}
+	return list;
+}
+
+static json_object *plan(json_object *fleet, const char *vms)
+{
+	json_object *list = json_tokener_parse(vms), *result = NULL;
+	char error[700] = "";
+
+	assert_non_null(list);
+	if (policy_plan(fleet, list, &result, error, sizeof(error)))
+		fail_msg("%s", error);
+	json_object_put(list);
+	json_object_put(fleet);
+	return result;
+}
+
+static const char *placed(json_object *result, const char *vm, const char *what)
+{
+	json_object *list = member(result, "placements");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		json_object *row = json_object_array_get_idx(list, i);
+
+		if (!strcmp(json_object_get_string(member(row, "vm")), vm))
+			return json_object_get_string(member(row, what));
+	}
+	return "nowhere";
+}
+
+static const char *unplaced(json_object *result, const char *vm)
+{
+	json_object *list = member(result, "unplaced");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		json_object *row = json_object_array_get_idx(list, i);
+
+		if (!strcmp(json_object_get_string(member(row, "vm")), vm))
+			return json_object_get_string(member(row, "reason"));
+	}
+	fail_msg("%s was placed on %s", vm, placed(result, vm, "host"));
+	return "";
+}
+
+static void fleets_keep_constraints(void **state)
+{
+	static const char *const three[] = {"xeon-ept-iommu", "cloud-no-nested", "p4-2004", NULL};
+	static const char *const small[] = {"p4-2004", NULL};
+	static const char *const mixed[] = {"epyc-npt-avic", "cloud-no-nested", NULL};
+	json_object *r;
+
+	r = plan(fleet_hosts(three, 1, NULL),
+		 "[{\"name\":\"a\"},{\"name\":\"bt\",\"policy\":{\"forbid\":[\"hvm\"]}},"
+		 "{\"name\":\"pass\",\"policy\":{\"passthrough\":true}},"
+		 "{\"name\":\"both\",\"policy\":{\"passthrough\":true,\"forbid\":[\"hvm\"]}},"
+		 "{\"name\":\"huge\",\"memory_mib\":1000000}]");
+	assert_string_equal(placed(r, "a", "variant"), "hvm/ept");
+	assert_string_equal(placed(r, "bt", "mode"), "bt");
+	assert_string_equal(placed(r, "bt", "host"), "xeon-ept-iommu-0"); /* the fastest, in bt too */
+	assert_string_equal(placed(r, "pass", "host"), "xeon-ept-iommu-0");
+	assert_non_null(strstr(unplaced(r, "both"), "no host has a mode"));
+	assert_non_null(strstr(unplaced(r, "huge"), "larger"));
+	json_object_put(r);
+
+	/* Two hosts of 2048 MiB: what does not fit is left, and nothing is promised twice. */
+	r = plan(fleet_hosts(small, 2, NULL), "[{\"name\":\"a\",\"memory_mib\":1500},{\"name\":\"b\",\"memory_mib\":1500},"
+					      "{\"name\":\"c\",\"memory_mib\":1500}]");
+	assert_int_equal(json_object_array_length(member(r, "placements")), 2);
+	assert_string_not_equal(placed(r, "a", "host"), placed(r, "b", "host"));
+	assert_non_null(strstr(unplaced(r, "c"), "full"));
+	json_object_put(r);
+
+	r = plan(fleet_hosts(small, 4, NULL),
+		 "[{\"name\":\"a\",\"affinity\":\"x\",\"memory_mib\":900},{\"name\":\"b\",\"affinity\":\"x\",\"memory_mib\":900},"
+		 "{\"name\":\"c\",\"anti_affinity\":\"y\"},{\"name\":\"d\",\"anti_affinity\":\"y\"},"
+		 "{\"name\":\"e\",\"anti_affinity\":\"y\"},{\"name\":\"f\",\"anti_affinity\":\"y\",\"memory_mib\":300},"
+		 "{\"name\":\"g\",\"affinity\":\"z\",\"memory_mib\":1500},{\"name\":\"h\",\"affinity\":\"z\",\"memory_mib\":1500}]");
+	assert_string_equal(placed(r, "a", "host"), placed(r, "b", "host"));
+	assert_true(strcmp(placed(r, "c", "host"), placed(r, "d", "host")) && strcmp(placed(r, "d", "host"), placed(r, "e", "host")) &&
+		    strcmp(placed(r, "c", "host"), placed(r, "e", "host")));
+	assert_non_null(strstr(unplaced(r, "f"), "apart"));
+	assert_non_null(strstr(unplaced(r, "g"), "together"));
+	json_object_put(r);
+
+	/* What moves between an EPYC and a cloud VM without KVM can do so in bt only. */
+	r = plan(fleet_hosts(mixed, 1, "rack"), "[{\"name\":\"stays\"},{\"name\":\"moves\",\"migratable_in\":\"rack\"},"
+						"{\"name\":\"lost\",\"migratable_in\":\"elsewhere\"}]");
+	assert_string_equal(placed(r, "stays", "mode"), "hvm");
+	assert_string_equal(placed(r, "moves", "mode"), "bt");
+	assert_non_null(strstr(unplaced(r, "lost"), "group"));
+	json_object_put(r);
+}
+
+static void bad_fleets_are_refused(void **state)
+{
+	static const struct {
+		const char *hosts, *vms, *word;
+	} bad[] = {
+		{"[]", "[]", "hosts"},
+		{"[{\"facts\":[]}]", "[]", "name"},
+		{"[{\"name\":\"a\"}]", "[]", "facts"},
+		{"[{\"name\":\"a\",\"facts\":[]},{\"name\":\"a\",\"facts\":[]}]", "[]", "twice"},
+		{"[{\"name\":\"a\",\"facts\":[],\"calibration\":{\"format\":9}}]", "[]", "calibration"},
+		{"[{\"name\":\"a\",\"facts\":[],\"capacity\":{\"vcpus\":-1}}]", "[]", "capacity"},
+		{"[{\"name\":\"a\",\"facts\":[]}]", "{}", "vms"},
+		{"[{\"name\":\"a\",\"facts\":[]}]", "[{}]", "vms[0]"},
+		{"[{\"name\":\"a\",\"facts\":[]}]", "[{\"name\":\"v\"},{\"name\":\"v\"}]", "twice"},
+		{"[{\"name\":\"a\",\"facts\":[]}]", "[{\"name\":\"v\",\"memory_mib\":0}]", "memory_mib"},
+		{"[{\"name\":\"a\",\"facts\":[]}]", "[{\"name\":\"v\",\"policy\":{\"require\":[\"x\"]}}]", "policy.require"},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_object *hosts_json = json_tokener_parse(bad[i].hosts), *vms = json_tokener_parse(bad[i].vms), *result = NULL;
+		char error[700] = "";
+
+		assert_int_not_equal(policy_plan(hosts_json, vms, &result, error, sizeof(error)), 0);
+		if (!strstr(error, bad[i].word))
+			fail_msg("case %zu: %s", i, error);
+		json_object_put(hosts_json);
+		json_object_put(vms);
+	}
+}
+
+/* 1000 hosts, 10,000 VMs: all are placed within the hosts' sizes. The time is printed; nobody's clock fails a test. */
+static void a_large_fleet(void **state)
+{
+	static const char *const names[] = {"xeon-ept-iommu", "epyc-npt-avic", "cloud-no-nested",  "cloud-nested-intel", "pvm-host",
+					    "locked-firmware", "container",    "cloud-nested-amd", "never-measured",     "vtx-2005",
+					    NULL};
+	static const char *const workloads[] = {"compute", "memory", "syscall", "process", "io", "mixed"};
+	json_object *fleet = fleet_hosts(names, 100, NULL), *vms = json_object_new_array(), *result = NULL, *list;
+	struct timespec begin, end;
+	char error[700], name[40];
+
+	for (unsigned i = 0; i < 10000; i++) {
+		json_object *vm = json_object_new_object();
+
+		snprintf(name, sizeof(name), "vm%u", i);
+		json_object_object_add(vm, "name", json_object_new_string(name));
+		json_object_object_add(vm, "memory_mib", json_object_new_int(512 << (i % 4)));
+		json_object_object_add(vm, "workload", json_object_new_string(workloads[i % 6]));
+		if (i % 10 == 0) {
+			snprintf(name, sizeof(name), "g%u", i / 50);
+			json_object_object_add(vm, i % 20 ? "affinity" : "anti_affinity", json_object_new_string(name));
+		}
+		json_object_array_add(vms, vm);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	assert_int_equal(policy_plan(fleet, vms, &result, error, sizeof(error)), 0);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	print_message("# 1000 hosts, 10000 VMs: %.0f ms\n",
+		      (double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) / 1e6);
+	assert_int_equal(json_object_array_length(member(result, "placements")), 10000);
+	list = member(result, "hosts");
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		json_object *row = json_object_array_get_idx(list, i);
+
+		assert_true(json_object_get_int(member(row, "memory_left_mib")) >= 0);
+		assert_true(json_object_get_int(member(row, "vcpus_left")) >= 0);
+	}
+	json_object_put(result);
+	json_object_put(fleet);
+	json_object_put(vms);
+}
+
+/* ---- lines of the calibration programs ------------------------------------------------------------------ */
+
+static void lines_are_not_trusted(void **state)
+{
+	struct policy_figures f = {0};
+	enum policy_measure m = POLICY_MEASURES;
+	double khz = 0;
+
+	assert_int_equal(policy_calibration_line(&f, "calibrate ready 1 2000000", 0, &khz, &m), POLICY_LINE_READY);
+	assert_true(khz > 1999999 && khz < 2000001);
+	assert_int_equal(policy_calibration_line(&f, "calibrate ready 2 5", 0, &khz, &m), POLICY_LINE_OTHER);
+	assert_int_equal(policy_calibration_line(&f, "begin tlb", khz, NULL, &m), POLICY_LINE_BEGIN);
+	assert_int_equal(m, POLICY_tlb);
+	/* 4000 thousandths of a tick at 2 GHz are 2 ns. */
+	assert_int_equal(policy_calibration_line(&f, "figure tlb 4000 5000 100 9", khz, NULL, &m), POLICY_LINE_FIGURE);
+	assert_true(fabs(f.of[POLICY_tlb].ns - 2) < 1e-9 && fabs(f.of[POLICY_tlb].median_ns - 2.5) < 1e-9);
+	/* The lower one stays, whichever comes first. */
+	policy_calibration_line(&f, "figure tlb 6000 6000 100 9", khz, NULL, &m);
+	assert_true(fabs(f.of[POLICY_tlb].ns - 2) < 1e-9);
+	assert_int_equal(f.of[POLICY_tlb].rounds, 18);
+	policy_calibration_line(&f, "figure tlb 2000 2000 100 9", khz, NULL, &m);
+	assert_true(fabs(f.of[POLICY_tlb].ns - 1) < 1e-9);
+	assert_int_equal(policy_calibration_line(&f, "fail tlb too late", khz, NULL, &m), POLICY_LINE_FIGURE);
+	assert_int_equal(f.of[POLICY_tlb].state, POLICY_FIGURE_NS);
+	policy_calibration_line(&f, "fail vector a reason of several words", khz, NULL, &m);
+	assert_int_equal(f.of[POLICY_vector].state, POLICY_FIGURE_CANNOT);
+	assert_string_equal(f.of[POLICY_vector].why, "a reason of several words");
+	assert_int_equal(policy_calibration_line(&f, "end", khz, NULL, &m), POLICY_LINE_END);
+	static const char *const rubbish[] = {
+		"", "figure tlb", "figure warp 1 1 1 1", "figure integer 0 0 1 1", "figure integer 5 4 1 1", "figure integer 4 5 1 0",
+		"figure integer 99999999999999999999999 1 1 1", "figure integer 9000000000000000000 9000000000000000000 1 1",
+		"begin", "begin x", "fail", "fail nothing", "fail ? there is no such measure", "endless", "figure integer nan nan 1 1",
+	};
+	for (size_t i = 0; i < sizeof(rubbish) / sizeof(rubbish[0]); i++)
+		if (policy_calibration_line(&f, rubbish[i], khz, NULL, &m) != POLICY_LINE_OTHER)
+			fail_msg("taken: %s", rubbish[i]);
+	assert_int_equal(f.of[POLICY_integer].state, POLICY_FIGURE_NONE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_kind_is_recognized),
+		cmocka_unit_test(facts_survive_the_way_out_and_in),
+		cmocka_unit_test(damaged_files_are_refused),
+		cmocka_unit_test(known_answers),
+		cmocka_unit_test(constraints_rule_out),
+		cmocka_unit_test(a_vm_keeps_its_mode),
+		cmocka_unit_test(choices_cost_little_more_than_the_best),
+		cmocka_unit_test(workloads_are_learned_and_forgotten),
+		cmocka_unit_test(outcomes_correct_predictions),
+		cmocka_unit_test(fleets_keep_constraints),
+		cmocka_unit_test(bad_fleets_are_refused),
+		cmocka_unit_test(a_large_fleet),
+		cmocka_unit_test(lines_are_not_trusted),
+	};
+
+	return cmocka_run_group_tests_name("policy_hosts", tests, load_hosts, free_hosts);
+}
