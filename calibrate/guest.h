@@ -27,8 +27,8 @@ static inline uint32_t inl(uint16_t port)
 	return value;
 }
 
-/* Runs fn(argument) in ring 0, interrupts off. */
-uint64_t in_kernel(uint64_t (*fn)(uint64_t argument), uint64_t argument);
+/* Runs fn(argument) in ring 3. */
+uint64_t in_user(uint64_t (*fn)(uint64_t argument), uint64_t argument);
 
 /* ---- guest_disk.c ---- */
 

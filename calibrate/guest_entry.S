@@ -66,17 +66,48 @@ entry32:
 	ltr %ax
 	mov $kernel_stack_top, %rsp
 	call kernel_main
-	/* The rest runs in ring 3. */
+9:	hlt
+	jmp 9b
+
+	.text
+	/* uint64_t in_user(fn, argument): fn(argument) in ring 3, its result here. Not nested. */
+	.global in_user
+in_user:
+	push %rbx
+	push %rbp
+	push %r12
+	push %r13
+	push %r14
+	push %r15
+	mov %rsp, kernel_rsp
 	pushq $SEL_USER_DATA
 	mov $user_stack_top, %eax
 	push %rax
-	pushq $0x3002 /* IOPL 3: it prints */
+	pushq $2
 	pushq $SEL_USER64
-	mov $user_main, %eax
+	mov $user_stub, %eax
 	push %rax
 	iretq
+user_stub:
+	mov %rdi, %rax
+	mov %rsi, %rdi
+	call *%rax
+	mov %rax, %rdi
+	mov $back_from_user, %eax
+	syscall
+	/* Called by syscall_entry: drops its frame, and returns from in_user. */
+back_from_user:
+	swapgs
+	mov kernel_rsp, %rsp
+	mov %rdi, %rax
+	pop %r15
+	pop %r14
+	pop %r13
+	pop %r12
+	pop %rbp
+	pop %rbx
+	ret
 
-	.text
 	/* rax 0: nothing; else a function of the kernel's, called with rdi. Its result comes back in rax. */
 	.global syscall_entry
 syscall_entry:
@@ -189,7 +220,11 @@ kernel_stack_top:
 	.skip 16384
 	.global fault_stack_top
 fault_stack_top:
+	.skip 16384
+	.global syscall_stack_top
+syscall_stack_top:
 	.skip 32768
 user_stack_top:
 	.global tss
 tss:	.skip 112
+kernel_rsp: .skip 8
