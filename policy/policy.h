@@ -132,7 +132,7 @@ struct policy_figure {
 	double ns;        /* of one operation, the least of the rounds: what the host does when nothing else disturbs */
 	double median_ns; /* how far above it: how much was disturbed */
 	unsigned rounds;
-	char why[160];
+	char why[240];
 };
 
 struct policy_figures {

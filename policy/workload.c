@@ -107,7 +107,7 @@ void policy_workload_of(const struct vmdef *def, const struct policy_learned *le
 	}
 	if (declared[0] && policy_workload_named(declared, ret))
 		return;
-	if (learned && learned->cpu_seconds > 1 && learned->observed) {
+	if (learned && learned->cpu_seconds > SHORTEST_S && learned->observed) {
 		from_learned(learned, ret);
 		return;
 	}

@@ -289,7 +289,8 @@ static void format_figure(json_object *figure, char *text, size_t size)
 	format_time(json_object_get_double(ns), text, size);
 	n = strlen(text);
 	if (times)
-		snprintf(text + n, size - n, " (x%.2f)", json_object_get_double(times));
+		snprintf(text + n, size - n, json_object_get_double(times) < 100 ? " (x%.2f)" : " (x%.0f)",
+			 json_object_get_double(times));
 }
 
 static json_object *figure_of(json_object *figures, const char *name)
@@ -301,6 +302,7 @@ static json_object *figure_of(json_object *figures, const char *name)
 static void explain_failures(const char *mode, json_object *figures)
 {
 	json_object *all = render_member(figures, "figures");
+	const char *last = "";
 	char buffer[400], line[700];
 
 	if (render_member(figures, "problem")) {
@@ -314,9 +316,14 @@ static void explain_failures(const char *mode, json_object *figures)
 
 		if (!why)
 			continue;
-		snprintf(line, sizeof(line), "%s cannot execute %s: %s", mode, name,
-			 render_plain(why, buffer, sizeof(buffer)));
-		render_wrap(line, 4, render_width());
+		if (strcmp(last, json_object_get_string(why)))
+			snprintf(line, sizeof(line), "%s cannot execute %s: %s", mode, name,
+				 render_plain(why, buffer, sizeof(buffer)));
+		else
+			snprintf(line, sizeof(line), "%s cannot execute %s: the same", mode, name);
+		last = json_object_get_string(why);
+		printf("- ");
+		render_wrap(line, 2, render_width());
 	}
 }
 

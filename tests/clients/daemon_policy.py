@@ -3,17 +3,18 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guests"))
-from vmtest import BUILD, Daemon, Rpc, Tap, check, program, scratch, wait_until
+from vmtest import BUILD, SOURCE, Console, Daemon, Rpc, Skip, Tap, check, kernel_image, program, scratch, wait_until
 
 LOOPS = ("integer", "floating", "vector", "memory", "tlb")
 KERNEL = ("syscall", "fault", "process", "interrupt", "virtio")
-TINY = os.path.join(BUILD, "tests", "clients", "tiny.elf")
 
 
 def calibrations(d):
@@ -45,34 +46,87 @@ def measured(d):
     return answer[0]["calibration"]
 
 
-def every_figure():
+def every_figure(folder):
     """By itself at the first start, not again at the second, and shown where it belongs."""
-    with scratch() as folder:
-        with Daemon(folder, "--log-level", "info") as d:
-            check(d.rpc.result("vm.list") == [], "a daemon that measures does not answer")
-            figures = measured(d)
-            check(d.rpc.result("vm.list") == [] and not guests_below(folder), "the calibration guest is left")
-            native, bt = figures["native"]["figures"], figures["modes"]["bt"]["figures"]
-            for name in LOOPS + KERNEL:
-                check(native[name]["ns"] > 0 and native[name]["median_ns"] >= native[name]["ns"], f"native {name}: {native.get(name)}")
-            for name in LOOPS + KERNEL + ("port_io",):
-                check(bt[name]["ns"] > 0 and bt[name]["rounds"] > 0, f"bt {name}: {bt.get(name)}")
-            check("cannot_execute" in native["port_io"], "a process has no ports, and yet there is a figure")
-            for name in LOOPS:
-                # 4 % between the rounding of ns and of the ratio.
-                check(abs(bt[name]["times_native"] * native[name]["ns"] / bt[name]["ns"] - 1) < 0.04, f"{name}: {bt[name]}")
-            check(all("times_native" not in bt[name] for name in KERNEL), "different code is compared as if it were the same")
-            check(figures["modes"]["bt"]["start_ms"] > 0, str(figures["modes"]["bt"]))
-            rows = {r["aspect"]: r for r in d.rpc.result("modes.compare")}
-            check("integer" in rows["performance"]["bt"]["host"] and "native" in rows["performance"]["bt"]["host"], str(rows["performance"]))
-        with Daemon(folder, "--log-level", "info") as d:
-            check(d.rpc.result("host.probe")["calibration"] == figures, "not the same after a restart")
-            time.sleep(0.6)
-            check(not d.rpc.result("host.probe")["calibrating"] and calibrations(d) == 1, "measured again though nothing changed")
+    with Daemon(folder, "--log-level", "info") as d:
+        check(d.rpc.result("vm.list") == [], "a daemon that measures does not answer")
+        figures = measured(d)
+        check(figures["seconds"] < 20 and figures["complete"], f"took {figures['seconds']} s")
+        check(d.rpc.result("vm.list") == [] and not guests_below(folder), "the calibration guest is left")
+        native, bt = figures["native"]["figures"], figures["modes"]["bt"]["figures"]
+        for name in LOOPS + KERNEL:
+            check(native[name]["ns"] > 0 and native[name]["median_ns"] >= native[name]["ns"], f"native {name}: {native.get(name)}")
+        for name in LOOPS + KERNEL + ("port_io",):
+            check(bt[name]["ns"] > 0 and bt[name]["rounds"] > 0, f"bt {name}: {bt.get(name)}")
+        check("cannot_execute" in native["port_io"], "a process has no ports, and yet there is a figure")
+        for name in LOOPS:
+            # 4 % between the rounding of ns and of the ratio.
+            check(abs(bt[name]["times_native"] * native[name]["ns"] / bt[name]["ns"] - 1) < 0.04, f"{name}: {bt[name]}")
+        check(all("times_native" not in bt[name] for name in KERNEL), "different code is compared as if it were the same")
+        check(figures["modes"]["bt"]["start_ms"] > 0, str(figures["modes"]["bt"]))
+        rows = {r["aspect"]: r for r in d.rpc.result("modes.compare")}
+        check("integer" in rows["performance"]["bt"]["host"] and "native" in rows["performance"]["bt"]["host"], str(rows["performance"]))
+    with Daemon(folder, "--log-level", "info") as d:
+        check(d.rpc.result("host.probe")["calibration"] == figures, "not the same after a restart")
+        time.sleep(0.6)
+        check(not d.rpc.result("host.probe")["calibrating"] and calibrations(d) == 1, "measured again though nothing changed")
 
 
-def asked_twice_at_once():
-    with scratch() as folder, Daemon(folder, "--no-calibration", "--log-level", "info") as d:
+def the_chosen_mode_is_the_faster_one(folder):
+    """For a Debian kernel: both modes ran the calibration guest on this host, and auto takes the one that was faster."""
+    with Daemon(folder, "--no-calibration") as d:
+        figures = d.rpc.result("host.probe")["calibration"]["modes"]
+        facts = {f["name"]: f["value"] for f in d.rpc.result("host.probe")["facts"]}
+        if "hvm" not in figures:
+            raise Skip("there is no /dev/kvm to compare with")
+        definition = {"name": "debian", "boot": {"kernel": kernel_image()}}
+        decision = d.rpc.result("policy.explain", {"definition": definition})
+        candidates = {c["mode"]: c for c in decision["candidates"]}
+        ns = {m: f["figures"]["integer"].get("ns", float("inf")) for m, f in figures.items()}
+        check(ns[decision["mode"]] == min(ns.values()), f"{decision['mode']} was chosen: {ns}")
+        if facts["kvm_is_hardware"] is False:
+            check(decision["mode"] == "bt", decision["reason"])
+            check(candidates["hvm"]["variant"] == "hvm/software" and candidates["hvm"]["verdict"] == "ruled out", str(candidates["hvm"]))
+            # Known for what it is by its figures, not by its module's name: many times slower, or not at all.
+            check(ns["hvm"] > 20 * ns["bt"], str(ns))
+            cannot = [m for m, f in figures["hvm"]["figures"].items() if "cannot_execute" in f]
+            check(not cannot or "cannot execute" in candidates["hvm"]["reason"], f"{cannot}: {candidates['hvm']['reason']}")
+        begin = time.monotonic()
+        for _ in range(20):
+            d.rpc.result("policy.explain", {"definition": definition})
+        print(f"# policy.explain: {(time.monotonic() - begin) * 50:.2f} ms with its way through the socket")
+
+
+def runs_teach(folder):
+    """A guest that reaches ring 3: its second run has a prediction, the outcome is kept, and a reset forgets."""
+    guest = os.path.join(BUILD, "trivisor-calibrate.elf")
+    with Daemon(folder, "--no-calibration") as d:
+        d.rpc.result("policy.reset")
+        uuid = d.rpc.result("vm.define", [{"name": "learner", "memory_mib": 32, "boot": {"kernel": guest}, "disks": [{"path": guest, "readonly": True}],
+                                           "debug_exit": True}])["uuid"]
+        for run in range(3):
+            console = Console(d.rpc.result("vm.start", ["learner"])["console"])
+            console.expect("calibrate ready")
+            console.type("run 1000000000 integer syscall fault\n")
+            d.rpc.result("vm.wait", ["learner"])
+            history = d.rpc.result("policy.history", {"vm": "learner"})
+            check(len(history["outcomes"]) == run + 1, str(history))
+            last = history["outcomes"][0]
+            check(last["uuid"] == uuid and last["boot_seconds"] > 0 and last["predicted_cost"] > 0, str(last))
+            check((last["predicted_boot_seconds"] is None) == (run == 0) and (last["error"] is None) == (run == 0), str(last))
+            check(history["statistics"]["predictions"] == run, str(history["statistics"]))
+        explained = d.rpc.result("policy.explain", {"vm": "learner"})
+        check(explained["workload"]["name"] == "learned" and explained["predicted_boot_seconds"] > 0, str(explained["workload"]))
+    with Daemon(folder, "--no-calibration") as d:
+        check(d.rpc.result("policy.explain", {"vm": "learner"})["workload"] == explained["workload"], "forgotten by a restart")
+        d.rpc.result("policy.reset", {"vm": "learner"})
+        check(d.rpc.result("policy.explain", {"vm": "learner"})["workload"]["name"] == "mixed", "not forgotten by a reset")
+        d.rpc.result("vm.undefine", ["learner"])
+        check(d.rpc.result("policy.history")["outcomes"] == [], "outcomes outlive their VM")
+
+
+def asked_twice_at_once(folder):
+    with Daemon(folder, "--no-calibration", "--log-level", "info") as d:
         check(d.rpc.result("host.probe")["calibration"] is None, "measured though it was told not to")
         second = Rpc(d.socket)
         for rpc in (d.rpc, second):
@@ -82,54 +136,133 @@ def asked_twice_at_once():
         check(calibrations(d) == 1, "two runs side by side spoil each other")
 
 
-def killed_in_the_middle():
-    """SIGKILL while a guest runs: nothing is stored, the guest goes with the next daemon, which measures again."""
-    with scratch() as folder:
-        d = Daemon(folder, "--log-level", "info")
+def killed_in_the_middle(folder):
+    """SIGKILL while a guest runs: nothing is stored, and the guest goes with the next daemon. SIGTERM takes it along."""
+    d = Daemon(folder, "--log-level", "info")
+    wait_until("the calibration guest", lambda: guests_below(folder), 60, 0.01)
+    d.kill()
+    left = guests_below(folder)
+    with Daemon(folder, "--no-calibration") as d:
+        check(d.rpc.result("host.probe")["calibration"] is None, "half a calibration was kept")
+        wait_until("the end of the guest left behind", lambda: not set(left) & set(guests_below(folder)), 30)
+        check(not os.path.exists(os.path.join(folder, "run", "calibrate")), "its directory is left")
+        d.rpc.socket.sendall(b'{"jsonrpc":"2.0","method":"host.calibrate"}\n')
         wait_until("the calibration guest", lambda: guests_below(folder), 60, 0.01)
-        d.kill()
-        left = guests_below(folder)
+        check(d.kill(signal.SIGTERM) == 0 and not guests_below(folder), "SIGTERM leaves the guest")
+
+
+def damaged_and_foreign(folder):
+    """What is stored is no calibration, or one of another kernel: it is not used."""
+    with Daemon(folder, "--no-calibration") as d:
+        good = d.rpc.result("host.probe")["calibration"]
+    path = os.path.join(folder, "state", "trivisor.db")
+    older = json.loads(json.dumps(good))
+    older["key"]["kernel"] = "Linux 2.6.32"
+    absurd = json.loads(json.dumps(good))
+    absurd["modes"]["bt"]["figures"]["integer"]["ns"] = -5
+    for text in ("no JSON at all", "{}", "[1]", json.dumps(older), json.dumps(absurd), json.dumps(good)[:-40], json.dumps(good)):
+        db = sqlite3.connect(path)
+        db.execute("UPDATE note SET json=? WHERE key='calibration'", (text,))
+        db.commit()
+        db.close()
         with Daemon(folder, "--no-calibration") as d:
-            check(d.rpc.result("host.probe")["calibration"] is None, "half a calibration was kept")
-            wait_until("the end of the guest left behind", lambda: not set(left) & set(guests_below(folder)), 30)
-            check(not os.path.exists(os.path.join(folder, "run", "calibrate")), "its directory is left")
-        with Daemon(folder, "--log-level", "info") as d:
-            measured(d)
-            # A daemon that is stopped in the middle takes its guest along.
-            d.rpc.socket.sendall(b'{"jsonrpc":"2.0","method":"host.calibrate"}\n')
-            wait_until("the calibration guest", lambda: guests_below(folder), 60, 0.01)
-            check(d.kill(signal.SIGTERM) == 0 and not guests_below(folder), "SIGTERM leaves the guest")
+            check((d.rpc.result("host.probe")["calibration"] is not None) == (text == json.dumps(good)), f"believed, or not: {text[:60]}")
 
 
-def damaged_and_foreign():
-    """What is stored is no calibration, or one of another kernel: it is not used, and replaced."""
-    with scratch() as folder:
+FAKE = """#!/usr/bin/python3
+import os, socket, sys
+folder = sys.argv[sys.argv.index("--dir") + 1]
+s = socket.socket(socket.AF_UNIX)
+os.chdir(folder)
+s.bind("console.sock")
+s.listen(1)
+c, _ = s.accept()
+{what}
+"""
+SPEAKS = r"""
+c.sendall(b"calibrate ready 1\r\nnoise\r\n")
+line = c.recv(4096).split()
+for name in line[2:]:
+    c.sendall(b"begin " + name + b"\n")
+    if name == b"vector":
+        c.sendall(b"panic: no such luck\n")
+        sys.exit(4)
+    c.sendall(b"figure " + name + b" 5000 6000 100 9\n")
+c.sendall(b"end\n")
+"""
+
+
+def programs_that_misbehave(folder):
+    """A guest that dies in one measure, one that says nothing sensible, one that cannot start, a missing program."""
+    fake = os.path.join(folder, "fake")
+
+    def bt_after(what):
+        with open(fake, "w") as f:
+            f.write(FAKE.format(what=what))
+        os.chmod(fake, 0o755)
+        with Daemon(folder, "--no-calibration", "--vm-program", fake) as d:
+            return d.rpc.result("host.calibrate")["modes"]["bt"]
+
+    bt = bt_after(SPEAKS)["figures"]
+    check(bt["vector"] == {"cannot_execute": "panic: no such luck"}, str(bt["vector"]))
+    check(all(bt[m]["ns"] > 0 for m in LOOPS + KERNEL if m != "vector"), f"one measure's death took others along: {bt}")
+    for what, word in (("sys.exit(1)", "died"), ("c.sendall(b'\\x00\\xff' * 5000)", ""), ("c.sendall(b'calibrate ready 7\\n')", "ready 7")):
+        mode = bt_after(what)
+        check(word in mode["problem"] and all("cannot_execute" in f for f in mode["figures"].values()), str(mode))
+    with Daemon(folder, "--no-calibration", "--vm-program", "/nowhere/trivisor-vm") as d:
+        mode = d.rpc.result("host.calibrate")["modes"]["bt"]
+        check("/nowhere/trivisor-vm" in mode["problem"], str(mode))
+        check("cannot be measured" in [r for r in d.rpc.result("modes.compare") if r["aspect"] == "performance"][0]["bt"]["host"], "compare")
+    os.environ["TRIVISOR_CALIBRATE"] = "/nowhere/trivisor-calibrate"
+    try:
         with Daemon(folder, "--no-calibration") as d:
-            good = d.rpc.result("host.calibrate")
-        path = os.path.join(folder, "state", "trivisor.db")
-        older = json.loads(json.dumps(good))
-        older["key"]["kernel"] = "Linux 2.6.32"
-        absurd = json.loads(json.dumps(good))
-        absurd["modes"]["bt"]["figures"]["integer"]["ns"] = -5
-        for text in ("no JSON at all", "{}", "[1]", json.dumps(older), json.dumps(absurd), json.dumps(good)[:-40]):
-            db = sqlite3.connect(path)
-            db.execute("UPDATE note SET json=? WHERE key='calibration'", (text,))
-            db.commit()
-            db.close()
-            with Daemon(folder, "--no-calibration") as d:
-                check(d.rpc.result("host.probe")["calibration"] is None, f"believed: {text[:60]}")
-        with Daemon(folder, "--log-level", "info") as d:
-            check(measured(d)["key"] == good["key"], "not measured again")
+            error = d.rpc.call("host.calibrate")["error"]
+            check("/nowhere/trivisor-calibrate" in error["message"], str(error))
+            check(d.rpc.result("daemon.version")["name"] == "trivisord", "it does not serve any more")
+    finally:
+        del os.environ["TRIVISOR_CALIBRATE"]
 
 
-TESTS = (every_figure, asked_twice_at_once, killed_in_the_middle, damaged_and_foreign)
+def fleet_from_files(folder):
+    """trictl host --json on this host, beside files of others, and a plan of them."""
+    hosts = os.path.join(folder, "hosts")
+    os.mkdir(hosts)
+    source = os.path.join(SOURCE, "tests", "hosts")
+    for name in ("xeon-ept-iommu.json", "cloud-no-nested.json"):
+        shutil.copy(os.path.join(source, name), hosts)
+    with Daemon(folder, "--no-calibration") as d:
+        trictl = [program("trictl")]
+        with open(os.path.join(hosts, "this.json"), "w") as f:
+            subprocess.run([*trictl, "host", "--json", "--socket", d.socket], stdout=f, check=True)
+        with open(os.path.join(hosts, "vms.json"), "w") as f:
+            json.dump([{"name": "a", "workload": "compute"}, {"name": "b", "policy": {"forbid": ["hvm"]}}, {"name": "c", "memory_mib": 10**8}], f)
+        r = subprocess.run([*trictl, "fleet", "--json", "--socket", d.socket, "plan", hosts], capture_output=True, text=True, check=True)
+        plan = json.loads(r.stdout)
+        placed = {p["vm"]: p for p in plan["placements"]}
+        check(placed["a"]["variant"] == "hvm/ept" and placed["b"]["mode"] == "bt" and plan["unplaced"][0]["vm"] == "c", r.stdout)
+        check({h["host"] for h in plan["hosts"]} == {"xeon-ept-iommu", "cloud-no-nested", "this"}, r.stdout)
+        for command in (["host"], ["compare"], ["compare", "--markdown"], ["history"], ["fleet", "plan", hosts]):
+            r = subprocess.run([*trictl, *command[:1], "--socket", d.socket, *command[1:]], capture_output=True, text=True, check=True)
+            check(r.stdout and not r.stderr and "(null)" not in r.stdout, f"{command}: {r}")
+        os.unlink(os.path.join(hosts, "vms.json"))
+        r = subprocess.run([*trictl, "fleet", "--socket", d.socket, "plan", hosts], capture_output=True, text=True, check=False)
+        check(r.returncode == 1 and "vms.json" in r.stderr, str(r))
+
+
+APART = (killed_in_the_middle, asked_twice_at_once, programs_that_misbehave)
+# Over one state directory: what the first finds is what the others use.
+TOGETHER = (every_figure, the_chosen_mode_is_the_faster_one, runs_teach, fleet_from_files, damaged_and_foreign)
 
 
 def main():
     program("trivisord")
     tap = Tap()
-    for test in TESTS:
-        tap.run(test.__name__.replace("_", " "), test)
+    for test in APART:
+        with scratch() as folder:
+            tap.run(test.__name__.replace("_", " "), test, folder)
+    with scratch() as folder:
+        for test in TOGETHER:
+            tap.run(test.__name__.replace("_", " "), test, folder)
     tap.finish()
 
 
