@@ -14,7 +14,7 @@ enum fact_type {
 	FACT_COUNT,    /* int; -1: null */
 	FACT_U64,
 	FACT_ERRNO,    /* int: "yes" for 0, else strerror's text */
-	FACT_FEATURES, /* uint32_t: names separated by blanks */
+	FACT_FEATURES, /* uint64_t: names separated by blanks */
 	FACT_MODES,    /* unsigned: the same, of modes */
 };
 
@@ -32,7 +32,7 @@ struct fact {
 static const struct fact facts[] = {
 	{"cpu_vendor", FACT_TEXT, AT(cpu_vendor), "CPUID leaf 0"},
 	{"cpu_model", FACT_TEXT, AT(cpu_model), "CPUID leaves 0x80000002 to 0x80000004"},
-	{"cpu_features", FACT_FEATURES, AT(features), "CPUID leaves 1 and 7"},
+	{"cpu_features", FACT_FEATURES, AT(features), "CPUID leaves 1, 7, 0x80000001 and 0x80000008"},
 	{"kernel", FACT_TEXT, AT(kernel), "uname(2)"},
 	{"engines", FACT_MODES, AT(engines), "this version of trivisor"},
 	{"under_hypervisor", FACT_BOOL, AT(under_hypervisor), "CPUID leaf 1, ECX bit 31"},
@@ -144,15 +144,15 @@ static void remedy_of(const struct policy_host *host, const char *name, char *re
 
 /* ---- out ------------------------------------------------------------------------------------ */
 
-static json_object *features_text(uint32_t features)
+static json_object *features_text(uint64_t features)
 {
-	char text[POLICY_FEATURES * 16] = "";
+	char text[CPU_FEATURE_COUNT * 16] = "";
 	size_t n = 0;
 
-	for (int i = 0; i < POLICY_FEATURES; i++)
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++)
 		if (features >> i & 1)
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? " " : "",
-					      policy_feature_name((enum policy_feature)i));
+					      policy_feature_name((enum cpu_feature)i));
 	return json_object_new_string(text);
 }
 
@@ -189,7 +189,7 @@ static json_object *value_of(const struct policy_host *host, const struct fact *
 	case FACT_ERRNO:
 		number = *(const int *)at;
 		return json_object_new_string(number ? strerror(number) : "yes");
-	case FACT_FEATURES: return features_text(*(const uint32_t *)at);
+	case FACT_FEATURES: return features_text(*(const uint64_t *)at);
 	case FACT_MODES: return modes_text(*(const unsigned *)at);
 	}
 	return NULL;
@@ -232,19 +232,19 @@ static int errno_of(const char *text)
 }
 
 /* Words that are not known are passed over: another version may know more. */
-static uint32_t parse_words(const char *text, bool modes)
+static uint64_t parse_words(const char *text, bool modes)
 {
-	char copy[512], *save = NULL;
-	enum policy_feature feature;
+	char copy[1024], *save = NULL;
+	enum cpu_feature feature;
 	enum policy_mode mode;
-	uint32_t set = 0;
+	uint64_t set = 0;
 
 	snprintf(copy, sizeof(copy), "%s", text);
 	for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
 		if (modes && policy_mode_parse(word, &mode))
-			set |= 1u << mode;
+			set |= 1ull << mode;
 		else if (!modes && policy_feature_parse(word, &feature))
-			set |= 1u << feature;
+			set |= 1ull << feature;
 	}
 	return set;
 }
@@ -295,9 +295,12 @@ static bool set_value(struct policy_host *host, const struct fact *fact, json_ob
 			*(int *)at = errno_of(json_object_get_string(value));
 		return text;
 	case FACT_FEATURES:
+		if (text)
+			*(uint64_t *)at = parse_words(json_object_get_string(value), false);
+		return text;
 	case FACT_MODES:
 		if (text)
-			*(uint32_t *)at = parse_words(json_object_get_string(value), fact->type == FACT_MODES);
+			*(unsigned *)at = (unsigned)parse_words(json_object_get_string(value), true);
 		return text;
 	}
 	return false;

@@ -5,6 +5,8 @@
 #ifndef POLICY_POLICY_H
 #define POLICY_POLICY_H
 
+#include "proto/cpu_features.h"
+
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,17 +26,10 @@ enum policy_known { POLICY_UNKNOWN = -1, POLICY_NO = 0, POLICY_YES = 1 };
 
 /* ---- the host (probe.c) --------------------------------------------------------- */
 
-enum policy_feature {
-#define FEATURE(name, leaf, register, bit, in_bt) POLICY_HAS_##name,
-#include "proto/features.def"
-#undef FEATURE
-	POLICY_FEATURES
-};
-
 /* Every member that is shown is a row of facts.c, which also says where it was read. */
 struct policy_host {
 	char cpu_vendor[16], cpu_model[64];
-	uint32_t features;   /* 1 << enum policy_feature */
+	uint64_t features;   /* 1 << enum cpu_feature */
 	char hypervisor[16]; /* CPUID 0x40000000's signature; "" when the CPU says it runs on none */
 	bool under_hypervisor;
 	char container[32]; /* its kind; "" when none is known */
@@ -74,9 +69,9 @@ json_object *policy_host_facts(const struct policy_host *host);
  * False: no array of facts, or one that no host can have; error names it.
  */
 bool policy_host_parse(json_object *facts, struct policy_host *ret_host, char *error, size_t error_size);
-/* Of a feature's name; false when there is none. */
-bool policy_feature_parse(const char *name, enum policy_feature *ret_feature);
-const char *policy_feature_name(enum policy_feature feature);
+/* Of a feature's name (proto/cpu_features.def); false when there is none. */
+bool policy_feature_parse(const char *name, enum cpu_feature *ret_feature);
+const char *policy_feature_name(enum cpu_feature feature);
 /* What would give this host hardware virtualization; "" when it has it. */
 void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, size_t size);
 
@@ -251,7 +246,7 @@ enum policy_verdict { POLICY_CHOSEN, POLICY_POSSIBLE, POLICY_RULED_OUT };
 /* What a definition demands. */
 struct policy_constraints {
 	unsigned require, forbid; /* 1 << enum policy_mode; require 0: any */
-	uint32_t features;        /* 1 << enum policy_feature */
+	uint64_t features;        /* 1 << enum cpu_feature: those that the definition switches on */
 	bool kernel_isolation, passthrough, nested, migratable;
 };
 

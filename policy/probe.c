@@ -57,24 +57,24 @@ static uint64_t meminfo_kib(const char *key)
 
 static const struct {
 	const char *name;
-	unsigned leaf, reg, bit;
-} features[POLICY_FEATURES] = {
-#define FEATURE(name, leaf, register, bit, in_bt) {#name, leaf, register, bit},
-#include "proto/features.def"
-#undef FEATURE
+	unsigned leaf, subleaf, reg, bit;
+} features[CPU_FEATURE_COUNT] = {
+#define CPU_FEATURE(name, leaf, subleaf, reg, bit, source) {#name, leaf, subleaf, reg, bit},
+#include "proto/cpu_features.def"
+#undef CPU_FEATURE
 };
-_Static_assert(POLICY_FEATURES <= 32, "struct policy_host keeps them in one word");
+_Static_assert(CPU_FEATURE_COUNT <= 64, "struct policy_host keeps them in one word");
 
-const char *policy_feature_name(enum policy_feature feature)
+const char *policy_feature_name(enum cpu_feature feature)
 {
 	return features[feature].name;
 }
 
-bool policy_feature_parse(const char *name, enum policy_feature *ret_feature)
+bool policy_feature_parse(const char *name, enum cpu_feature *ret_feature)
 {
-	for (int i = 0; i < POLICY_FEATURES; i++)
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++)
 		if (!strcmp(features[i].name, name)) {
-			*ret_feature = (enum policy_feature)i;
+			*ret_feature = (enum cpu_feature)i;
 			return true;
 		}
 	return false;
@@ -122,12 +122,12 @@ static void probe_cpuid(struct policy_host *host)
 	}
 	host->cpuid_vmx = ecx_of(1) >> 5 & 1 ? POLICY_YES : POLICY_NO;
 	host->cpuid_svm = ecx_of(0x80000001) >> 2 & 1 ? POLICY_YES : POLICY_NO;
-	for (int i = 0; i < POLICY_FEATURES; i++) {
-		unsigned r[4];
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++) {
+		unsigned r[4] = {0};
 
-		if (__get_cpuid_count(features[i].leaf, 0, &r[0], &r[1], &r[2], &r[3]) &&
+		if (__get_cpuid_count(features[i].leaf, features[i].subleaf, &r[0], &r[1], &r[2], &r[3]) &&
 		    r[features[i].reg] >> features[i].bit & 1)
-			host->features |= 1u << i;
+			host->features |= 1ull << i;
 	}
 }
 

@@ -8,11 +8,22 @@
 
 #define SAY(buffer, ...) snprintf(buffer, sizeof(buffer), __VA_ARGS__)
 
-static const uint32_t bt_features = 0
-#define FEATURE(name, leaf, register, bit, in_bt) | (uint32_t)(in_bt) << POLICY_HAS_##name
-#include "proto/features.def"
-#undef FEATURE
-	;
+/* Who has a feature: see proto/cpu_features.def. */
+enum source { HOST, ENGINE, REQUEST, AVX512 };
+static const enum source sources[CPU_FEATURE_COUNT] = {
+#define CPU_FEATURE(name, leaf, subleaf, reg, bit, source) source,
+#include "proto/cpu_features.def"
+#undef CPU_FEATURE
+};
+
+static uint64_t wanted_features(const struct vmdef *def)
+{
+	uint64_t wanted = 0;
+
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++)
+		wanted |= (uint64_t)(def->cpu_feature[i] == VMDEF_YES) << i;
+	return wanted;
+}
 
 void policy_constraints_of(const struct vmdef *def, struct policy_constraints *ret)
 {
@@ -21,7 +32,7 @@ void policy_constraints_of(const struct vmdef *def, struct policy_constraints *r
 	*ret = (struct policy_constraints){
 		.require = def->policy.require,
 		.forbid = def->policy.forbid,
-		.features = def->policy.features,
+		.features = wanted_features(def),
 		.kernel_isolation = def->policy.isolation == VMDEF_ISOLATION_KERNEL,
 		.passthrough = def->policy.passthrough,
 		.nested = def->policy.nested,
@@ -59,20 +70,20 @@ static void check_guest(enum policy_mode mode, const struct policy_guest *guest,
 			 "the guest's kernel is an ELF file with neither a PVH entry nor a Multiboot header");
 }
 
-static void check_features(enum policy_mode mode, const struct policy_host *host, uint32_t wanted,
-			   struct policy_candidate *candidate)
+static void check_features(const struct policy_host *host, uint64_t wanted, struct policy_candidate *candidate)
 {
-	uint32_t missing = wanted & ~host->features, hidden = mode == POLICY_HVM ? 0 : wanted & ~bt_features;
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++) {
+		const char *name = policy_feature_name((enum cpu_feature)i);
 
-	for (int i = 0; i < POLICY_FEATURES; i++) {
-		if (missing >> i & 1) {
-			rule_out(candidate, NULL, "this host's processor has no %s",
-				 policy_feature_name((enum policy_feature)i));
+		if (!(wanted >> i & 1))
+			continue;
+		if ((sources[i] == HOST || sources[i] == AVX512) && !(host->features >> i & 1)) {
+			rule_out(candidate, "choose a host that has it, or leave it out of cpu.features",
+				 "this host's processor has no %s", name);
 			return;
 		}
-		if (hidden >> i & 1) {
-			rule_out(candidate, "drop it from policy.cpu_features", "%s does not show guests %s",
-				 policy_mode_name(mode), policy_feature_name((enum policy_feature)i));
+		if (sources[i] == AVX512) {
+			rule_out(candidate, "leave it out of cpu.features", "no mode runs AVX-512 code yet (%s)", name);
 			return;
 		}
 	}
@@ -104,7 +115,7 @@ static void check_constraints(enum policy_mode mode, const struct policy_host *h
 		rule_out(candidate, "accept policy.isolation \"vm\"",
 			 "under bt a guest's kernel and programs share one process: no speculative boundary");
 	} else {
-		check_features(mode, host, c->features, candidate);
+		check_features(host, c->features, candidate);
 	}
 }
 

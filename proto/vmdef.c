@@ -56,11 +56,6 @@ static const char *const reboot_names[] = {"restart", "shutdown", NULL};
 
 static const char *const isolation_names[] = {"vm", "kernel", NULL};
 static const char *const set_mode_names[] = {"bt", "hvm", "pv", NULL}; /* 1 << place is enum vmdef_mode less one */
-static const char *const feature_names[] = {
-#define FEATURE(name, leaf, reg, bit, in_bt) #name,
-#include "proto/features.def"
-#undef FEATURE
-	NULL};
 
 #define AT(member) offsetof(struct vmdef, member)
 
@@ -78,8 +73,6 @@ static const struct field policy_fields[] = {
 	 .what = "only these modes"},
 	{.key = "forbid", .type = FIELD_SET, .offset = AT(policy.forbid), .names = set_mode_names,
 	 .what = "none of these modes"},
-	{.key = "cpu_features", .type = FIELD_SET, .offset = AT(policy.features), .names = feature_names,
-	 .what = "what the guest's processor must have"},
 	{.key = "isolation", .type = FIELD_ENUM, .offset = AT(policy.isolation), .names = isolation_names,
 	 .what = "kernel: also the guest's kernel from its own programs, speculation included"},
 	{.key = "passthrough", .type = FIELD_BOOL, .offset = AT(policy.passthrough),

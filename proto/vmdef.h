@@ -90,7 +90,6 @@ struct vmdef {
 	struct {
 		double weights[VMDEF_WEIGHTS];    /* all 0: the workload decides */
 		unsigned require, forbid;         /* 1 << enum vmdef_mode; require 0: any */
-		unsigned features;                /* 1 << row of proto/features.def */
 		enum vmdef_isolation isolation;
 		bool passthrough, nested, migratable;
 	} policy;

@@ -69,7 +69,7 @@ host("xeon-ept-noiommu","EPT server, IOMMU off",[sdm,kvmdoc,kparam],dict(variant
  cal(m,K,XEON,{"bt":bt(XEON),"hvm":hw(XEON)}),**ep,cpu_model=m,kernel=K,cores=40,numa_nodes=2,memory_mib=393216,available_mib=380000,iommu_units=4,iommu_groups=0,cpu_features=modern+" avx512f")
 m="AMD EPYC 7763"
 host("epyc-npt-avic","AMD with NPT and AVIC",[apm,bhargava,kvmdoc],dict(variant="hvm/npt",usable=True,remedy=""),
- cal(m,K,EPYC,{"bt":bt(EPYC),"hvm":hw(EPYC,exit=1.0)}),**{**bare,**amd,**kvm,"npt":True,"avic":True,"nested_virtualization":True},cpu_model=m,kernel=K,cores=128,numa_nodes=2,memory_mib=524288,available_mib=500000,iommu_units=8,iommu_groups=120,cpu_features=modern+" sha_ni vaes")
+ cal(m,K,EPYC,{"bt":bt(EPYC),"hvm":hw(EPYC,exit=1.0)}),**{**bare,**amd,**kvm,"npt":True,"avic":True,"nested_virtualization":True},cpu_model=m,kernel=K,cores=128,numa_nodes=2,memory_mib=524288,available_mib=500000,iommu_units=8,iommu_groups=120,cpu_features=modern+" sha vaes")
 m="Intel Xeon Platinum 8175M"
 host("cloud-nested-intel","cloud VM with nested virtualization",["Google Cloud, About nested virtualization",kvmdoc],dict(variant="hvm/ept",usable=True,remedy=""),
  cal(m,K,CLOUD,{"bt":bt(CLOUD),"hvm":hw(CLOUD,fault=1.6,tlb=1.6,exit=9)}),**{**virt,**intel,**kvm,"ept":True,"unrestricted_guest":True,"vpid":True,"apicv":False,"nested_virtualization":True},hypervisor="KVMKVMKVM",cpu_model=m,kernel=K,cores=8,memory_mib=32768,available_mib=30000,iommu_units=0,iommu_groups=0,cpu_features=modern)

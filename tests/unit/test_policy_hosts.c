@@ -206,9 +206,12 @@ static void constraints_rule_out(void **state)
 		{"epyc-npt-avic", {.nested = true}, POLICY_HVM, "does not offer"},
 		{"vtx-2005", {.nested = true}, -1, "nested virtualization is off"},
 		{"p4-2004", {.kernel_isolation = true}, -1, "speculative boundary"},
-		{"xeon-ept-iommu", {.features = 1u << POLICY_HAS_avx512f}, POLICY_HVM, "does not show guests avx512f"},
-		{"epyc-npt-avic", {.features = 1u << POLICY_HAS_avx512f}, -1, "no avx512f"},
-		{"cloud-no-nested", {.features = 1u << POLICY_HAS_avx2}, POLICY_BT, ""},
+		{"xeon-ept-iommu", {.features = 1ull << CPU_FEATURE_avx512f}, -1, "no mode runs AVX-512"},
+		{"epyc-npt-avic", {.features = 1ull << CPU_FEATURE_avx512f}, -1, "has no avx512f"},
+		{"epyc-npt-avic", {.features = 1ull << CPU_FEATURE_sha}, POLICY_HVM, ""},
+		{"p4-2004", {.features = 1ull << CPU_FEATURE_avx2}, -1, "has no avx2"},
+		{"p4-2004", {.features = 1ull << CPU_FEATURE_smap}, POLICY_BT, ""},
+		{"cloud-no-nested", {.features = 1ull << CPU_FEATURE_avx2}, POLICY_BT, ""},
 	};
 	struct policy_workload mixed;
 

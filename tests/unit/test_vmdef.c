@@ -51,7 +51,7 @@ static const char full[] =
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
 	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
-	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],\"cpu_features\":[\"avx2\",\"aes\"],"
+	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
 
 static void takes_everything(void **state)
@@ -75,7 +75,7 @@ static void takes_everything(void **state)
 	assert_true(def->policy.weights[VMDEF_WEIGHT_integer] > 2.9 && def->policy.weights[VMDEF_WEIGHT_virtio] < 0.6);
 	assert_int_equal(def->policy.forbid, 1u << (VMDEF_MODE_PV - 1));
 	assert_int_equal(def->policy.require, 0);
-	assert_true(def->policy.features && def->policy.migratable && !def->policy.nested);
+	assert_true(def->policy.migratable && !def->policy.nested);
 	assert_int_equal(def->policy.isolation, VMDEF_ISOLATION_KERNEL);
 	vmdef_free(def);
 }
@@ -90,7 +90,6 @@ static void wishes_are_checked(void **state)
 		{"{\"weights\":{\"integer\":\"1\"}}", "policy.weights.integer"},
 		{"{\"require\":\"bt\"}", "policy.require"},
 		{"{\"require\":[\"bt\",\"auto\"]}", "policy.require[1]"},
-		{"{\"cpu_features\":[\"turbo\"]}", "policy.cpu_features[0]"},
 		{"{\"isolation\":\"none\"}", "policy.isolation"},
 		{"{\"nested\":1}", "policy.nested"},
 		{"{\"require\":[\"bt\"],\"forbid\":[\"bt\"]}", "forbidden too"},
