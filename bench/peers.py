@@ -43,13 +43,13 @@ def workloads(program):
 
 def write_plan(path, plan, target_ms, root, device):
     """The plan as the guest reads it. `root` is the programs' root file system, or None; `device` is where the guest has it."""
-    own = programs.workloads()
     with open(path, "w", encoding="ascii") as f:
         f.write(f"target {target_ms}\n")
-        f.writelines(f"{name} {operations}\n" for name, operations in plan.items() if name not in own)
         if root:
             f.write(f"root {device}\n")
-            f.writelines(line + "\n" for line in programs.plan_lines(plan, root))
+        for name, operations in plan.items():
+            lines = programs.plan_lines(name, root) or [f"{name} {operations}"]
+            f.writelines(line + "\n" for line in lines)
 
 
 def thread_times(pid):

@@ -70,8 +70,9 @@ def operations():
     return {program.name: program.operations for program in PROGRAMS}
 
 
-def plan_lines(names, root):
-    return [line for program in PROGRAMS if program.name in names for line in program.plan_lines(root)]
+def plan_lines(name, root):
+    """The plan's lines for a program of that name; none if it is no program."""
+    return next((program.plan_lines(root) for program in PROGRAMS if program.name == name), [])
 
 
 def prepare(options, names):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import tempfile
 
+from base import TOP, Failure
+
 # Object file of the engine (and of what it calls): the kind of work. What is not here is "other".
 OBJECTS = {
     "translating": "decode decode_table translate emit_exit emit_flags emit_group emit_loop emit_mem emit_native vector",
@@ -25,7 +27,7 @@ OWN_CODE = [
                r"cmpq\s+\$.*,0x[0-9a-f]+\(%rsp\)"),
     ("moved registers", r"mov\s+(%r\w+,)?0x[0-9a-f]+\(%rsp\)(,%r\w+)?$"),
 ]
-COLUMNS = ["the guest's own", *(name for name, _ in OWN_CODE), "slot refills", "other thunks", "translating", "finding code", "TLB",
+COLUMNS = ["the guest's own", *(name for name, _ in OWN_CODE), "out of line", "slot refills", "other thunks", "translating", "finding code", "TLB",
            "helpers", "run loop", "devices", "host kernel", "other"]
 
 
@@ -43,6 +45,15 @@ def object_of_symbols(build):
                 # Automake puts the target's name in front of some.
                 found.setdefault(match.group(2), (library, match.group(1).split("-")[-1].split("_a-")[-1]))
     return found
+
+
+def hot_part():
+    """Which part of the code cache comes before what rarely runs: the engine's own constant."""
+    with open(os.path.join(TOP, "modes", "bt", "cache.h"), encoding="utf-8") as f:
+        match = re.search(r"^#define BT_HOT_BYTES \(BT_CACHE_BYTES / (\d+) \* (\d+)\)", f.read(), re.M)
+    if not match:
+        raise Failure("modes/bt/cache.h: BT_HOT_BYTES is no longer of the form that bench/sampling.py knows")
+    return int(match.group(2)) / int(match.group(1))
 
 
 def kind_of_object(library, name):
@@ -78,15 +89,25 @@ class Sampler:
     def ended(self, name):
         if name != self.row or not self.process:
             return
+        # Stopped meanwhile: it would run on into what comes next.
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            self._keep_code()
+        except OSError as e:
+            raise Failure(f"the VM's code cache cannot be read: {e.strerror}") from e
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+
+    def _keep_code(self):
         with open(f"/proc/{self.pid}/maps", encoding="utf-8") as maps, open(f"/proc/{self.pid}/mem", "rb") as memory:
             for line in maps:
                 fields = line.split()
                 if "x" in fields[1] and "memfd" in line:
                     start, end = (int(word, 16) for word in fields[0].split("-"))
                     memory.seek(start)
-                    self.code[start] = memory.read(min(end - start, 64 << 20))
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait()
+                    self.code[start] = memory.read(end - start)
 
     def load(self):
         """[(address, symbol, object)] of the busiest thread, which is the vCPU."""
@@ -127,11 +148,15 @@ class Sampler:
         """{column: share of the vCPU's time}, and the helpers (and alike) that count: [(share, function)]."""
         objects = object_of_symbols(build)
         slots, slots_end, first = self._thunks()
+        start = min(self.code, default=0)
+        cold = start + int(len(self.code.get(start, b"")) * hot_part())
         counts, named, translated = collections.Counter(), collections.Counter(), collections.Counter()
         for address, symbol, where in self.load():
             if self.in_code(address, where):
                 if address < first:
                     counts["slot refills" if slots <= address < slots_end else "other thunks"] += 1
+                elif self.code and address >= cold:
+                    counts["out of line"] += 1
                 else:
                     translated[address] += 1
             elif "kernel" in where or "guest.kallsyms" in where or where.startswith("[k"):
