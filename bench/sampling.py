@@ -19,9 +19,10 @@ OBJECTS = {
 }
 # Parts of translated code, by the text of the sampled instruction (AT&T syntax). The first that matches.
 OWN_CODE = [
-    ("flags", r"lahf|sahf|seto\s+%al|add\s+\$0x7f,%al|(mov|movzwl)\s+.*0x1340\(%rsp\)|mov\s+%r14,%rax$|mov\s+%rax,%r14$"),
+    ("flags", r"lahf|sahf|seto\s+%al|add\s+\$0x7f,%al|mov\s+%ax,0x[0-9a-f]+\(%rsp\)|movzwl\s+0x[0-9a-f]+\(%rsp\),%eax|"
+              r"mov\s+%r14,%rax$|mov\s+%rax,%r14$"),
     ("jumps", r"(notrack )?jmp\s+\*|cmp\s+\$0x[0-9a-f]{5,},%r15$|cmpl\s+\$.*\(%rsp\)$|movzwl\s+%r15w,%r14d"),
-    ("polls", r"mov\s+\(%r1[45]\),%r1[45]$|mov\s+0x1348\(%rsp\),%r1[45]"),
+    ("polls", r"mov\s+\(%r1[45]\),%r1[45]$|mov\s+POLL\(%rsp\),%r1[45]$"),
     ("checks", r"rorx\s+\$0x7,|and\s+\$0x1ffe0,%r14d|(add|sub|cmp)\s+0x[0-9a-f]+\(%rsp(,%r1[45],1)?\),%r1[45]|"
                r"cmp\s+\$0xf[0-9a-f]{2},%r1[45]|ja\s|lea\s+.*,%r1[45]d?$|mov\s+0x[0-9a-f]+\(%rsp(,%r14,1)?\),%r14$|"
                r"cmpq\s+\$.*,0x[0-9a-f]+\(%rsp\)"),
@@ -172,6 +173,14 @@ class Sampler:
         shares = {kind: 100 * counts[kind] / total for kind in COLUMNS}
         return shares, [(100 * count / total, name) for name, count in named.most_common(8)]
 
+    def _poll_offset(self):
+        """Where in the vCPU the pointer is that polls load through, as text: the commonest of what looks like one."""
+        found = collections.Counter()
+        for code in self.code.values():
+            found.update(int.from_bytes(long or short, "little") for long, short in
+                         re.findall(rb"\x4c\x8b(?:[\xbc\xb4]\x24(....)|[\x7c\x74]\x24(.))\x4d\x8b[\x3f\x36]", code, re.S))
+        return f"0x{found.most_common(1)[0][0]:x}" if found else "none"
+
     def _translated_kinds(self, hits):
         """What a sampled instruction is there for, as far as its text tells. Each is disassembled alone: data lies between."""
         counts = collections.Counter()
@@ -187,10 +196,11 @@ class Sampler:
             f.flush()
             text = subprocess.run(["objdump", "-D", "-b", "binary", "-m", "i386:x86-64", "--no-show-raw-insn", f.name],
                                   capture_output=True, text=True, check=True).stdout
+        kinds = [(kind, re.compile(pattern.replace("POLL", self._poll_offset()))) for kind, pattern in OWN_CODE]
         for line in text.splitlines():
             match = re.match(r"\s*([0-9a-f]+):\s+(.*)", line)
             if match and int(match.group(1), 16) % 32 == 0 and int(match.group(1), 16) // 32 < len(addresses):
-                kind = next((kind for kind, pattern in OWN_CODE if re.match(pattern, match.group(2))), "the guest's own")
+                kind = next((kind for kind, pattern in kinds if pattern.match(match.group(2))), "the guest's own")
                 counts[kind] += hits[addresses[int(match.group(1), 16) // 32]]
         return counts
 

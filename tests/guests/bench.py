@@ -116,6 +116,27 @@ def clocks():
     check(module.clock_failures(run) == {}, "a late reader")
 
 
+def profile_table():
+    """Shares and counters as tables, put into a document between its marks and nowhere else."""
+    import profiling
+    import sampling
+    shares = dict.fromkeys(sampling.COLUMNS, 0.0) | {"checks": 60.2, "polls": 0.3}
+    line = {"name": "work", "time": "3 ns a thing", "factor": 1.5, "shares": shares, "named": [(2.5, "bt_walk"), (0.1, "bt_rare")],
+            "counts": {"walks": 12345}, "operations": 1}
+    text = profiling.table_text([line])
+    first = text.splitlines()[2].split("|")
+    check(first[1:4] == [" work ", " 3 ns a thing ", " 1.50 "] and first.count(" 60 ") == 1 and "0.3" not in text, text)
+    check("bt_walk 2.5" in text and "bt_rare" not in text and "12,345" in text, text)
+    with scratch() as folder:
+        path = os.path.join(folder, "doc.md")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("before\n" + "\nold\n".join(profiling.MARKS) + "\nafter\n")
+        profiling.put_into(path, text)
+        with open(path, encoding="utf-8") as f:
+            new = f.read()
+    check(new == f"before\n{profiling.MARKS[0]}\n{text}\n{profiling.MARKS[1]}\nafter\n", new)
+
+
 def bench(folder, *options):
     """(status, the JSON report, what it printed)."""
     path = os.path.join(folder, "report.json")
@@ -158,7 +179,7 @@ def liar(folder):
 
 def main():
     tap = Tap()
-    for function in (figures, ratios, groups, parallel, waiting, differing, clocks):
+    for function in (figures, ratios, groups, parallel, waiting, differing, clocks, profile_table):
         tap.run(f"bench/run: {function.__name__}", function)
     with scratch() as folder:
         try:
