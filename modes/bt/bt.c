@@ -392,6 +392,7 @@ static int get_state(struct mode_vcpu *vcpu, struct cpu_state *ret_state)
 {
 	*ret_state = vcpu->v->cs;
 	ret_state->rflags = bt_rflags(vcpu->v);
+	memset(ret_state->xsave + 8, 0, 16); /* x87 instruction and data pointers: host addresses */
 	return 0;
 }
 

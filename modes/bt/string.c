@@ -100,23 +100,27 @@ static uint8_t *run_host(struct bt_vcpu *v, const struct string *s, gva_t lowest
 	return bt_host(v, lowest, (unsigned)(n * s->size), write);
 }
 
+/* Not through pointers of their type: an element may lie at any address. */
 static inline uint64_t host_load(const uint8_t *p, unsigned size)
 {
+	uint64_t value = 0;
+
 	switch (size) {
-	case 1: return *p;
-	case 2: return *(const uint16_t *)p;
-	case 4: return *(const uint32_t *)p;
-	default: return *(const uint64_t *)p;
+	case 1: __builtin_memcpy(&value, p, 1); break;
+	case 2: __builtin_memcpy(&value, p, 2); break;
+	case 4: __builtin_memcpy(&value, p, 4); break;
+	default: __builtin_memcpy(&value, p, 8); break;
 	}
+	return value;
 }
 
 static inline void host_store(uint8_t *p, uint64_t value, unsigned size)
 {
 	switch (size) {
-	case 1: *p = (uint8_t)value; break;
-	case 2: *(uint16_t *)p = (uint16_t)value; break;
-	case 4: *(uint32_t *)p = (uint32_t)value; break;
-	default: *(uint64_t *)p = value; break;
+	case 1: __builtin_memcpy(p, &value, 1); break;
+	case 2: __builtin_memcpy(p, &value, 2); break;
+	case 4: __builtin_memcpy(p, &value, 4); break;
+	default: __builtin_memcpy(p, &value, 8); break;
 	}
 }
 

@@ -51,6 +51,7 @@ KERNELS = [
     Kernel("limits", alone="QEMU's TCG checks no segment limits or types; tests/differential asks the processor"),
     Kernel("spaces", features=("smap", "pcid", "invpcid")),
     Kernel("breakpoints"),
+    Kernel("virtual86"),
     Kernel("triple", crashes=4),
 ]
 
