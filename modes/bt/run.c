@@ -91,6 +91,19 @@ static void find_rip(struct bt_vcpu *v)
 	v->cs.rip = tb->rip + m->guest;
 }
 
+/* AddressSanitizer is to forget the frames that are abandoned between here and `end`: their red zones are no more. */
+#ifdef __SANITIZE_ADDRESS__
+#define ASAN_SHADOW 0x7fff8000ul
+__attribute__((no_sanitize_address)) static void abandon_frames(const void *end)
+{
+	uintptr_t from = (uintptr_t)__builtin_frame_address(0) & ~63ul, to = (uintptr_t)end;
+
+	bt_fill((void *)((from >> 3) + ASAN_SHADOW), 0, (to - from) >> 3);
+}
+#else
+static void abandon_frames(const void *end) { (void)end; }
+#endif
+
 static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 {
 	find_rip(v);
@@ -98,6 +111,7 @@ static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 	if (v->holds_lock)
 		bt_unlock(v);
 	v->exit_reason = (uint8_t)reason;
+	abandon_frames(v->guard ? v->guard[2] : (const void *)v); /* [2]: the stack pointer of __builtin_setjmp */
 	if (v->guard)
 		__builtin_longjmp(v->guard, 1);
 	BUG_ON(!v->in_code);
@@ -160,6 +174,7 @@ void bt_resume(struct bt_vcpu *v)
 	if (v->guard || must_leave(v))
 		leave(v, BT_EXIT_RESUME);
 	tb = bt_tb_get(v);
+	abandon_frames(v);
 	v->vm->thunk.reenter(v, tb->exec + tb->mem_entry);
 }
 
