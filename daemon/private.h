@@ -34,6 +34,7 @@ struct vm_process {
 	char dir[PATH_MAX];
 	char console[PATH_MAX];
 	char mode[8];
+	json_object *cpu; /* the processor's model; NULL until its process has told */
 	char *mode_reason;
 	double started; /* seconds since the epoch */
 	bool adopted;

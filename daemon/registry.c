@@ -348,6 +348,7 @@ static json_object *process_json(const struct vm_process *process)
 	json_object_object_add(object, "started", json_object_new_double(process->started));
 	json_object_object_add(object, "adopted", json_object_new_boolean(process->adopted));
 	json_object_object_add(object, "connected", json_object_new_boolean(process->vmlink != NULL && process->ready));
+	json_object_object_add(object, "cpu", json_object_get(process->cpu));
 	return object;
 }
 

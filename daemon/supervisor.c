@@ -59,6 +59,7 @@ void supervisor_release(struct vm_process *process)
 		close(process->pidfd);
 	vmdef_free(process->def);
 	free(process->mode_reason);
+	json_object_put(process->cpu);
 	free(process);
 }
 
@@ -398,6 +399,27 @@ static const char *hello_problem(struct vm_process *process, json_object *hello,
 	return why;
 }
 
+/* The processor's model as the process describes it, to be shown; what has another shape is dropped. */
+static void take_cpu(struct vm_process *process, json_object *hello)
+{
+	static const char *const texts[] = {"vendor", "name"}, *const numbers[] = {"family", "model", "stepping"};
+	json_object *cpu = NULL, *value = NULL;
+
+	if (!json_object_object_get_ex(hello, "cpu", &cpu) || !json_object_is_type(cpu, json_type_object))
+		return;
+	for (size_t i = 0; i < 2; i++)
+		if (!string_member(cpu, texts[i]))
+			return;
+	for (size_t i = 0; i < 3; i++)
+		if (!json_object_object_get_ex(cpu, numbers[i], &value) || !json_object_is_type(value, json_type_int))
+			return;
+	for (const char *const *list = (const char *const[]){"features", "masked", NULL}; *list; list++)
+		if (!json_object_object_get_ex(cpu, *list, &value) || !json_object_is_type(value, json_type_array))
+			return;
+	json_object_put(process->cpu);
+	process->cpu = json_object_get(cpu);
+}
+
 static void on_hello(void *opaque, int code, const char *message, json_object *result)
 {
 	struct vm_process *process = opaque;
@@ -422,6 +444,7 @@ static void on_hello(void *opaque, int code, const char *message, json_object *r
 		free(process->mode_reason);
 		process->mode_reason = copy;
 	}
+	take_cpu(process, result);
 	vmlink_call(process->vmlink, CONTROL_STATUS, NULL, CALL_TIMEOUT_S, on_status, process);
 }
 

@@ -26,7 +26,7 @@
 
 /*
  * Methods. All take an object or nothing.
- *   hello         -> {"protocol","pid","uuid","name","mode","mode_reason","version"}
+ *   hello         -> {"protocol","pid","uuid","name","mode","mode_reason","version","cpu"?}
  *   status        -> {"state","reason","started","ended"?,"pid","paused_seconds"}   times: seconds since the epoch
  *   pause, resume, power_button, destroy, nmi -> {}   (destroy answers, then the VM ends)
  *   reset -> {}    from power-on again, at once

@@ -79,6 +79,8 @@ static void do_hello(struct vm *vm, struct json_object *params, struct reply *re
 	put_string(r, "mode", vm->mode->name);
 	put_string(r, "mode_reason", vm->options.mode_reason);
 	put_string(r, "version", PACKAGE_VERSION);
+	if (vm->machine)
+		json_object_object_add(r, "cpu", vm_cpu_json(vm));
 }
 
 static void do_status(struct vm *vm, struct json_object *params, struct reply *reply)

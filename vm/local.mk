@@ -3,6 +3,7 @@ libexec_PROGRAMS += trivisor-vm
 trivisor_vm_SOURCES = \
 	vm/console.c \
 	vm/control.c \
+	vm/cpu.c \
 	vm/crash.c \
 	vm/debug.c \
 	vm/disassemble.c \

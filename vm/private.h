@@ -223,6 +223,9 @@ void vm_console_output(struct vm *vm, const void *bytes, size_t n);
 /* Sends what clients can take now. Returns bytes still owed to them. */
 size_t vm_console_flush(struct vm *vm);
 
+/* ---- cpu.c: the processor's model for people; the caller puts it ---- */
+struct json_object *vm_cpu_json(struct vm *vm);
+
 /* ---- registers.c ---- */
 /*
  * An array with an object for each vCPU (vcpu < 0: all), for the caller to put; stops them for a moment. 0, -EBUSY (not in

@@ -131,6 +131,23 @@ static const struct rpc_field summary_fields[] = {
 };
 static const struct rpc_field summary_row[] = {{"vm", RPC_OBJECT, 0, .fields = summary_fields}};
 
+static const struct rpc_field masked_fields[] = {
+	{"feature", RPC_STRING, RPC_REQUIRED, .summary = "by Linux's name"},
+	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "why the guest does not get it"},
+	END,
+};
+static const struct rpc_field masked_row[] = {{"masked", RPC_OBJECT, 0, .fields = masked_fields}};
+static const struct rpc_field cpu_model_fields[] = {
+	{"vendor", RPC_STRING, RPC_REQUIRED, .summary = "as CPUID says it"},
+	{"family", RPC_INTEGER, RPC_REQUIRED, .summary = "with the extended family"},
+	{"model", RPC_INTEGER, RPC_REQUIRED, .summary = "with the extended model"},
+	{"stepping", RPC_INTEGER, RPC_REQUIRED, .summary = "the stepping"},
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "the processor's name"},
+	{"features", RPC_ARRAY, RPC_REQUIRED, .fields = text_item, .summary = "what the guest sees, by Linux's names"},
+	{"masked", RPC_ARRAY, RPC_REQUIRED, .fields = masked_row, .summary = "what the host has and the guest does not get"},
+	END,
+};
+
 static const struct rpc_field process_fields[] = {
 	{"pid", RPC_INTEGER, RPC_REQUIRED, .summary = "of trivisor-vm"},
 	{"mode", RPC_STRING, RPC_REQUIRED, .values = mode_values, .summary = "the mode it runs in"},
@@ -140,6 +157,7 @@ static const struct rpc_field process_fields[] = {
 	{"started", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	{"adopted", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it was found running when this daemon started"},
 	{"connected", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its control socket answers"},
+	{"cpu", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = cpu_model_fields, .summary = "the processor its guest sees"},
 	END,
 };
 

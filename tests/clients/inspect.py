@@ -50,6 +50,22 @@ def starts_paused(s):
     s.rpc.result("vm.resume", {"vm": "d"})
 
 
+def processor_model(s):
+    cpu = s.result("vm.get")["process"]["cpu"]
+    with open("/proc/cpuinfo") as f:
+        host = dict(re.findall(r"^([a-z_ ]+?)\s*: (.*)$", f.read(), re.M))
+    flags = set(host["flags"].split())
+    check(cpu["vendor"] == host["vendor_id"] and cpu["name"], str(cpu))
+    features, masked = set(cpu["features"]), {m["feature"]: m["reason"] for m in cpu["masked"]}
+    check({"fpu", "tsc", "cx8", "sse2", "lm", "nx", "syscall"} <= features, f"a processor without these: {sorted(features)}")
+    check(not features & set(masked) and all(masked.values()), "offered and masked, or masked without a reason")
+    offered_beyond_host = {"hypervisor", "x2apic", "tsc_deadline_timer", "umip", "tsc_adjust"}
+    check(not (features - flags - offered_beyond_host), f"more than the host has: {features - flags}")
+    # Each flag of the host's that it shows to programs is offered or masked for a reason.
+    lost = {"avx2", "avx", "aes", "bmi2", "fma", "sse4_2", "popcnt", "smap", "pcid", "rdrand"} & flags - features - set(masked)
+    check(not lost, f"neither offered nor masked: {lost}")
+
+
 def registers(s):
     def in_loop():
         vcpu = s.result("vm.regs", vector=True)["vcpus"][0]
@@ -191,7 +207,7 @@ def main():
     tap = Tap()
     with scratch() as folder, Daemon(folder) as daemon:
         s = Session(daemon)
-        for function in (starts_paused, registers, disassembly, garbage_code, hot_blocks, statistics, debugger_socket, trictl, perf_names):
+        for function in (starts_paused, processor_model, registers, disassembly, garbage_code, hot_blocks, statistics, debugger_socket, trictl, perf_names):
             tap.run(function.__name__.replace("_", " "), function, s)
         s.rpc.result("vm.destroy", {"vm": "d"})
     tap.finish()
