@@ -258,7 +258,7 @@ def xen_directly(folder):
         console.expect(r"\(XEN\) Bootloader: trivisor", 60)
         console.expect(r"\(XEN\) Command line: com1=115200", 60)
         console.expect(r"Booting .*kernel on Xen", BOOT_TIMEOUT)
-        console.expect(r"Unpacking initramfs", BOOT_TIMEOUT)
+        console.expect(UP, BOOT_TIMEOUT)
 
 
 def memtest_starts(console):
