@@ -52,7 +52,7 @@ static unsigned inner_target(const struct trans *t, unsigned i, unsigned last)
 	const struct bt_insn *in = &t->insn[i];
 	int64_t to = (int64_t)t->off[i + 1] + in->imm;
 
-	if (in->cls != BT_CLASS_JCC)
+	if (in->cls != BT_CLASS_JCC || in->opsize != 8) /* AMD cuts the target of a jump with 66 */
 		return 0;
 	for (unsigned k = i + 1; k <= last; k++)
 		if (t->off[k] == to)
@@ -115,10 +115,28 @@ static bool analyse_motion(const struct trans *t, unsigned last, struct motion *
 
 static bool steady(const struct motion *m, unsigned reg) { return reg == 0xff || !(m->written >> reg & 1); }
 
-/* The stream an access belongs to, or -1. `at`: how far each register has advanced in this turn. */
-static int stream_of(struct trans *t, const struct bt_insn *in, uint64_t next, const struct motion *m, const int64_t *at)
+/* Whether register r holds less than 256 at instruction i: it was zero-extended from a byte before, on every way here. */
+static bool holds_byte(const struct trans *t, unsigned r, unsigned i)
 {
+	while (i-- > 0) {
+		const struct bt_insn *in = &t->insn[i];
+		if (in->cls == BT_CLASS_JCC) /* its target may lie behind the extension */
+			return false;
+		if (in->gpr_written >> r & 1)
+			return in->cls == BT_CLASS_NATIVE && in->map == BT_MAP_0F && in->encoding == BT_ENC_LEGACY &&
+			       in->opcode == 0xb6 && in->modrm_reg == r && in->opsize >= 4;
+	}
+	return false;
+}
+
+/* The stream an access belongs to, or -1. `at`: how far each register has advanced in this turn. */
+static int stream_of(struct trans *t, unsigned number, const struct motion *m, const int64_t *at)
+{
+	const struct bt_insn *in = &t->insn[number];
+	uint64_t next = t->rip + t->off[number + 1];
 	struct loop *l = &t->loop;
+	unsigned bytes = in->mem_bytes;
+	bool bounded = false;
 	uint8_t mover = 0xff;
 	unsigned shift = 0, i;
 	int64_t lo, stride = 0;
@@ -132,9 +150,16 @@ static int stream_of(struct trans *t, const struct bt_insn *in, uint64_t next, c
 		if (!steady(m, in->index))
 			return -1;
 	} else if (in->index != 0xff && !steady(m, in->index)) {
-		mover = in->index;
-		shift = in->scale;
+		bounded = !spilled(in->index) && holds_byte(t, in->index, number);
+		if (bounded) {
+			bytes += 255u << in->scale;
+		} else {
+			mover = in->index;
+			shift = in->scale;
+		}
 	}
+	if (bytes > 2 * LOOP_SPAN) /* a table of 256 words at most */
+		return -1;
 	if (mover != 0xff) {
 		if (m->unsteady >> mover & 1)
 			return -1;
@@ -148,8 +173,8 @@ static int stream_of(struct trans *t, const struct bt_insn *in, uint64_t next, c
 		return -1;
 	for (i = 0; i < l->streams; i++) {
 		struct stream *s = &l->stream[i];
-		int64_t hi = lo + in->mem_bytes, new_lo = lo < s->lo ? lo : s->lo;
-		if (s->base != in->base || s->index != in->index || (in->index != 0xff && s->scale != in->scale))
+		int64_t hi = lo + bytes, new_lo = lo < s->lo ? lo : s->lo;
+		if (s->base != in->base || s->index != in->index || s->bounded != bounded || (in->index != 0xff && s->scale != in->scale))
 			continue;
 		if (hi < s->lo + s->bytes)
 			hi = s->lo + s->bytes;
@@ -164,8 +189,8 @@ static int stream_of(struct trans *t, const struct bt_insn *in, uint64_t next, c
 	if (i == BT_LOOP_STREAMS)
 		return -1;
 	l->stream[i] = (struct stream){.base = in->base, .index = in->index, .scale = in->scale, .mover = mover,
-				       .shift = (uint8_t)shift, .stride = (int16_t)stride, .lo = lo, .bytes = in->mem_bytes,
-				       .access = in->access, .uses = 1};
+				       .shift = (uint8_t)shift, .stride = (int16_t)stride, .lo = lo, .bytes = (uint16_t)bytes,
+				       .access = in->access, .uses = 1, .bounded = bounded};
 	l->streams++;
 	return (int)i;
 }
@@ -204,7 +229,7 @@ void bt_loop_find(struct trans *t)
 		l->of[i] = -1;
 		l->inner[i] = (uint8_t)inner_target(t, i, last);
 		if (in->flags & BT_I_MEM && in->cls == BT_CLASS_NATIVE) {
-			l->of[i] = (int8_t)stream_of(t, in, t->rip + t->off[i + 1], &m, at);
+			l->of[i] = (int8_t)stream_of(t, i, &m, at);
 			if (l->of[i] < 0)
 				checked++;
 			else
@@ -266,7 +291,7 @@ static uint8_t *emit_stream(struct trans *t, unsigned i)
 	e_mov_imm(e, H_T0, (uint64_t)s->lo);
 	if (s->base != 0xff)
 		add_register(t, s->base, 0);
-	if (s->index != 0xff)
+	if (s->index != 0xff && !s->bounded)
 		add_register(t, s->index, s->scale);
 	e_tlb_index(e, t->vm->has_bmi2);
 	add_r15(e, MEM_BID(H_VCPU, H_T1, tag));
@@ -286,7 +311,7 @@ static uint8_t *emit_stream(struct trans *t, unsigned i)
 	}
 	if (s->base != 0xff && s->base != s->mover)
 		add_register(t, s->base, 0);
-	if (s->index != 0xff && (s->index != s->mover || s->base == s->mover))
+	if (s->index != 0xff && !s->bounded && (s->index != s->mover || s->base == s->mover))
 		add_register(t, s->index, s->scale);
 	e_store(e, LOOP_HOST(i), H_T0);
 	return fail;
@@ -339,6 +364,8 @@ struct emit_mem bt_loop_operand(struct trans *t, const struct bt_insn *in)
 		host = t->loop.stream[0].host == H_NONE ? H_T1 : H_T0;
 		e_load(&t->e, host, LOOP_HOST((unsigned)t->loop.of[t->i]));
 	}
+	if (s->bounded)
+		return (struct emit_mem){.base = (uint8_t)host, .index = (uint8_t)host_of(s->index), .scale = s->scale, .disp = (int32_t)disp};
 	if (s->mover == 0xff)
 		return MEM_BD((uint8_t)host, (int32_t)disp);
 	return (struct emit_mem){.base = (uint8_t)host, .index = (uint8_t)host_of(s->mover), .scale = s->shift, .disp = (int32_t)disp};

@@ -60,6 +60,7 @@ struct stream {
 	uint8_t mover;  /* which of the two advances; 0xff: neither */
 	uint8_t shift;  /* by which it counts */
 	uint8_t access, uses;
+	bool bounded;   /* `index` changes as it likes, but holds a byte: all it can reach is in `bytes` */
 	uint8_t host;   /* the host register with the stream's host address, H_NONE: in memory */
 	int16_t stride; /* bytes in a turn */
 	uint16_t bytes; /* accessed in a turn, */

@@ -599,6 +599,18 @@ static void counted_loop(struct gen *g)
 	for (unsigned i = 0; i <= body; i++) {
 		if (i == where)
 			advance(g, n++, mover, by);
+		if (i == 0 && body > 1 && chance(g, 25)) { /* a byte as the index into a table */
+			unsigned index = 1 + below(g, 12);
+			if (index != mover && index != counter && index != GPR_RSP) {
+				piece_put(g, n++, (uint8_t[]){(uint8_t)(0x40 | (index >> 3) << 2), 0x0f, 0xb6,
+							      (uint8_t)(0xc0 | (index & 7) << 3 | below(g, 4))}, 4);
+				g->reserved |= (uint16_t)(1u << index);
+				g->index = (uint8_t)index;
+				g->state[index] = KNOWN;
+				g->value[index] = below(g, 256);
+				continue;
+			}
+		}
 		if (i < body)
 			instruction(g, n++);
 	}
