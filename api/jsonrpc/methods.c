@@ -1001,7 +1001,7 @@ const struct rpc_method rpc_methods[] = {
 	 vm_only, NOTHING, handle_nmi},
 	{"pool.list",
 	 "Storage pools: directories that libvirt clients have named.",
-	 NULL, {"pools", RPC_ARRAY, 0, .fields = pool_row, .summary = "in order of creation"}, handle_pools},
+	 NULL, {"result", RPC_ARRAY, 0, .fields = pool_row, .summary = "in order of creation"}, handle_pools},
 	{"vm.destroy",
 	 "Ends a VM at once; answered when its process is gone.",
 	 vm_only, RESULT(state_fields, "the VM's new state"), handle_destroy},

@@ -170,7 +170,7 @@ def debugger_socket(s):
 def trictl(s):
     def run(*arguments):
         return subprocess.run([program("trictl"), "--socket", s.daemon.socket, *arguments], capture_output=True, text=True, timeout=60)
-    for command, pattern in ((["regs", "d"], r"^vCPU 0: (?s:.*)rip +0x1011"), (["regs", "--vector", "--vcpu", "0", "d"], "xmm3 .*12345678"),
+    for command, pattern in ((["regs", "d"], r"^vCPU 0: (?s:.*)rip +0x10"), (["regs", "--vector", "--vcpu", "0", "d"], "xmm3 .*12345678"),
                              (["disassemble", "--address", hex(s.symbols["work"]), "--count", "2", "d"], r"mov eax, 3(?s:.*)translation of"),
                              (["hot-blocks", "--seconds", "0.2", "--top", "2", "d"], "samples of vCPUs"), (["gdb", "d"], "target remote /"),
                              (["perf-map", "d"], "perf.map")):
