@@ -48,7 +48,7 @@ KERNELS = [
     Kernel("registers"),
     Kernel("io"),
     Kernel("legacy"),
-    Kernel("limits", alone="QEMU's TCG checks no segment limits or types; tests/differential asks the processor"),
+    Kernel("limits", alone="QEMU's TCG checks no segment limits or types; nothing outside has confirmed these but the manual"),
     Kernel("spaces", features=("smap", "pcid", "invpcid")),
     Kernel("breakpoints"),
     Kernel("virtual86"),
