@@ -114,12 +114,6 @@ void machine_destroy(struct machine *m)
 	free(m);
 }
 
-void machine_reset(struct machine *m)
-{
-	machine_lock(m);
-	devices_reset(m);
-	machine_unlock(m);
-}
 
 void machine_register_device(struct machine *m, struct machine_device *device)
 {
@@ -147,6 +141,23 @@ static void devices_pause(struct machine *m, bool paused)
 	for (struct machine_device *d = m->devices; d; d = d->next)
 		if (d->pause)
 			d->pause(d->opaque, paused);
+}
+
+void machine_reset(struct machine *m)
+{
+	/* Threads of devices finish what they do to guest memory before anything is reset. */
+	devices_pause(m, true);
+	machine_lock(m);
+	devices_reset(m);
+	machine_unlock(m);
+	if (!atomic_load(&m->clock.paused))
+		devices_pause(m, false);
+}
+
+void machine_stop_devices(struct machine *m)
+{
+	if (m)
+		devices_pause(m, true);
 }
 
 void machine_pause(struct machine *m)

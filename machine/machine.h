@@ -168,6 +168,8 @@ uint64_t machine_tsc_offset(const struct machine *machine);
 uint64_t machine_tsc_khz(const struct machine *machine);
 /* Stop and continue virtual time (pause/resume). All vCPUs must be out of run. */
 void machine_pause(struct machine *machine);
+/* For good, before the engine and then the machine are destroyed: threads of devices use neither any more. NULL is fine. */
+void machine_stop_devices(struct machine *machine);
 void machine_resume(struct machine *machine);
 
 /* ---- the VM process's side ------------------------------------------------- */

@@ -27,7 +27,10 @@ struct machine_device {
 	void (*destroy)(void *opaque); /* in reverse order of registration; frees the device; not under the lock */
 	/* Appends rows; how many. Under the machine lock. */
 	size_t (*stats)(void *opaque, struct machine_stat *ret_rows, size_t max);
-	/* Virtual time stops and goes on (threads of its own, if any, must pause). Not under the machine lock. */
+	/*
+	 * Threads of its own stop, and go on: when this returns, nothing is written to guest memory and no interrupt is sent
+	 * any more. With virtual time, and around a reset. Idempotent. Not under the machine lock.
+	 */
 	void (*pause)(void *opaque, bool paused);
 	void *opaque;
 	struct machine_device *next;

@@ -213,6 +213,7 @@ int vm_build(struct vm *vm)
 
 void vm_teardown(struct vm *vm)
 {
+	machine_stop_devices(vm->machine);
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		if (vm->vcpus[i].engine)
 			vm->mode->vcpu_destroy(vm->vcpus[i].engine);

@@ -23,10 +23,10 @@ trivisor_vm_SOURCES = \
 	vm/sandbox.c \
 	vm/stats.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS) $(CAPSTONE_CFLAGS)
-trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(UNPACK_LIBS)
+trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(MACHINE_LIBS)
 
 check_PROGRAMS += tests/unit/test_gdb
 TESTS += tests/unit/test_gdb
 tests_unit_test_gdb_SOURCES = tests/unit/test_gdb.c vm/gdb_packet.c vm/gdb_registers.c
 tests_unit_test_gdb_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_test_gdb_LDADD = libmachine.a $(CMOCKA_LIBS) $(UNPACK_LIBS)
+tests_unit_test_gdb_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)

@@ -240,7 +240,6 @@ static const struct virtio_ops blk_ops = {
 	.name = "virtio-blk",
 	.id = 2,
 	.pci_class = 0x0100, /* mass storage, as firmware expects of a disk */
-	.queues = 1,
 	.serve = serve,
 	.destroy = destroy,
 	.stats = stats,
@@ -355,6 +354,7 @@ int machine_add_disk(struct machine *machine, const struct machine_disk *disk, c
 	fill_id(blk, disk->path);
 	name_stats(blk, machine);
 	blk->dev.ops = &blk_ops;
+	blk->dev.queues = 1;
 	rc = virtio_device_init(&blk->dev, machine);
 	if (rc < 0) {
 		snprintf(error_text, sizeof(error_text), "disk %s finds no place on the PCI bus: %s", disk->path, strerror(-rc));

@@ -1,6 +1,7 @@
 /* Status, reset and the worker thread of a virtio device, whatever it does. */
 #include <errno.h>
-#include <signal.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "machine/virtio/virtio.h"
@@ -10,7 +11,20 @@
 /* A guest can break its rings for ever; the log has better uses. */
 #define COMPLAINTS_MAX 5
 
-/* Under `lock`, not busy. */
+/* What one round of the worker takes before it looks at the other queues and its doorbell again. */
+#define ROUND_BUDGET 512
+
+static void free_requests(struct virtio_request **list)
+{
+	while (*list) {
+		struct virtio_request *request = *list;
+
+		*list = request->next;
+		free(request);
+	}
+}
+
+/* Under `lock`, nothing in flight. */
 static void reset_now(struct virtio_device *dev)
 {
 	dev->status = 0;
@@ -20,17 +34,21 @@ static void reset_now(struct virtio_device *dev)
 	dev->queue_select = 0;
 	dev->config_vector = 0xffff;
 	dev->isr = 0;
-	dev->kicked = 0;
+	dev->to_signal = 0;
 	dev->reset_pending = false;
+	free_requests(&dev->parked);
+	free_requests(&dev->spare);
 	for (unsigned i = 0; i < VIRTIO_QUEUES; i++)
 		virtq_reset(&dev->queue[i], dev->machine);
+	if (dev->ops->reset)
+		dev->ops->reset(dev);
 }
 
 /* Under both locks. Completions that are under way belong to the past from here on. */
 static void reset_begin(struct virtio_device *dev)
 {
 	dev->generation++;
-	if (dev->busy)
+	if (dev->in_flight)
 		dev->reset_pending = true;
 	else
 		reset_now(dev);
@@ -84,10 +102,8 @@ void virtio_status_write(struct virtio_device *dev, uint8_t status)
 			status &= (uint8_t)~VIRTIO_DRIVER_OK;
 		dev->status = (uint8_t)((status & ~VIRTIO_NEEDS_RESET) | kept);
 		/* Requests may already wait. */
-		if (may_work(dev)) {
-			dev->kicked = (1u << dev->ops->queues) - 1;
-			pthread_cond_signal(&dev->work);
-		}
+		if (may_work(dev))
+			worker_ring(&dev->worker);
 	}
 	pthread_mutex_unlock(&dev->lock);
 	if (status == 0)
@@ -110,16 +126,13 @@ void virtio_queue_enable(struct virtio_device *dev, unsigned queue)
 
 void virtio_kick(struct virtio_device *dev, unsigned queue)
 {
-	if (queue >= dev->ops->queues)
+	if (queue >= dev->queues)
 		return;
-	pthread_mutex_lock(&dev->lock);
 	dev->kicks++;
-	dev->kicked |= 1u << queue;
-	pthread_cond_signal(&dev->work);
-	pthread_mutex_unlock(&dev->lock);
+	worker_ring(&dev->worker);
 }
 
-/* ---- the worker ---------------------------------------------------------------------- */
+/* ---- requests: on the worker --------------------------------------------------------- */
 
 /* Under no lock. An interrupt that belongs to a device since reset is dropped. */
 static void interrupt(struct virtio_device *dev, uint32_t generation, uint16_t vector, uint8_t isr_bit)
@@ -133,87 +146,204 @@ static void interrupt(struct virtio_device *dev, uint32_t generation, uint16_t v
 	machine_unlock(dev->machine);
 }
 
-/* Under `lock`, which it lets go while it serves. True: something was done, and there may be more. */
-static bool serve_one(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
+/* Under `lock`. The oldest parked one of this queue. */
+static struct virtio_request *unpark(struct virtio_device *dev, unsigned queue)
+{
+	for (struct virtio_request **at = &dev->parked; *at; at = &(*at)->next) {
+		struct virtio_request *request = *at;
+
+		if (request->queue != queue)
+			continue;
+		*at = request->next;
+		request->next = NULL;
+		return request;
+	}
+	return NULL;
+}
+
+static bool has_parked(const struct virtio_device *dev, unsigned queue)
+{
+	for (const struct virtio_request *request = dev->parked; request; request = request->next)
+		if (request->queue == queue)
+			return true;
+	return false;
+}
+
+/* Under `lock`. From the ring; NULL: none, or it is broken and the device stops. */
+static struct virtio_request *pop(struct virtio_device *dev, unsigned queue, bool *ret_broken)
 {
 	struct virtq *q = &dev->queue[queue];
-	uint32_t generation = dev->generation, written;
-	uint16_t vector = q->vector;
-	enum virtq_result result;
-	bool wanted;
+	struct virtio_request *request = dev->spare;
 
-	result = virtq_pop(q, chain);
-	if (result == VIRTQ_EMPTY)
-		return false;
-	if (result == VIRTQ_BROKEN) {
-		vector = dev->config_vector;
+	if (!virtq_pending(q))
+		return NULL;
+	if (request)
+		dev->spare = request->next;
+	else
+		request = malloc(sizeof(*request));
+	BUG_ON(!request); /* some KiB, and no more of them than rings have entries */
+	request->dev = dev;
+	request->queue = queue;
+	request->next = NULL;
+	if (virtq_pop(q, &request->chain) == VIRTQ_CHAIN)
+		return request;
+	request->next = dev->spare;
+	dev->spare = request;
+	if (q->error) {
 		needs_reset(dev, queue, q->error);
-		pthread_mutex_unlock(&dev->lock);
-		interrupt(dev, generation, vector, ISR_CONFIG);
-		pthread_mutex_lock(&dev->lock);
-		return false;
+		*ret_broken = true;
 	}
-	dev->busy = true;
-	pthread_mutex_unlock(&dev->lock);
-	written = dev->ops->serve(dev, queue, chain);
+	return NULL;
+}
+
+struct virtio_request *virtio_take(struct virtio_device *dev, unsigned queue)
+{
+	struct virtio_request *request = NULL;
+	bool is_broken = false;
+	uint32_t generation;
+	uint16_t vector;
+
 	pthread_mutex_lock(&dev->lock);
-	dev->busy = false;
-	dev->requests++;
-	if (dev->reset_pending) {
+	if (may_work(dev) && dev->budget > 0) {
+		request = unpark(dev, queue);
+		if (!request)
+			request = pop(dev, queue, &is_broken);
+	}
+	if (request) {
+		dev->in_flight++;
+		dev->budget--;
+	}
+	generation = dev->generation;
+	vector = dev->config_vector;
+	pthread_mutex_unlock(&dev->lock);
+	if (is_broken)
+		interrupt(dev, generation, vector, ISR_CONFIG);
+	return request;
+}
+
+/* Under `lock`. */
+static void landed(struct virtio_device *dev)
+{
+	if (--dev->in_flight > 0)
+		return;
+	if (dev->reset_pending)
 		reset_now(dev);
-		pthread_cond_broadcast(&dev->idle);
-		return false;
-	}
-	virtq_push(q, chain->head, written);
-	wanted = virtq_wants_interrupt(q);
 	pthread_cond_broadcast(&dev->idle);
-	if (wanted) {
-		pthread_mutex_unlock(&dev->lock);
-		interrupt(dev, generation, vector, ISR_QUEUE);
-		pthread_mutex_lock(&dev->lock);
+}
+
+void virtio_complete(struct virtio_request *request, uint32_t written)
+{
+	struct virtio_device *dev = request->dev;
+
+	pthread_mutex_lock(&dev->lock);
+	if (!dev->reset_pending) {
+		virtq_push(&dev->queue[request->queue], request->chain.head, written);
+		dev->to_signal |= 1u << request->queue;
 	}
+	request->next = dev->spare;
+	dev->spare = request;
+	dev->requests++;
+	landed(dev);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+void virtio_park(struct virtio_request *request)
+{
+	struct virtio_device *dev = request->dev;
+	struct virtio_request **end = &dev->parked;
+
+	pthread_mutex_lock(&dev->lock);
+	while (*end)
+		end = &(*end)->next;
+	request->next = NULL;
+	*end = request;
+	landed(dev);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+void virtio_signal(struct virtio_device *dev)
+{
+	uint16_t vector[VIRTIO_QUEUES];
+	uint32_t generation;
+	unsigned count = 0;
+
+	pthread_mutex_lock(&dev->lock);
+	generation = dev->generation;
+	for (unsigned i = 0; i < dev->queues && !dev->reset_pending; i++)
+		if (dev->to_signal & 1u << i && virtq_wants_interrupt(&dev->queue[i]))
+			vector[count++] = dev->queue[i].vector;
+	dev->to_signal = 0;
+	pthread_mutex_unlock(&dev->lock);
+	for (unsigned i = 0; i < count; i++)
+		interrupt(dev, generation, vector[i], ISR_QUEUE);
+}
+
+bool virtio_kicks_on(struct virtio_device *dev, unsigned queue)
+{
+	bool more;
+
+	pthread_mutex_lock(&dev->lock);
+	more = may_work(dev) && virtq_kicks_on(&dev->queue[queue]);
+	pthread_mutex_unlock(&dev->lock);
+	return more;
+}
+
+bool virtio_has_feature(struct virtio_device *dev, unsigned bit)
+{
+	bool has;
+
+	pthread_mutex_lock(&dev->lock);
+	has = dev->driver_features >> bit & 1;
+	pthread_mutex_unlock(&dev->lock);
+	return has;
+}
+
+void virtio_config_changed(struct virtio_device *dev)
+{
+	machine_lock(dev->machine);
+	dev->config_generation++;
+	if (dev->status & VIRTIO_DRIVER_OK)
+		virtio_pci_interrupt(dev, dev->config_vector, ISR_CONFIG);
+	machine_unlock(dev->machine);
+}
+
+/* For devices with `serve`. */
+static bool serve_all(struct virtio_device *dev, unsigned queue)
+{
+	struct virtio_request *request;
+
+	while ((request = virtio_take(dev, queue)))
+		virtio_complete(request, dev->ops->serve(dev, queue, &request->chain));
 	return true;
 }
 
-static void serve_queue(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain)
+static void serve_queue(struct virtio_device *dev, unsigned queue)
 {
 	struct virtq *q = &dev->queue[queue];
+	bool wanted, drained;
 
-	do {
+	pthread_mutex_lock(&dev->lock);
+	wanted = may_work(dev) && (virtq_pending(q) || has_parked(dev, queue));
+	if (wanted)
 		virtq_kicks_off(q);
-		while (may_work(dev) && serve_one(dev, queue, chain))
-			;
-		/* Paused or to be reset: what waits is looked at again afterwards. */
-		if (!may_work(dev)) {
-			dev->kicked |= 1u << queue;
-			return;
-		}
-	} while (virtq_kicks_on(q));
+	dev->budget = ROUND_BUDGET;
+	pthread_mutex_unlock(&dev->lock);
+	if (!wanted)
+		return;
+	drained = dev->ops->work ? dev->ops->work(dev, queue) : serve_all(dev, queue);
+	dev->budget = UINT_MAX;
+	virtio_signal(dev);
+	/* What came meanwhile is for the next round, behind the other queues. */
+	if (drained && virtio_kicks_on(dev, queue))
+		worker_ring(&dev->worker);
 }
 
-static void *worker_main(void *opaque)
+static void on_work(void *opaque)
 {
 	struct virtio_device *dev = opaque;
-	struct virtq_chain *chain = malloc(sizeof(*chain));
 
-	BUG_ON(!chain);
-	pthread_mutex_lock(&dev->lock);
-	while (!dev->quit) {
-		uint32_t kicked = dev->kicked;
-
-		if (!may_work(dev) || kicked == 0) {
-			pthread_cond_wait(&dev->work, &dev->lock);
-			continue;
-		}
-		dev->kicked = 0;
-		for (unsigned i = 0; i < dev->ops->queues; i++) {
-			if (kicked & (1u << i))
-				serve_queue(dev, i, chain);
-		}
-	}
-	pthread_mutex_unlock(&dev->lock);
-	free(chain);
-	return NULL;
+	for (unsigned i = 0; i < dev->queues; i++)
+		serve_queue(dev, i);
 }
 
 /* ---- the machine's lifecycle ------------------------------------------------------------ */
@@ -223,11 +353,9 @@ static void on_reset(void *opaque)
 	struct virtio_device *dev = opaque;
 
 	pthread_mutex_lock(&dev->lock);
+	/* machine_reset has paused us: one could not wait for the worker here, since it may want the machine lock. */
+	BUG_ON(dev->in_flight);
 	reset_begin(dev);
-	/* The worker is not busy while it waits for the machine lock, which we hold. */
-	while (dev->busy)
-		pthread_cond_wait(&dev->idle, &dev->lock);
-	reset_now(dev);
 	pthread_mutex_unlock(&dev->lock);
 	pci_intx_set(&dev->pci, false);
 }
@@ -238,34 +366,33 @@ static void on_pause(void *opaque, bool paused)
 
 	pthread_mutex_lock(&dev->lock);
 	dev->paused = paused;
-	while (paused && dev->busy)
+	while (paused && dev->in_flight)
 		pthread_cond_wait(&dev->idle, &dev->lock);
-	pthread_cond_signal(&dev->work);
 	pthread_mutex_unlock(&dev->lock);
+	if (!paused)
+		worker_ring(&dev->worker);
 }
 
-static void stop_worker(struct virtio_device *dev)
+static void finish(struct virtio_device *dev)
 {
-	if (!dev->worker_started)
-		return;
-	pthread_mutex_lock(&dev->lock);
-	dev->quit = true;
-	dev->paused = true;
-	pthread_cond_signal(&dev->work);
-	pthread_mutex_unlock(&dev->lock);
-	pthread_join(dev->worker, NULL);
-	dev->worker_started = false;
+	worker_stop(&dev->worker);
+	if (dev->ops->retire)
+		dev->ops->retire(dev);
+	worker_finish(&dev->worker);
+	free_requests(&dev->parked);
+	free_requests(&dev->spare);
+	pthread_cond_destroy(&dev->idle);
+	pthread_mutex_destroy(&dev->lock);
 }
 
 static void on_destroy(void *opaque)
 {
 	struct virtio_device *dev = opaque;
 
-	stop_worker(dev);
+	/* What is in flight ends; nothing new begins. */
+	on_pause(dev, true);
+	finish(dev);
 	pci_unregister(&dev->pci);
-	pthread_cond_destroy(&dev->work);
-	pthread_cond_destroy(&dev->idle);
-	pthread_mutex_destroy(&dev->lock);
 	dev->ops->destroy(dev);
 }
 
@@ -276,38 +403,26 @@ static size_t on_stats(void *opaque, struct machine_stat *ret_rows, size_t max)
 	return dev->ops->stats ? dev->ops->stats(dev, ret_rows, max) : 0;
 }
 
-static int start_worker(struct virtio_device *dev)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the vCPU threads' and the main thread's. */
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS); /* the sandbox asks every thread to drop its capabilities by it */
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&dev->worker, NULL, worker_main, dev);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc != 0)
-		return -rc;
-	dev->worker_started = true;
-	return 0;
-}
-
 int virtio_device_init(struct virtio_device *dev, struct machine *machine)
 {
 	int rc;
 
-	BUG_ON(dev->ops->queues > VIRTIO_QUEUES);
+	BUG_ON(dev->queues > VIRTIO_QUEUES);
 	dev->machine = machine;
 	dev->features |= VIRTIO_VERSION_1 | VIRTIO_RING_EVENT_IDX | VIRTIO_RING_INDIRECT_DESC;
 	pthread_mutex_init(&dev->lock, NULL);
-	pthread_cond_init(&dev->work, NULL);
 	pthread_cond_init(&dev->idle, NULL);
+	dev->budget = UINT_MAX;
 	reset_now(dev);
-	rc = virtio_pci_init(dev);
+	rc = worker_init(&dev->worker, on_work, dev);
+	if (rc == 0)
+		rc = virtio_pci_init(dev);
 	if (rc < 0)
 		goto fail;
-	rc = start_worker(dev);
+	if (dev->ops->prepare)
+		rc = dev->ops->prepare(dev);
+	if (rc == 0)
+		rc = worker_run(&dev->worker, dev->ops->name);
 	if (rc < 0) {
 		pci_unregister(&dev->pci);
 		goto fail;
@@ -323,8 +438,6 @@ int virtio_device_init(struct virtio_device *dev, struct machine *machine)
 	machine_register_device(machine, &dev->node);
 	return 0;
 fail:
-	pthread_cond_destroy(&dev->work);
-	pthread_cond_destroy(&dev->idle);
-	pthread_mutex_destroy(&dev->lock);
+	finish(dev);
 	return rc;
 }

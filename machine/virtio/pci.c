@@ -68,7 +68,7 @@ void virtio_pci_interrupt(struct virtio_device *dev, uint16_t vector, uint8_t is
 
 static struct virtq *selected(struct virtio_device *dev)
 {
-	return dev->queue_select < dev->ops->queues ? &dev->queue[dev->queue_select] : NULL;
+	return dev->queue_select < dev->queues ? &dev->queue[dev->queue_select] : NULL;
 }
 
 static uint16_t valid_vector(const struct virtio_device *dev, uint16_t vector)
@@ -117,9 +117,9 @@ static uint32_t common_read(struct virtio_device *dev, uint64_t at)
 	case COMMON_DRIVER_FEATURE:
 		return dev->driver_feature_select < 2 ? (uint32_t)(dev->driver_features >> (32 * dev->driver_feature_select)) : 0;
 	case COMMON_CONFIG_VECTOR: return dev->config_vector;
-	case COMMON_QUEUES: return dev->ops->queues;
+	case COMMON_QUEUES: return dev->queues;
 	case COMMON_STATUS: return virtio_status_read(dev);
-	case COMMON_GENERATION: return 0; /* the configuration never changes */
+	case COMMON_GENERATION: return dev->config_generation;
 	case COMMON_QUEUE_SELECT: return dev->queue_select;
 	default: return queue_read(dev, at);
 	}
@@ -217,6 +217,10 @@ static void regs_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
 	value &= mask[size];
 	switch (offset & ~(uint64_t)(PAGE - 1)) {
 	case COMMON_AT: common_write(dev, offset, (uint32_t)value); break;
+	case CONFIG_AT:
+		if (dev->ops->config_write && offset - CONFIG_AT + size <= dev->config_bytes)
+			dev->ops->config_write(dev, offset - CONFIG_AT, value, size);
+		break;
 	case NOTIFY_AT: virtio_kick(dev, (unsigned)(offset - NOTIFY_AT) / NOTIFY_MULTIPLIER); break;
 	default: break;
 	}
@@ -303,7 +307,7 @@ int virtio_pci_init(struct virtio_device *dev)
 	pci_bar_add(&dev->pci, MSIX_BAR, PCI_BAR_MEM32, MSIX_BAR_BYTES, NULL, NULL);
 	pci_bar_add(&dev->pci, REGS_BAR, PCI_BAR_MEM64, REGS_BAR_BYTES, &regs_ops, dev);
 	/* One vector for each queue and one for the configuration. */
-	rc = pci_msix_add(&dev->pci, MSIX_BAR, dev->ops->queues + 1, 0, MSIX_PBA);
+	rc = pci_msix_add(&dev->pci, MSIX_BAR, dev->queues + 1, 0, MSIX_PBA);
 	if (rc < 0) {
 		pci_unregister(&dev->pci);
 		return rc;
@@ -312,7 +316,7 @@ int virtio_pci_init(struct virtio_device *dev)
 	add_cap(dev, CAP_ISR, ISR_AT, 1, 0);
 	if (dev->config_bytes)
 		add_cap(dev, CAP_DEVICE, CONFIG_AT, (uint32_t)dev->config_bytes, 0);
-	at = add_cap(dev, CAP_NOTIFY, NOTIFY_AT, dev->ops->queues * NOTIFY_MULTIPLIER, 4);
+	at = add_cap(dev, CAP_NOTIFY, NOTIFY_AT, dev->queues * NOTIFY_MULTIPLIER, 4);
 	pci_config_set_u32(&dev->pci, at + CAP_EXTRA, NOTIFY_MULTIPLIER);
 	at = add_cap(dev, CAP_PCI_CFG, 0, 0, 4);
 	dev->cfg_cap = (uint8_t)at;

@@ -61,6 +61,7 @@ bool virtq_enable(struct virtq *q, bool event_index)
 	q->event_index = event_index;
 	q->next_avail = 0;
 	q->next_used = 0;
+	q->in_flight = 0;
 	q->signalled = false;
 	q->enabled = true;
 	return true;
@@ -142,6 +143,11 @@ static const char *walk(struct virtq *q, struct virtq_chain *chain)
 	}
 }
 
+bool virtq_pending(const struct virtq *q)
+{
+	return q->error || (q->enabled && load16(q->avail_host + RING_IDX) != q->next_avail);
+}
+
 enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain)
 {
 	uint16_t index, pending;
@@ -157,6 +163,9 @@ enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain)
 		return VIRTQ_EMPTY;
 	if (pending > q->size)
 		return broken(q, "the available index jumped");
+	/* A driver may not offer what it has not got back: only so is it bounded what a device keeps of its requests. */
+	if (q->in_flight == q->size)
+		return broken(q, "more requests are under way than it has entries");
 	ret_chain->head = load16(q->avail_host + RING_ENTRIES + 2 * (size_t)(q->next_avail % q->size));
 	if (ret_chain->head >= q->size)
 		return broken(q, "a head lies outside the descriptor table");
@@ -168,6 +177,7 @@ enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain)
 	if (error)
 		return broken(q, error);
 	q->next_avail++;
+	q->in_flight++;
 	return VIRTQ_CHAIN;
 }
 
@@ -180,6 +190,7 @@ void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
 
 	memcpy(q->used_host + at, entry, sizeof(entry));
 	q->next_used++;
+	q->in_flight--;
 	store16(q->used_host + RING_IDX, q->next_used);
 	machine_dma_written(q->machine, q->used + at, sizeof(entry));
 	machine_dma_written(q->machine, q->used + RING_IDX, 2);

@@ -37,6 +37,7 @@ struct virtq {
 	const uint8_t *desc_host;
 	uint8_t *avail_host, *used_host;
 	uint16_t next_avail, next_used;
+	uint16_t in_flight;	 /* popped, not yet pushed */
 	uint16_t signalled_used; /* next_used when the driver was last interrupted */
 	bool signalled;
 	const char *error; /* why it is broken; static; NULL: it is not */
@@ -50,6 +51,8 @@ bool virtq_enable(struct virtq *q, bool event_index);
 enum virtq_result { VIRTQ_EMPTY, VIRTQ_CHAIN, VIRTQ_BROKEN };
 /* Takes the next request. VIRTQ_BROKEN: the driver must reset the device; q->error tells why. */
 enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain);
+/* Whether virtq_pop has anything to say. */
+bool virtq_pending(const struct virtq *q);
 /* Gives a request back, with how many bytes of its writable buffers were written. */
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written);
 /* After pushes: whether the driver wants an interrupt for them. */

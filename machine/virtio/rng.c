@@ -48,7 +48,6 @@ static const struct virtio_ops rng_ops = {
 	.name = "virtio-rng",
 	.id = 4,
 	.pci_class = 0x00ff,
-	.queues = 1,
 	.serve = serve,
 	.destroy = destroy,
 	.stats = stats,
@@ -64,6 +63,7 @@ int machine_add_rng(struct machine *machine, const char **ret_error)
 		return -ENOMEM;
 	}
 	rng->dev.ops = &rng_ops;
+	rng->dev.queues = 1;
 	rc = virtio_device_init(&rng->dev, machine);
 	if (rc < 0) {
 		*ret_error = "the random number device finds no place on the PCI bus";

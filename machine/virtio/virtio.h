@@ -6,8 +6,9 @@
 
 #include "machine/private.h"
 #include "machine/virtio/queue.h"
+#include "machine/virtio/worker.h"
 
-#define VIRTIO_QUEUES 4
+#define VIRTIO_QUEUES 17 /* 16 and a control queue */
 
 /* Device status (virtio 1.2, 2.1). */
 #define VIRTIO_ACKNOWLEDGE 1u
@@ -24,17 +25,38 @@
 
 struct virtio_device;
 
+/* A request between virtio_take and virtio_complete. */
+struct virtio_request {
+	struct virtio_device *dev;
+	unsigned queue;
+	struct virtio_request *next; /* the device type's while it has the request */
+	struct virtq_chain chain;
+};
+
 struct virtio_ops {
 	const char *name; /* "virtio-blk" */
 	uint16_t id;      /* virtio device id */
 	uint16_t pci_class;
-	unsigned queues;
 	/*
-	 * Serves one request on the device's worker thread, without any lock held: it may block. Returns how many bytes
-	 * of the chain's writable buffers it wrote.
+	 * On the worker, no lock held: there may be requests in this queue. Takes what it wants with virtio_take. True: it
+	 * took all there were, and wants to be called for the next one. False: it left some (or wants none now) and will
+	 * look by itself: the driver is asked not to kick until virtio_kicks_on.
+	 */
+	bool (*work)(struct virtio_device *dev, unsigned queue);
+	/*
+	 * Or, for devices that answer at once: serves one request on the worker, which may block. Returns how many bytes of
+	 * the chain's writable buffers it wrote. Instead of `work`.
 	 */
 	uint32_t (*serve)(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain);
-	/* Frees what the device type owns, the structure that holds `dev` included. */
+	/* Optional. Before the worker's thread starts: adds events of the device's own to dev->worker.base. 0 or -errno. */
+	int (*prepare)(struct virtio_device *dev);
+	/* Optional. The worker's thread has ended, or never began: frees what `prepare` added, if it came to that. */
+	void (*retire)(struct virtio_device *dev);
+	/* Optional. The device was reset; no request is under way. Under dev->lock (and perhaps the machine's): note it only. */
+	void (*reset)(struct virtio_device *dev);
+	/* Optional. The driver wrote [at, at + size) of the configuration. Under the machine lock. */
+	void (*config_write)(struct virtio_device *dev, uint64_t at, uint64_t value, unsigned size);
+	/* Frees what the device type owns, the structure that holds `dev` included. The worker's thread has ended. */
 	void (*destroy)(struct virtio_device *dev);
 	/* Optional. Under the machine lock. */
 	size_t (*stats)(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max);
@@ -42,50 +64,69 @@ struct virtio_ops {
 
 /*
  * Lock order: machine lock, then `lock`. Registers change under both; the worker takes `lock` to touch a queue, and none
- * while it serves a request. A reset that comes while a request is being served is only over (status reads 0) when that
- * request is: nothing is written to guest memory after it.
+ * while it serves. Between virtio_take and virtio_complete guest memory is in use: a pause waits until no request is there,
+ * and a reset is only over (status reads 0) then. While paused nothing is taken.
  */
 struct virtio_device {
 	const struct virtio_ops *ops;
+	unsigned queues; /* at most VIRTIO_QUEUES */
 	struct machine *machine;
 	struct machine_device node;
 	struct pci_device pci;
+	struct worker worker;
 
 	uint64_t features; /* offered */
-	const uint8_t *config; /* device configuration, constant */
+	const uint8_t *config; /* device configuration; changes under the machine lock, then virtio_config_changed */
 	size_t config_bytes;
 
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* to the worker: kicked, paused, quit */
-	pthread_cond_t idle; /* from the worker: not busy any more */
-	pthread_t worker;
-	bool worker_started;
+	pthread_cond_t idle; /* nothing in flight any more */
 
 	uint8_t status;
 	uint64_t driver_features;
 	uint32_t feature_select, driver_feature_select;
 	uint16_t queue_select;
 	uint16_t config_vector;
+	uint8_t config_generation;
 	uint8_t isr;
 	struct virtq queue[VIRTIO_QUEUES];
-	uint32_t kicked;     /* queues to look at */
-	uint32_t generation; /* of resets: completions of an older one are dropped */
-	bool busy;           /* the worker serves a request: guest memory is in use */
+	uint32_t generation; /* of resets: interrupts of an older one are dropped */
+	unsigned in_flight;
+	uint32_t to_signal; /* queues with completions that the driver was not told of yet; the worker's */
+	unsigned budget;    /* of requests in `work`, so that no queue starves another, nor the doorbell; the worker's */
 	bool reset_pending;
-	bool paused, quit;
+	bool paused;
 	unsigned complaints; /* logged so far */
+	struct virtio_request *parked, *spare;
 
 	/* PCI transport: offset of the capability that reaches the BAR through configuration space. */
 	uint8_t cfg_cap;
-	uint64_t requests, interrupts, kicks;
+	_Atomic uint64_t requests, interrupts, kicks;
 };
 
 /*
- * Readies `dev` (zeroed, with ops, features and config set), puts it on the PCI bus, registers it with the machine and
- * starts its worker. On success the machine calls ops->destroy in the end; on failure nothing was registered and the
+ * Readies `dev` (zeroed, with ops, queues, features and config set), puts it on the PCI bus, registers it with the machine
+ * and starts its worker. On success the machine calls ops->destroy in the end; on failure nothing was registered and the
  * caller frees. 0 or -errno.
  */
 int virtio_device_init(struct virtio_device *dev, struct machine *machine);
+
+/* ---- for device types: on the worker, no lock held ------------------------------- */
+
+/* The next request; NULL: there is none now. A ring that makes no sense stops the device. */
+struct virtio_request *virtio_take(struct virtio_device *dev, unsigned queue);
+/* Gives it back, with how many bytes of its writable buffers were written. Then virtio_signal, once for many. */
+void virtio_complete(struct virtio_request *request, uint32_t written);
+/* Not now: guest memory is left alone, and virtio_take returns it again (before others of its queue) when asked next. */
+void virtio_park(struct virtio_request *request);
+/* Interrupts the driver for what was completed, where it wants that. After `work` this happens by itself. */
+void virtio_signal(struct virtio_device *dev);
+/* Behind a `work` that said false. True: there are requests already, perhaps without a kick. */
+bool virtio_kicks_on(struct virtio_device *dev, unsigned queue);
+/* Whether the driver took this feature. */
+bool virtio_has_feature(struct virtio_device *dev, unsigned bit);
+/* Any thread, no lock held: dev->config is not what it was. */
+void virtio_config_changed(struct virtio_device *dev);
 
 /* ---- between device.c and pci.c; under the machine lock -------------------------- */
 
@@ -95,6 +136,7 @@ void virtio_pci_interrupt(struct virtio_device *dev, uint16_t vector, uint8_t is
 void virtio_status_write(struct virtio_device *dev, uint8_t status);
 uint8_t virtio_status_read(struct virtio_device *dev);
 void virtio_queue_enable(struct virtio_device *dev, unsigned queue);
+/* Any thread. */
 void virtio_kick(struct virtio_device *dev, unsigned queue);
 
 #endif

@@ -4,7 +4,7 @@ BT_SYSTEM_SOURCES = modes/bt/helper.h modes/bt/walk.c modes/bt/segment.c modes/b
 
 BT_SYSTEM_TESTS = tests/unit/test_cpuid tests/unit/test_bt_system_walk tests/unit/test_bt_system_fault \
 	tests/unit/test_bt_system_string tests/unit/test_bt_debug
-BT_SYSTEM_TEST_LIBS = libbt.a libbtcore.a libbt.a libmachine.a $(CMOCKA_LIBS) $(UNPACK_LIBS)
+BT_SYSTEM_TEST_LIBS = libbt.a libbtcore.a libbt.a libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 check_PROGRAMS += $(BT_SYSTEM_TESTS)
 TESTS += $(BT_SYSTEM_TESTS)
 tests_unit_test_cpuid_SOURCES = tests/unit/test_cpuid.c

@@ -15,4 +15,4 @@ check_PROGRAMS += tests/unit/test_move
 TESTS += tests/unit/test_move
 tests_unit_test_move_SOURCES = tests/unit/test_move.c
 tests_unit_test_move_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_test_move_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a $(CMOCKA_LIBS) $(UNPACK_LIBS)
+tests_unit_test_move_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)

@@ -7,7 +7,7 @@ DIFFERENTIAL_CASES = tests/differential/generate.c tests/differential/compare.c 
 tests_differential_differential_SOURCES = tests/differential/main.c tests/differential/guest.c tests/differential/regress.c \
 	$(DIFFERENTIAL_CASES)
 tests_differential_differential_CFLAGS = $(AM_CFLAGS) -fno-stack-protector $(CAPSTONE_CFLAGS)
-tests_differential_differential_LDADD = libbt.a libbtcore.a libbt.a libmachine.a $(CAPSTONE_LIBS) $(UNPACK_LIBS)
+tests_differential_differential_LDADD = libbt.a libbtcore.a libbt.a libmachine.a $(CAPSTONE_LIBS) $(MACHINE_LIBS)
 tests_fuzz_hostile_SOURCES = tests/fuzz/hostile.c $(DIFFERENTIAL_CASES)
 tests_fuzz_hostile_CFLAGS = $(tests_differential_differential_CFLAGS)
 tests_fuzz_hostile_LDADD = $(tests_differential_differential_LDADD)

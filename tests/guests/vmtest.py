@@ -196,7 +196,8 @@ class Console:
         self.expect(rf"ne{Console.commands}-'\r?\n", timeout)
         start = self.at
         match = self.expect(mark + r"\r?\n", timeout)
-        return self.text[start:match.start()].replace("\r", "")
+        # Typed before the shell was at its prompt, the line is echoed twice: by the terminal, then by the shell.
+        return self.text[start:match.start()].replace("\r", "").rpartition(f"ne{Console.commands}-'\n")[2]
 
     def close(self):
         self.socket.close()

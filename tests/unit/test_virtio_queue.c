@@ -263,6 +263,20 @@ static void test_too_long(void **state)
 	expect_broken("too long");
 }
 
+/* A driver that offers again what it has not got back: bounded by the queue's size. */
+static void test_too_many(void **state)
+{
+	fresh(false);
+	desc[0] = (struct desc){DATA, 64, 0, 0};
+	for (unsigned i = 0; i < SIZE; i++) {
+		offer(0);
+		assert_int_equal(virtq_pop(&q, &chain), VIRTQ_CHAIN);
+	}
+	offer(0);
+	assert_true(virtq_pending(&q));
+	expect_broken("under way");
+}
+
 static void test_bad_rings(void **state)
 {
 	static const struct {
@@ -344,6 +358,7 @@ int main(void)
 		cmocka_unit_test(test_loops),
 		cmocka_unit_test(test_wild),
 		cmocka_unit_test(test_too_long),
+		cmocka_unit_test(test_too_many),
 		cmocka_unit_test(test_bad_rings),
 		cmocka_unit_test(test_noise),
 	};

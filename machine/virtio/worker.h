@@ -1,0 +1,41 @@
+/*
+ * The thread that does a device's work, so that no vCPU waits for a host call: an event loop (libevent) with a doorbell.
+ *
+ * The doorbell is an eventfd: whoever has no pointer to the worker (the kernel behind an ioeventfd) rings it by writing to
+ * it. Everything else a worker waits for - sockets, timers, completions - its owner adds to `base`, before worker_run or on
+ * the worker itself: the loop has no lock.
+ */
+#ifndef MACHINE_VIRTIO_WORKER_H
+#define MACHINE_VIRTIO_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "machine/types.h"
+
+struct event;
+struct event_base;
+
+/* All zero is one that worker_finish takes. */
+struct worker {
+	struct event_base *base;
+	int doorbell; /* eventfd; valid once `bell` is there */
+	struct event *bell;
+	pthread_t thread;
+	bool running;
+	_Atomic bool rung, quit;
+	void (*work)(void *opaque); /* on the worker, after the doorbell rang */
+	void *opaque;
+};
+
+/* Makes the loop and the doorbell, not yet the thread. 0 or -errno, then nothing is left behind. */
+int worker_init(struct worker *worker, void (*work)(void *opaque), void *opaque);
+/* Starts the thread, with every signal but SIGSYS blocked. `name`: at most 15 characters are seen. 0 or -errno. */
+int worker_run(struct worker *worker, const char *name);
+/* work() will be called, once for any number of rings before it. Any thread. */
+void worker_ring(struct worker *worker);
+/* Joins the thread; after it no callback runs, and the owner frees the events it added. Then worker_finish. */
+void worker_stop(struct worker *worker);
+void worker_finish(struct worker *worker);
+
+#endif
