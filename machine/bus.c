@@ -78,12 +78,14 @@ void bus_map_mmio(struct machine *machine, struct bus_range *range, gpa_t base, 
 	list_append(&machine->mmio.ranges, range);
 	range->mapped = true;
 	machine->mmio.last = NULL;
+	doorbells_arm(machine, range);
 }
 
 void bus_unmap_mmio(struct machine *machine, struct bus_range *range)
 {
 	if (!range->mapped)
 		return;
+	doorbells_disarm(machine, range);
 	list_remove(&machine->mmio.ranges, range);
 	range->mapped = false;
 	machine->mmio.last = NULL;

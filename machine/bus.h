@@ -4,6 +4,7 @@
 
 #include "machine/types.h"
 
+struct doorbell;
 struct machine;
 
 /*
@@ -25,6 +26,7 @@ struct bus_range {
 	uint64_t base, bytes; /* set by bus_map_* */
 	uint64_t reads, writes;
 	bool mapped;
+	struct doorbell *doorbells; /* machine/eventfd.h; MMIO only */
 	struct bus_range *next;
 };
 

@@ -7,6 +7,7 @@ libmachine_a_SOURCES = \
 	machine/clock.c machine/clock.h \
 	machine/cpu_state.c machine/cpu_state.h \
 	machine/cpuid.c machine/cpuid.h \
+	machine/eventfd.c machine/eventfd.h \
 	machine/irq.c machine/irq.h \
 	machine/irqchip.c machine/irqchip.h \
 	machine/lock.c machine/lock.h \

@@ -70,6 +70,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 	m->config = *config;
 	m->config.cpu_features = NULL;
 	m->ram.fd = m->clock.timerfd = -1;
+	eventfds_init(&m->eventfds);
 	atomic_store(&m->a20, true);
 	int rc = ram_init(&m->ram, config->ram_bytes);
 	if (!rc)
@@ -101,6 +102,7 @@ void machine_destroy(struct machine *m)
 	if (!m)
 		return;
 	clock_finish(m);
+	eventfds_finish(m);
 	while (m->devices) {
 		struct machine_device *d = m->devices;
 		m->devices = d->next;
@@ -123,7 +125,10 @@ void machine_register_device(struct machine *m, struct machine_device *device)
 
 void machine_set_hooks(struct machine *m, const struct machine_hooks *hooks)
 {
+	machine_lock(m);
 	m->hooks = hooks ? *hooks : (struct machine_hooks){ 0 };
+	eventfds_rehome(m);
+	machine_unlock(m);
 }
 
 unsigned machine_vcpus(const struct machine *m) { return m->config.vcpus; }

@@ -100,6 +100,14 @@ struct machine_hooks {
 	void (*ioapic_line)(void *opaque, unsigned pin, bool level);
 	void (*msi)(void *opaque, uint64_t address, uint32_t data);
 	/*
+	 * Eventfds in the engine's hands (machine/eventfd.h), under the machine lock. 0, or -errno: the machine does it itself.
+	 * NULL: it always does. doorbell: from now on, or no longer, a guest's write to gpa signals fd instead of being an
+	 * access. irqfd: a signal of fd sends this message; again with another message: from now on that; off: no longer,
+	 * and a signal that comes then waits in fd.
+	 */
+	int (*doorbell)(void *opaque, bool on, gpa_t gpa, int fd);
+	int (*irqfd)(void *opaque, int fd, bool on, uint64_t address, uint32_t data);
+	/*
 	 * The machine has just been paused, devices and clock: such an engine gives the controllers' state to ours, so that a
 	 * paused machine has all of it. Virtual time goes on again, devices do not yet: it takes the state back, and moves
 	 * whatever clocks it has. NULL: nothing to do. All vCPUs are out of run; not under the machine lock.

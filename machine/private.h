@@ -15,6 +15,7 @@
 #include "machine/devices/q35.h"
 #include "machine/devices/rtc.h"
 #include "machine/devices/uart.h"
+#include "machine/eventfd.h"
 #include "machine/irq.h"
 #include "machine/lock.h"
 #include "machine/machine.h"
@@ -52,6 +53,7 @@ struct machine {
 	struct bus_mmio mmio;
 	struct machine_clock clock;
 	struct irq_lines lines;
+	struct machine_eventfds eventfds;
 	struct cpuid_model cpuid;
 	_Atomic bool a20;
 

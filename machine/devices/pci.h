@@ -51,6 +51,8 @@ struct pci_msix {
 	uint64_t pba[PCI_MSIX_MAX / 64];
 	const struct bus_ops *bar_ops; /* the device's, behind the table */
 	void *bar_opaque;
+	struct irqfd *irqfd; /* one a vector, or NULL */
+	bool foreign;
 };
 
 /* Embedded in a device, zeroed before pci_register. */
@@ -108,6 +110,14 @@ unsigned pci_capability_add(struct pci_device *dev, uint8_t id, unsigned bytes);
  * table_offset, and the pending bits from pba_offset, each 8-byte aligned). 0 or -errno.
  */
 int pci_msix_add(struct pci_device *dev, unsigned bar, unsigned vectors, uint32_t table_offset, uint32_t pba_offset);
+
+/*
+ * Each vector gets an eventfd, once the guest opens it, that raises it: see machine/eventfd.h for what foreign means. After
+ * pci_msix_add, before the guest runs. 0 or -errno.
+ */
+int pci_msix_add_irqfds(struct pci_device *dev, bool foreign);
+/* Raises vector `n` by its eventfd. False: it has none in the engine's hands now; pci_msix_notify. [lock-free] */
+bool pci_msix_signal(struct pci_device *dev, unsigned n);
 
 /* All below under the machine lock. */
 bool pci_msix_enabled(const struct pci_device *dev);

@@ -49,9 +49,45 @@ void pci_msix_notify(struct pci_device *dev, unsigned n)
 		send(dev, n);
 }
 
+/* The vector's eventfd does what the table says now. */
+static void route(struct pci_device *dev, unsigned n)
+{
+	struct pci_msix *msix = &dev->msix;
+	uint64_t address;
+	if (!msix->irqfd)
+		return;
+	if (!pci_msix_enabled(dev) || masked(dev, n) || !pci_bus_master(dev)) {
+		if (msix->irqfd[n].machine)
+			irqfd_unroute(&msix->irqfd[n]);
+		return;
+	}
+	/* Vectors that an engine without eventfds serves need none, if nobody else signals them. */
+	if (!msix->foreign && !dev->machine->hooks.irqfd)
+		return;
+	/* Without a descriptor the vector is raised by hand. */
+	if (!msix->irqfd[n].machine && irqfd_init(dev->machine, &msix->irqfd[n], msix->foreign))
+		return;
+	memcpy(&address, msix->table[n] + ENTRY_ADDRESS, 8);
+	irqfd_route(&msix->irqfd[n], address, entry_u32(msix, n, ENTRY_DATA));
+}
+
+bool pci_msix_signal(struct pci_device *dev, unsigned n)
+{
+	return dev->msix.irqfd && n < dev->msix.vectors && irqfd_signal(&dev->msix.irqfd[n]);
+}
+
+int pci_msix_add_irqfds(struct pci_device *dev, bool foreign)
+{
+	BUG_ON(!dev->msix.vectors || dev->msix.irqfd);
+	dev->msix.irqfd = calloc(dev->msix.vectors, sizeof(*dev->msix.irqfd));
+	dev->msix.foreign = foreign;
+	return dev->msix.irqfd ? 0 : -ENOMEM;
+}
+
 /* Sends what became unmasked. */
 static void flush(struct pci_device *dev, unsigned n)
 {
+	route(dev, n);
 	uint64_t bit = (uint64_t)1 << n % 64;
 	if (!(dev->msix.pba[n / 64] & bit) || !pci_msix_enabled(dev) || masked(dev, n))
 		return;
@@ -78,6 +114,17 @@ static bool in_pba(const struct pci_msix *msix, uint64_t offset)
 	return offset - msix->pba_offset < (msix->vectors + 63u) / 64 * 8;
 }
 
+/* A signal that waits in a closed vector's eventfd is pending too. */
+static uint64_t pba_read(struct pci_msix *msix, uint64_t at, unsigned size)
+{
+	uint64_t value = 0;
+	for (unsigned n = 0; msix->irqfd && n < msix->vectors; n++)
+		if (msix->irqfd[n].machine && !msix->irqfd[n].routed && irqfd_take(&msix->irqfd[n]))
+			msix->pba[n / 64] |= (uint64_t)1 << n % 64;
+	memcpy(&value, (uint8_t *)msix->pba + at, size);
+	return value;
+}
+
 static uint64_t bar_read(void *opaque, uint64_t offset, unsigned size)
 {
 	struct pci_device *dev = opaque;
@@ -87,7 +134,7 @@ static uint64_t bar_read(void *opaque, uint64_t offset, unsigned size)
 	if (in_table(msix, offset))
 		memcpy(&value, (uint8_t *)msix->table + (offset - msix->table_offset), size);
 	else if (in_pba(msix, offset))
-		memcpy(&value, (uint8_t *)msix->pba + (offset - msix->pba_offset), size);
+		value = pba_read(msix, offset - msix->pba_offset, size);
 	else if (msix->bar_ops && msix->bar_ops->read && size <= msix->bar_ops->max)
 		value = msix->bar_ops->read(msix->bar_opaque, offset, size);
 	else if (msix->bar_ops && msix->bar_ops->read)
@@ -164,11 +211,18 @@ void pci_msix_reset(struct pci_device *dev)
 	for (unsigned n = 0; n < msix->vectors; n++) {
 		memset(msix->table[n], 0, ENTRY_BYTES);
 		msix->table[n][ENTRY_CONTROL] = VECTOR_MASKED;
+		route(dev, n);
+		if (msix->irqfd && msix->irqfd[n].machine)
+			irqfd_take(&msix->irqfd[n]);
 	}
 }
 
 void pci_msix_finish(struct pci_device *dev)
 {
+	for (unsigned n = 0; dev->msix.irqfd && n < dev->msix.vectors; n++)
+		irqfd_finish(&dev->msix.irqfd[n]);
+	free(dev->msix.irqfd);
+	dev->msix.irqfd = NULL;
 	free(dev->msix.table);
 	dev->msix.table = NULL;
 	dev->msix.vectors = 0;

@@ -63,7 +63,8 @@ void hvm_paused(void *opaque)
 		hvm_tsc_offset_get(v, &offset);
 		v->tsc_delta = offset - machine_tsc_offset(vm->machine);
 	}
-	if (vm->irqchip == HVM_IRQCHIP_KERNEL && vm->kernel_has_devices)
+	rc = hvm_irqfds_attach(vm, false);
+	if (!rc && vm->irqchip == HVM_IRQCHIP_KERNEL && vm->kernel_has_devices)
 		rc = hvm_devices_to_machine(vm);
 	if (rc)
 		fprintf(stderr, "hvm: KVM does not give its interrupt controllers' state: %s\n", strerror(-rc));
@@ -86,6 +87,8 @@ void hvm_resumed(void *opaque)
 			rc = -errno;
 	if (!rc && vm->irqchip == HVM_IRQCHIP_KERNEL && !vm->kernel_has_devices)
 		rc = hvm_devices_from_machine(vm);
+	if (!rc)
+		rc = hvm_irqfds_attach(vm, true);
 	if (rc)
 		fprintf(stderr, "hvm: KVM does not take its clocks' and interrupt controllers' state back: %s\n", strerror(-rc));
 }

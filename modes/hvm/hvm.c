@@ -61,7 +61,11 @@ static void set_hooks(struct mode_vm *vm)
 		hooks.pic_line = hvm_pic_line;
 		hooks.ioapic_line = hvm_ioapic_line;
 		hooks.msi = hvm_msi;
+		if (vm->kvm.irqfds)
+			hooks.irqfd = hvm_irqfd;
 	}
+	if (vm->kvm.doorbells)
+		hooks.doorbell = hvm_doorbell;
 	machine_set_hooks(vm->machine, &hooks);
 }
 
@@ -137,6 +141,7 @@ static void vm_destroy(struct mode_vm *vm)
 	pthread_mutex_destroy(&vm->slot_lock);
 	pthread_mutex_destroy(&vm->ring_lock);
 	free(atomic_load(&vm->dma_dirty));
+	free(vm->irqfd);
 	free(vm);
 }
 
@@ -291,6 +296,10 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 	}
 	if (n < max)
 		ret_rows[n++] = (struct mode_stat){"kernel_irqchip", vm->irqchip == HVM_IRQCHIP_KERNEL};
+	if (n < max)
+		ret_rows[n++] = (struct mode_stat){"ioeventfds", vm->doorbells};
+	if (n < max)
+		ret_rows[n++] = (struct mode_stat){"irqfds", vm->irqfds};
 	return n;
 }
 
@@ -310,7 +319,7 @@ static const unsigned long ioctls[] = {
 	KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR, KVM_SET_CLOCK,
 	/* interrupt controllers */
 	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_PIT2, KVM_SET_PIT2, KVM_IRQ_LINE,
-	KVM_SIGNAL_MSI,
+	KVM_SIGNAL_MSI, KVM_IOEVENTFD, KVM_IRQFD, KVM_SET_GSI_ROUTING,
 	/* memory */
 	KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG, 0,
 };

@@ -1,8 +1,6 @@
 /* Interrupt controllers and timer in the kernel: lines and messages to them, their state out and in. */
 #include "modes/hvm/private.h"
 
-#include "machine/irqchip.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -18,43 +16,6 @@
 #define IOAPIC_MASKED 0x10000u
 #define PIT_MODE_NONE 0xff /* KVM's word for a counter that was never programmed */
 
-/*
- * KVM's 8254 raises GSI 0, so that one reaches both its 8259 input and its IOAPIC pin. Everything else comes from the
- * machine, which tells lines into the 8259 pair from those into the IOAPIC (a PIRQ is wired to either differently).
- */
-#define GSI_TIMER 0u
-#define TIMER_PIN 2u
-#define GSI_IOAPIC 32u /* + pin; a pin of the 8259 pair is its own GSI */
-
-static int set_routing(struct mode_vm *vm)
-{
-	enum { MAX = 16 + IOAPIC_PINS };
-	struct kvm_irq_routing *r = calloc(1, sizeof(*r) + MAX * sizeof(r->entries[0]));
-	int rc;
-
-	if (!r)
-		return -ENOMEM;
-	for (unsigned n = 0; n < 16; n++) {
-		struct kvm_irq_routing_entry *e = &r->entries[r->nr++];
-
-		e->gsi = n;
-		e->type = KVM_IRQ_ROUTING_IRQCHIP;
-		e->u.irqchip.irqchip = n < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
-		e->u.irqchip.pin = n % 8;
-	}
-	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
-		struct kvm_irq_routing_entry *e = &r->entries[r->nr++];
-
-		e->gsi = pin == TIMER_PIN ? GSI_TIMER : GSI_IOAPIC + pin;
-		e->type = KVM_IRQ_ROUTING_IRQCHIP;
-		e->u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-		e->u.irqchip.pin = pin;
-	}
-	rc = ioctl(vm->fd, KVM_SET_GSI_ROUTING, r) < 0 ? -errno : 0;
-	free(r);
-	return rc;
-}
-
 int hvm_irqchip_create(struct mode_vm *vm)
 {
 	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY}; /* port 0x61 too */
@@ -63,7 +24,7 @@ int hvm_irqchip_create(struct mode_vm *vm)
 		return -errno;
 	if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
 		return -errno;
-	return set_routing(vm);
+	return hvm_routing_set(vm);
 }
 
 /* ---- lines and messages ----------------------------------------------------------------------------- */
@@ -77,14 +38,14 @@ static void set_gsi(const struct mode_vm *vm, unsigned gsi, bool level)
 
 void hvm_pic_line(void *opaque, unsigned input, bool level)
 {
-	if (input != GSI_TIMER)
+	if (input != HVM_GSI_TIMER)
 		set_gsi(opaque, input, level);
 }
 
 void hvm_ioapic_line(void *opaque, unsigned pin, bool level)
 {
-	if (pin != TIMER_PIN)
-		set_gsi(opaque, GSI_IOAPIC + pin, level);
+	if (pin != HVM_TIMER_PIN)
+		set_gsi(opaque, HVM_GSI_IOAPIC + pin, level);
 }
 
 void hvm_msi(void *opaque, uint64_t address, uint32_t data)

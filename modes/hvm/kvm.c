@@ -86,6 +86,10 @@ int hvm_kvm_open(struct hvm_kvm *ret_kvm, struct mode_probe *ret_probe)
 	k.tsc_control = has(k.fd, KVM_CAP_TSC_CONTROL);
 	k.coalesced_page = (unsigned)has(k.fd, KVM_CAP_COALESCED_MMIO);
 	k.coalesced_pio = k.coalesced_page && has(k.fd, KVM_CAP_COALESCED_PIO);
+	k.doorbells = has(k.fd, KVM_CAP_IOEVENTFD);
+	k.doorbell_any = has(k.fd, KVM_CAP_IOEVENTFD_ANY_LENGTH);
+	k.irqfds = has(k.fd, KVM_CAP_IRQFD);
+	k.gsis = (unsigned)has(k.fd, KVM_CAP_IRQ_ROUTING);
 	k.user_msr = has(k.fd, KVM_CAP_X86_USER_SPACE_MSR) && has(k.fd, KVM_CAP_X86_MSR_FILTER);
 	k.kvmclock_ctrl = has(k.fd, KVM_CAP_KVMCLOCK_CTRL);
 	k.adjust_clock = has(k.fd, KVM_CAP_ADJUST_CLOCK);

@@ -2,6 +2,7 @@
 #ifndef MODES_HVM_PRIVATE_H
 #define MODES_HVM_PRIVATE_H
 
+#include "machine/irqchip.h"
 #include "machine/machine.h"
 #include "modes/mode.h"
 
@@ -20,6 +21,8 @@ struct hvm_kvm {
 	int fd;
 	size_t run_bytes;        /* of a vCPU's shared page(s) */
 	bool irqchip, tsc_offset, tsc_control, coalesced_pio, user_msr, kvmclock_ctrl, adjust_clock;
+	bool doorbells, doorbell_any, irqfds;
+	unsigned gsis; /* how many KVM routes */
 	unsigned coalesced_page; /* where the ring is in a vCPU's shared pages; 0: none */
 };
 
@@ -30,6 +33,22 @@ struct hvm_slot {
 	uint64_t bytes; /* 0: not in use */
 	uint8_t *host;
 	bool readonly;
+};
+
+/*
+ * KVM's 8254 raises GSI 0, so that one reaches both its 8259 input and its IOAPIC pin. Everything else comes from the
+ * machine, which tells lines into the 8259 pair from those into the IOAPIC (a PIRQ is wired to either differently).
+ */
+#define HVM_GSI_TIMER 0u
+#define HVM_TIMER_PIN 2u
+#define HVM_GSI_IOAPIC 32u /* + pin; a pin of the 8259 pair is its own GSI */
+#define HVM_GSI_IRQFD 64u  /* + index in irqfd[] */
+
+struct hvm_irqfd {
+	int fd; /* -1: free */
+	bool attached;
+	uint64_t address;
+	uint32_t data;
 };
 
 struct hvm_stats {
@@ -65,6 +84,10 @@ struct mode_vm {
 	_Atomic uint64_t slot_changes;
 	bool dirty_log;               /* under slot_lock */
 	_Atomic(uint64_t *) dma_dirty; /* a bit for each page of RAM, while the log is on */
+
+	struct hvm_irqfd *irqfd; /* under the machine lock */
+	unsigned irqfd_count;
+	_Atomic unsigned doorbells, irqfds; /* in use */
 
 	pthread_mutex_t ring_lock; /* the coalesced ring; before the machine lock */
 	struct kvm_coalesced_mmio_ring *ring;
@@ -103,6 +126,16 @@ bool hvm_lint1_open(struct mode_vcpu *vcpu);
 /* The controllers' state, to KVM's from the machine's and back. vCPUs out of run. 0 or -errno. */
 int hvm_devices_from_machine(struct mode_vm *vm);
 int hvm_devices_to_machine(struct mode_vm *vm);
+
+/* ---- eventfd.c ---- */
+
+/* Hooks: see machine_hooks. */
+int hvm_doorbell(void *opaque, bool on, gpa_t gpa, int fd);
+int hvm_irqfd(void *opaque, int fd, bool on, uint64_t address, uint32_t data);
+/* Makes KVM's table what lines and irqfds are routed to. 0 or -errno. */
+int hvm_routing_set(struct mode_vm *vm);
+/* While the machine is paused, signals wait in their eventfds. 0 or -errno. */
+int hvm_irqfds_attach(struct mode_vm *vm, bool on);
 
 /* ---- state.c ---- */
 
