@@ -36,7 +36,8 @@ extern struct {
 	uint32_t reserved;
 	uint64_t rsp0;
 } __attribute__((packed)) tss;
-void syscall_entry(void), fault_entry(void), interrupt_entry(void);
+void syscall_entry(void), fault_entry(void), interrupt_entry(void), call_entry(void),
+	user_stub(void);
 
 static uint8_t pages[ARENA_PAGES][PAGE_BYTES] __attribute__((aligned(2 << 20)));
 static uint64_t arena_tables[(ARENA_PAGES + 511) / 512][512] __attribute__((aligned(4096)));
@@ -125,19 +126,21 @@ __attribute__((noinline)) uint64_t syscall_nothing(void)
 	return 0;
 }
 
-static inline uint64_t do_syscall(uint64_t number, uint64_t argument)
+static inline void do_syscall(void)
 {
-	__asm__ __volatile__("syscall"
-			     : "+a"(number), "+D"(argument)
-			     :
-			     : "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
-	return number;
+	__asm__ __volatile__("syscall" ::: "rax", "rcx", "rdx", "rdi", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
 }
 
 /* From ring 3. */
 static uint64_t in_kernel(uint64_t (*fn)(uint64_t argument), uint64_t argument)
 {
-	return do_syscall((uint64_t)fn, argument);
+	uint64_t result = (uint64_t)fn;
+
+	__asm__ __volatile__("ud2"
+			     : "+a"(result), "+D"(argument)
+			     :
+			     : "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
+	return result;
 }
 
 static void put_hex(uint64_t value)
@@ -150,14 +153,21 @@ static void put_hex(uint64_t value)
 	put_text(text);
 }
 
+/* first, second: what the processor pushed last, the error code for those that have one. */
 __attribute__((noreturn)) void on_trap(uint64_t vector, uint64_t first, uint64_t second)
 {
-	put_text("\npanic exception ");
+	const uint32_t with_error = 1u << 8 | 0x1fu << 10 | 1u << 17 | 1u << 21;
+	uint64_t rip = with_error >> vector & 1 ? second : first;
+
+	put_text("\npanic ");
+	if (rip >= (uint64_t)in_user && rip < (uint64_t)user_stub)
+		put_text("ring 3 cannot be entered: ");
+	else if (rip == (uint64_t)syscall_entry)
+		put_text("swapgs cannot be executed: ");
+	put_text("exception ");
 	put_number(vector);
-	put_text(", on the stack ");
-	put_hex(first);
-	put_text(" ");
-	put_hex(second);
+	put_text(" at ");
+	put_hex(rip);
 	put_text("\n");
 	leave(2);
 }
@@ -247,6 +257,7 @@ void kernel_main(void)
 		set_gate(i, trap_stubs + 16 * i);
 	set_gate(14, (void *)fault_entry);
 	set_gate(VECTOR, (void *)interrupt_entry);
+	set_gate(VECTOR_UNDEFINED, (void *)call_entry);
 	__asm__ __volatile__("lidt %0" ::"m"(idtr));
 	tss.rsp0 = (uint64_t)fault_stack_top;
 	kernel_gs[0] = (uint64_t)syscall_stack_top;
@@ -265,7 +276,7 @@ static uint64_t syscall_loop(uint64_t operations)
 	uint64_t begin = ticks();
 
 	for (uint64_t i = 0; i < operations; i++)
-		do_syscall(0, 0);
+		do_syscall();
 	return ticks() - begin;
 }
 
@@ -339,13 +350,16 @@ static void touch_copies(uint64_t n)
 
 static uint64_t process_loop(uint64_t operations)
 {
+	uint8_t *pages_of_both = (uint8_t *)FORK_AT;
 	uint64_t begin = ticks();
 
 	for (uint64_t i = 0; i < operations; i++) {
 		in_kernel(begin_child, 0);
-		touch_copies(FORK_WRITES);
+		code_walk(i, 1, pages_of_both);
+		for (uint64_t k = 0; k < FORK_PAGES; k++)
+			(void)*(volatile uint8_t *)(pages_of_both + k * PAGE_BYTES);
 		in_kernel(end_child, 0);
-		touch_copies(FORK_WRITES / 4);
+		touch_copies(PARENT_WRITES);
 	}
 	return ticks() - begin;
 }
@@ -413,11 +427,7 @@ static uint64_t port_run(uint64_t operations)
 }
 
 const struct measure measures[MEASURE_COUNT] = {
-	[MEASURE_integer] = {integer_prepare, integer_run, 64, 0},
-	[MEASURE_floating] = {NULL, floating_run, 64, 0},
-	[MEASURE_vector] = {vector_prepare, vector_run, 64, 0},
-	[MEASURE_memory] = {NULL, memory_run, 64, 0},
-	[MEASURE_tlb] = {tlb_prepare, tlb_run, TLB_PAGES, 0},
+	MEASURE_LOOPS,
 	[MEASURE_syscall] = {NULL, syscall_run, 16, 0},
 	[MEASURE_fault] = {NULL, fault_run, 16, 0},
 	[MEASURE_process] = {process_prepare, process_run, 1, 0},

@@ -2,6 +2,15 @@
 #ifndef CALIBRATE_GUEST_H
 #define CALIBRATE_GUEST_H
 
+/*
+ * Ring 3 calls the kernel by ud2: even a KVM that emulates neither a system call nor int can deliver an exception, and
+ * then tells what else it can.
+ */
+#define VECTOR_UNDEFINED 6
+#define UNDEFINED_BYTES 2
+
+#ifndef __ASSEMBLER__
+
 #include "calibrate/measure.h"
 
 static inline void outb(uint16_t port, uint8_t value)
@@ -35,4 +44,5 @@ uint64_t in_user(uint64_t (*fn)(uint64_t argument), uint64_t argument);
 const char *virtio_prepare(void);
 uint64_t virtio_run(uint64_t operations);
 
+#endif
 #endif

@@ -1,10 +1,8 @@
 /* The calibration guest's way in (PVH, 32-bit, to long mode) and its three kinds of kernel entry. */
 
-	.section .note.pvh, "a", @note
-	.align 4
-	.long 4, 8, 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
-	.asciz "Xen"
-	.quad entry32
+#include "calibrate/long_mode.inc"
+
+	PVH_NOTE
 
 #define SEL_CODE64 0x08
 #define SEL_DATA 0x10
@@ -13,6 +11,8 @@
 #define SEL_USER64 0x2b
 #define SEL_TSS 0x30
 
+#include "calibrate/guest.h"
+
 	.section .text.boot, "ax"
 	.code32
 	.global entry32
@@ -20,22 +20,7 @@ entry32:
 	cli
 	cld
 	mov $kernel_stack_top, %esp
-	/* 4 GiB identity in 2 MiB pages, open to ring 3: this guest has nobody to protect. */
-	movl $boot_pdpt + 7, boot_pml4
-	mov $boot_pd + 7, %eax
-	mov $boot_pdpt, %edi
-	mov $4, %ecx
-1:	mov %eax, (%edi)
-	add $8, %edi
-	add $4096, %eax
-	loop 1b
-	mov $boot_pd, %edi
-	mov $0x87, %eax
-	mov $2048, %ecx
-2:	mov %eax, (%edi)
-	add $8, %edi
-	add $0x200000, %eax
-	loop 2b
+	IDENTITY_MAP 7 /* open to ring 3: this guest has nobody to protect */
 	/* The TSS' descriptor, whose base is not linker arithmetic. */
 	mov $tss, %eax
 	mov %ax, gdt + SEL_TSS + 2
@@ -55,13 +40,7 @@ entry32:
 	mov %eax, %cr0
 	ljmp $SEL_CODE64, $3f
 	.code64
-3:	mov $SEL_DATA, %eax
-	mov %eax, %ss
-	mov %eax, %ds
-	mov %eax, %es
-	xor %eax, %eax
-	mov %eax, %fs
-	mov %eax, %gs
+3:	LOAD_DATA_SEGMENTS SEL_DATA
 	mov $SEL_TSS, %eax
 	ltr %ax
 	mov $kernel_stack_top, %rsp
@@ -71,7 +50,7 @@ entry32:
 
 	.text
 	/* uint64_t in_user(fn, argument): fn(argument) in ring 3, its result here. Not nested. */
-	.global in_user
+	.global in_user, user_stub
 in_user:
 	push %rbx
 	push %rbp
@@ -94,10 +73,9 @@ user_stub:
 	call *%rax
 	mov %rax, %rdi
 	mov $back_from_user, %eax
-	syscall
-	/* Called by syscall_entry: drops its frame, and returns from in_user. */
+	ud2
+	/* Called by call_entry: drops its frame, and returns from in_user. */
 back_from_user:
-	swapgs
 	mov kernel_rsp, %rsp
 	mov %rdi, %rax
 	pop %r15
@@ -108,7 +86,7 @@ back_from_user:
 	pop %rbx
 	ret
 
-	/* rax 0: nothing; else a function of the kernel's, called with rdi. Its result comes back in rax. */
+	/* A call that does nothing, in the way that systems enter their kernel. */
 	.global syscall_entry
 syscall_entry:
 	swapgs
@@ -117,12 +95,8 @@ syscall_entry:
 	push %gs:8
 	push %rcx
 	push %r11
-	test %rax, %rax
-	jz 4f
-	call *%rax
-	jmp 5f
-4:	call syscall_nothing
-5:	pop %r11
+	call syscall_nothing
+	pop %r11
 	pop %rcx
 	pop %rsp
 	swapgs
@@ -152,20 +126,23 @@ syscall_entry:
 	.endm
 
 	.global fault_entry
-fault_entry: /* #PF; the error code is on the stack */
-	testb $3, 16(%rsp)
-	jz 6f
-	swapgs
-6:	SAVE
+fault_entry: /* #PF; the error code is on the stack. Nothing here needs gs: a KVM without swapgs can be measured too. */
+	SAVE
 	mov 72(%rsp), %rdi
 	mov %cr2, %rsi
 	mov 80(%rsp), %rdx
 	call on_fault
 	RESTORE
-	testb $3, 16(%rsp)
-	jz 7f
-	swapgs
-7:	add $8, %rsp
+	add $8, %rsp
+	iretq
+
+	/* From ring 3: a function of the kernel's in rax, called with rdi. Its result comes back in rax. */
+	.global call_entry
+call_entry:
+	testb $3, 8(%rsp)
+	jz trap_stubs + 16 * VECTOR_UNDEFINED
+	addq $UNDEFINED_BYTES, (%rsp)
+	call *%rax
 	iretq
 
 	.global interrupt_entry

@@ -60,6 +60,28 @@ uint64_t integer_run(uint64_t operations)
 	return ticks() - begin;
 }
 
+/* code.S: functions as an array of their bytes. */
+extern const uint8_t code_functions[];
+
+void code_walk(uint64_t first, uint64_t operations, uint8_t *data)
+{
+	for (uint64_t i = 0; i < operations; i++) {
+		uint64_t x = (first + i) * 0x9e3779b97f4a7c15ull;
+		uint64_t (*function)(uint64_t, uint8_t *) =
+			(uint64_t(*)(uint64_t, uint8_t *))(uintptr_t)(code_functions + (x >> 58) * CODE_FUNCTION_BYTES);
+
+		sink = function(x, data);
+	}
+}
+
+uint64_t code_run(uint64_t operations)
+{
+	uint64_t begin = ticks();
+
+	code_walk(0, operations, arena());
+	return ticks() - begin;
+}
+
 #define COPY_LINES (256ul * 1024 / 64)
 
 uint64_t memory_run(uint64_t operations)

@@ -6,8 +6,9 @@ CALIBRATE_GUEST_FLAGS = $(CALIBRATE_FLAGS) -fno-pie -fno-pic -mgeneral-regs-only
 
 # Compiled once, and linked into both: what is compared is the same code.
 noinst_LIBRARIES += libcalibrateloops.a libcalibratefloat.a libcalibrateguest.a
-libcalibrateloops_a_SOURCES = calibrate/integer.c calibrate/measure.c calibrate/measure.h proto/measures.def
+libcalibrateloops_a_SOURCES = calibrate/integer.c calibrate/code.S calibrate/measure.c calibrate/measure.h proto/measures.def
 libcalibrateloops_a_CFLAGS = $(CALIBRATE_FLAGS) -mgeneral-regs-only
+libcalibrateloops_a_CCASFLAGS =
 libcalibratefloat_a_SOURCES = calibrate/floating.c
 libcalibratefloat_a_CFLAGS = $(CALIBRATE_FLAGS)
 
@@ -15,7 +16,7 @@ libexec_PROGRAMS += trivisor-calibrate
 trivisor_calibrate_SOURCES = calibrate/native.c
 trivisor_calibrate_LDADD = libcalibrateloops.a libcalibratefloat.a
 
-libcalibrateguest_a_SOURCES = calibrate/guest.c calibrate/guest.h calibrate/guest_disk.c calibrate/guest_entry.S
+libcalibrateguest_a_SOURCES = calibrate/guest.c calibrate/guest.h calibrate/guest_disk.c calibrate/guest_entry.S calibrate/long_mode.inc
 libcalibrateguest_a_CFLAGS = $(CALIBRATE_GUEST_FLAGS)
 libcalibrateguest_a_CCASFLAGS =
 calibrateguestdir = $(libexecdir)

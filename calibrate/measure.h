@@ -13,6 +13,10 @@
 #ifndef CALIBRATE_MEASURE_H
 #define CALIBRATE_MEASURE_H
 
+#define CODE_FUNCTION_BYTES 272 /* of code.S */
+
+#ifndef __ASSEMBLER__
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +27,7 @@
 #define ARENA_PAGES 2304ul /* 2048 for the TLB's measure and a page for what the others need */
 #define TLB_PAGES 2048ul
 #define FORK_PAGES 64ul
-#define FORK_WRITES 16ul
+#define PARENT_WRITES 4ul
 #define FAULT_PAGES 256ul
 
 enum measure_id {
@@ -68,10 +72,19 @@ void measure_list(const char *names, uint64_t budget);
 const char *measure_name(enum measure_id id);
 void put_number(uint64_t value);
 
-/* ---- loops that are the same everywhere (integer.c, floating.c) ---- */
+/* ---- loops that are the same everywhere (integer.c, code.S, floating.c) ---- */
 
 const char *integer_prepare(void), *vector_prepare(void), *tlb_prepare(void);
 uint64_t integer_run(uint64_t operations), floating_run(uint64_t operations), vector_run(uint64_t operations),
-	memory_run(uint64_t operations), tlb_run(uint64_t operations);
+	memory_run(uint64_t operations), tlb_run(uint64_t operations), code_run(uint64_t operations);
+/* Calls so many of code.S' first functions, in an order of its own from `first` on; FORK_PAGES of data. */
+void code_walk(uint64_t first, uint64_t operations, uint8_t *data);
 
+/* Their rows of `measures`. */
+#define MEASURE_LOOPS \
+	[MEASURE_integer] = {integer_prepare, integer_run, 64, 0}, [MEASURE_floating] = {NULL, floating_run, 64, 0}, \
+	[MEASURE_vector] = {vector_prepare, vector_run, 64, 0}, [MEASURE_memory] = {NULL, memory_run, 64, 0}, \
+	[MEASURE_tlb] = {tlb_prepare, tlb_run, TLB_PAGES, 0}, [MEASURE_code] = {NULL, code_run, 64, 0}
+
+#endif
 #endif

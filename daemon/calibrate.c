@@ -1,7 +1,8 @@
 /*
  * Measures this host: the calibration program natively, then as a guest in every mode that could run here, and all of
- * that again: what disturbs a host for a second does not disturb both. What it prints is taken line by line on the loop; nothing waits. A guest that dies in one measure is started
- * again for the rest: what killed it "cannot be executed" in that mode.
+ * that again: what disturbs a host for a second does not disturb both. What it prints is taken line by line on the loop;
+ * nothing waits. A guest that dies in one measure is started again for the rest: what killed it "cannot be executed" in
+ * that mode.
  */
 #include "daemon/private.h"
 
@@ -193,6 +194,14 @@ static void next_step(struct calibration *c)
 	begin_step(c);
 }
 
+/* What follows the words, or all of it: who stopped where is no part of why. */
+static const char *after(const char *text, const char *words)
+{
+	const char *found = strstr(text, words);
+
+	return found ? found + strlen(words) : text;
+}
+
 /* What its process left behind as the reason of its end. */
 static void reason_of_end(struct calibration *c, char *why, size_t size)
 {
@@ -206,10 +215,10 @@ static void reason_of_end(struct calibration *c, char *why, size_t size)
 	if (c->is_guest && !guest_dir(c->daemon, dir, sizeof(dir)))
 		result = vmdir_read_json(dir, CONTROL_FILE_RESULT);
 	if (c->last[0])
-		snprintf(why, size, "%s", c->last);
+		snprintf(why, size, "%s", after(c->last, "panic "));
 	else if (result && json_object_object_get_ex(result, "reason", &reason) &&
 		 json_object_is_type(reason, json_type_string))
-		snprintf(why, size, "%.*s", (int)size - 1, json_object_get_string(reason));
+		snprintf(why, size, "%.*s", (int)size - 1, after(json_object_get_string(reason), "on vCPU 0: "));
 	else
 		snprintf(why, size, "its process died");
 	json_object_put(result);

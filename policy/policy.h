@@ -115,6 +115,8 @@ const char *policy_measure_name(enum policy_measure measure);
 const char *policy_measure_operation(enum policy_measure measure);
 const char *policy_measure_native(enum policy_measure measure);
 bool policy_measure_parse(const char *name, enum policy_measure *ret_measure);
+/* The same code runs natively, so that both times can be compared; what else there is has a counterpart at most. */
+bool policy_measure_is_loop(enum policy_measure measure);
 
 enum policy_figure_state {
 	POLICY_FIGURE_NONE,   /* not measured */
@@ -231,8 +233,8 @@ struct policy_cost {
 
 /*
  * Of a workload in a mode: the sum over its shares of what each measure costs there, natively 1. Loops cost what the
- * same loop costs; what a guest's kernel does costs what kernel code (integer, memory, TLB) costs, and the measured
- * time of the event itself on top.
+ * same loop costs; what a guest's kernel does costs what kernel code (integer, memory, TLB, spread code) costs, and the
+ * measured time of the event itself on top.
  */
 void policy_predict(const struct policy_calibration *calibration, enum policy_mode mode,
 		    const struct policy_workload *workload, struct policy_cost *ret_cost);

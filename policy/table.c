@@ -137,16 +137,17 @@ static void performance_here(const struct policy_calibration *c, enum policy_mod
 
 	date(f->time, text, size);
 	append(text, size, ", in times of native: ");
-	for (int i = 0; i <= POLICY_tlb; i++)
-		if (f->of[i].state == POLICY_FIGURE_NS && c->native.of[i].state == POLICY_FIGURE_NS) {
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		if (policy_measure_is_loop((enum policy_measure)i) && f->of[i].state == POLICY_FIGURE_NS && c->native.of[i].state == POLICY_FIGURE_NS) {
 			append(text, size, "%s%s %.2f", comma, policy_measure_name((enum policy_measure)i),
 			       f->of[i].ns / c->native.of[i].ns);
 			comma = ", ";
 		}
-	for (int i = POLICY_syscall; i < POLICY_MEASURES; i++)
-		if (f->of[i].state == POLICY_FIGURE_NS) {
-			append(text, size, "%s%s ", i == POLICY_syscall ? "; in itself: " : ", ",
-			       policy_measure_name((enum policy_measure)i));
+	comma = "; in itself: ";
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		if (!policy_measure_is_loop((enum policy_measure)i) && f->of[i].state == POLICY_FIGURE_NS) {
+			append(text, size, "%s%s ", comma, policy_measure_name((enum policy_measure)i));
+			comma = ", ";
 			append_time(text, size, f->of[i].ns);
 			if (c->native.of[i].state == POLICY_FIGURE_NS) {
 				append(text, size, " (a process: ");

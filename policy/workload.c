@@ -25,19 +25,19 @@ static const struct {
 	const char *name;
 	double share[POLICY_MEASURES];
 } profiles[] = {
-	{"compute", PROFILE([POLICY_integer] = .55, [POLICY_floating] = .14, [POLICY_vector] = .09, [POLICY_memory] = .12,
+	{"compute", PROFILE([POLICY_integer] = .49, [POLICY_code] = .06, [POLICY_floating] = .14, [POLICY_vector] = .09, [POLICY_memory] = .12,
 			    [POLICY_tlb] = .04, [POLICY_syscall] = .02, [POLICY_fault] = .02, [POLICY_interrupt] = .01,
 			    [POLICY_virtio] = .01)},
-	{"memory", PROFILE([POLICY_integer] = .22, [POLICY_vector] = .04, [POLICY_memory] = .36, [POLICY_tlb] = .25,
+	{"memory", PROFILE([POLICY_integer] = .17, [POLICY_code] = .05, [POLICY_vector] = .04, [POLICY_memory] = .36, [POLICY_tlb] = .25,
 			   [POLICY_syscall] = .03, [POLICY_fault] = .07, [POLICY_process] = .01, [POLICY_interrupt] = .01,
 			   [POLICY_virtio] = .01)},
-	{"syscall", PROFILE([POLICY_integer] = .30, [POLICY_memory] = .09, [POLICY_tlb] = .04, [POLICY_syscall] = .45,
+	{"syscall", PROFILE([POLICY_integer] = .24, [POLICY_code] = .06, [POLICY_memory] = .09, [POLICY_tlb] = .04, [POLICY_syscall] = .45,
 			    [POLICY_fault] = .04, [POLICY_process] = .02, [POLICY_interrupt] = .03, [POLICY_virtio] = .03)},
-	{"process", PROFILE([POLICY_integer] = .25, [POLICY_memory] = .08, [POLICY_tlb] = .06, [POLICY_syscall] = .14,
+	{"process", PROFILE([POLICY_integer] = .18, [POLICY_code] = .07, [POLICY_memory] = .08, [POLICY_tlb] = .06, [POLICY_syscall] = .14,
 			    [POLICY_fault] = .22, [POLICY_process] = .20, [POLICY_interrupt] = .02, [POLICY_virtio] = .03)},
-	{"io", PROFILE([POLICY_integer] = .26, [POLICY_memory] = .08, [POLICY_tlb] = .03, [POLICY_syscall] = .20,
+	{"io", PROFILE([POLICY_integer] = .20, [POLICY_code] = .06, [POLICY_memory] = .08, [POLICY_tlb] = .03, [POLICY_syscall] = .20,
 		       [POLICY_fault] = .02, [POLICY_interrupt] = .12, [POLICY_port_io] = .01, [POLICY_virtio] = .28)},
-	{"mixed", PROFILE([POLICY_integer] = .42, [POLICY_floating] = .04, [POLICY_vector] = .03, [POLICY_memory] = .12,
+	{"mixed", PROFILE([POLICY_integer] = .33, [POLICY_code] = .09, [POLICY_floating] = .04, [POLICY_vector] = .03, [POLICY_memory] = .12,
 			  [POLICY_tlb] = .06, [POLICY_syscall] = .14, [POLICY_fault] = .07, [POLICY_process] = .04,
 			  [POLICY_interrupt] = .03, [POLICY_port_io] = .01, [POLICY_virtio] = .04)},
 };
@@ -209,14 +209,17 @@ bool policy_learn(struct policy_learned *learned, json_object *stats, enum polic
 		return false;
 	/* The rest of the time went to loops, in the proportions that are usual. */
 	policy_workload_named("mixed", &mixed);
-	for (int i = 0; i <= POLICY_tlb; i++) {
+	for (int i = 0; i < POLICY_MEASURES; i++) {
 		double slower = policy_slowdown(calibration, mode, (enum policy_measure)i);
 
+		if (!policy_measure_is_loop((enum policy_measure)i))
+			continue;
 		cost += mixed.share[i] * (slower > 0 ? slower : 1);
 		observed |= 1u << i;
 	}
-	for (int i = 0; i <= POLICY_tlb && rest > 0; i++)
-		native[i] = rest * mixed.share[i] / cost;
+	for (int i = 0; i < POLICY_MEASURES && rest > 0; i++)
+		if (policy_measure_is_loop((enum policy_measure)i))
+			native[i] = rest * mixed.share[i] / cost;
 	decay = pow(0.5, fmax(cpu / HALF_LIFE_S, 1 / HALF_LIFE_RUNS));
 	for (int i = 0; i < POLICY_MEASURES; i++)
 		learned->seconds[i] = learned->seconds[i] * decay + native[i];

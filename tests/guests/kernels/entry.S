@@ -1,11 +1,9 @@
 /* The way in (PVH, 32-bit, to long mode; application processors from real mode), trap stubs, and run_regs. */
 #include "layout.h"
 
-	.section .note.pvh, "a", @note
-	.align 4
-	.long 4, 8, 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
-	.asciz "Xen"
-	.quad entry32
+#include "calibrate/long_mode.inc"
+
+	PVH_NOTE
 
 /* ---- boot processor ------------------------------------------------------------- */
 
@@ -17,35 +15,14 @@ entry32:
 	cld
 	mov $boot_stack_top, %esp
 	mov %ebx, boot_start_info
-	/* 4 GiB identity in 2 MiB pages; supervisor's, but for the user image's. */
-	movl $boot_pdpt + 7, boot_pml4
-	mov $boot_pd + 7, %eax
-	mov $boot_pdpt, %edi
-	mov $4, %ecx
-1:	mov %eax, (%edi)
-	add $8, %edi
-	add $4096, %eax
-	loop 1b
-	mov $boot_pd, %edi
-	mov $0x83, %eax
-	mov $2048, %ecx
-2:	mov %eax, (%edi)
-	add $8, %edi
-	add $0x200000, %eax
-	loop 2b
+	IDENTITY_MAP 3 /* supervisor's, but for the user image's */
 	mov $user_start, %eax
 	shr $21, %eax
 	orl $4, boot_pd(,%eax,8)
 	call to_long
 	ljmp $SEL_CODE64, $3f
 	.code64
-3:	mov $SEL_DATA, %eax
-	mov %eax, %ss
-	mov %eax, %ds
-	mov %eax, %es
-	xor %eax, %eax
-	mov %eax, %fs
-	mov %eax, %gs
+3:	LOAD_DATA_SEGMENTS SEL_DATA
 	mov $boot_stack_top, %rsp
 	call kernel_main
 4:	cli
