@@ -270,8 +270,13 @@ void virtio_signal(struct virtio_device *dev)
 	pthread_mutex_lock(&dev->lock);
 	generation = dev->generation;
 	for (unsigned i = 0; i < dev->queues && !dev->reset_pending; i++)
-		if (dev->to_signal & 1u << i && virtq_wants_interrupt(&dev->queue[i]))
-			vector[count++] = dev->queue[i].vector;
+		if (dev->to_signal & 1u << i && virtq_wants_interrupt(&dev->queue[i])) {
+			/* By eventfd under `lock`, under which a reset begins: nothing is raised after one. */
+			if (pci_msix_signal(&dev->pci, dev->queue[i].vector))
+				dev->interrupts++;
+			else
+				vector[count++] = dev->queue[i].vector;
+		}
 	dev->to_signal = 0;
 	pthread_mutex_unlock(&dev->lock);
 	for (unsigned i = 0; i < count; i++)
@@ -391,6 +396,7 @@ static void on_destroy(void *opaque)
 
 	/* What is in flight ends; nothing new begins. */
 	on_pause(dev, true);
+	virtio_pci_unlink(dev);
 	finish(dev);
 	pci_unregister(&dev->pci);
 	dev->ops->destroy(dev);

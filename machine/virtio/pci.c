@@ -308,6 +308,8 @@ int virtio_pci_init(struct virtio_device *dev)
 	pci_bar_add(&dev->pci, REGS_BAR, PCI_BAR_MEM64, REGS_BAR_BYTES, &regs_ops, dev);
 	/* One vector for each queue and one for the configuration. */
 	rc = pci_msix_add(&dev->pci, MSIX_BAR, dev->queues + 1, 0, MSIX_PBA);
+	if (rc == 0)
+		rc = pci_msix_add_irqfds(&dev->pci, false);
 	if (rc < 0) {
 		pci_unregister(&dev->pci);
 		return rc;
@@ -324,5 +326,16 @@ int virtio_pci_init(struct virtio_device *dev)
 	memset(&dev->pci.wmask[at + CAP_OFFSET], 0xff, 12);
 	dev->pci.config_read = cfg_read;
 	dev->pci.config_written = cfg_written;
+	for (unsigned i = 0; i < dev->queues; i++)
+		doorbell_add(dev->machine, &dev->pci.bar[REGS_BAR].range, &dev->bell[i], NOTIFY_AT + i * NOTIFY_MULTIPLIER,
+			     dev->worker.doorbell);
 	return 0;
+}
+
+void virtio_pci_unlink(struct virtio_device *dev)
+{
+	machine_lock(dev->machine);
+	for (unsigned i = 0; i < dev->queues; i++)
+		doorbell_remove(dev->machine, &dev->pci.bar[REGS_BAR].range, &dev->bell[i]);
+	machine_unlock(dev->machine);
 }

@@ -74,6 +74,7 @@ struct virtio_device {
 	struct machine_device node;
 	struct pci_device pci;
 	struct worker worker;
+	struct doorbell bell[VIRTIO_QUEUES]; /* all ring the worker */
 
 	uint64_t features; /* offered */
 	const uint8_t *config; /* device configuration; changes under the machine lock, then virtio_config_changed */
@@ -131,6 +132,8 @@ void virtio_config_changed(struct virtio_device *dev);
 /* ---- between device.c and pci.c; under the machine lock -------------------------- */
 
 int virtio_pci_init(struct virtio_device *dev);
+/* Nobody rings the worker any more. Not under the machine lock. */
+void virtio_pci_unlink(struct virtio_device *dev);
 /* Interrupts for a queue's or the configuration's vector. */
 void virtio_pci_interrupt(struct virtio_device *dev, uint16_t vector, uint8_t isr_bit);
 void virtio_status_write(struct virtio_device *dev, uint8_t status);

@@ -34,6 +34,7 @@ EXECUTABLE = {
     "processors": ["an aligned patch", "modify, then flag", "patching in one page", "the TSC is monotonic", "INIT and SIPI again"],
     "paging": ["a page table that maps itself"],
     "smc": ["patched many times", "data in a code page", "through an alias", "mappings change under a transfer", "written, then executed"],
+    "virtio": ["a doorbell is heard", "MSI-X", "masked vectors are pending", "INTx"],
     "features": ["leaves hang together", "XSAVE sizes"],
 }
 # KVM's LAPIC has no send-illegal-vector error (ESR bit 5; SDM vol. 3, 11.5.3).
@@ -86,6 +87,8 @@ def firmware_finds_its_devices():
         console.expect(r"No bootable device", 50)
         stats = vm.control().result("stats")
         check(stats["exits"]["pio"] > 100 and stats["mode"] == "hvm", str(stats))
+        # The BIOS has switched the random number device's BAR on: its queue's doorbell is the kernel's.
+        check(stats["engine"]["ioeventfds"] >= 1, str(stats["engine"]))
 
 
 def gnu_mach_starts():

@@ -26,11 +26,11 @@ TIMEOUT = float(os.environ.get("TRIVISOR_TEST_KERNEL_TIMEOUT", "150"))
 
 class Kernel:
     """One program. `crashes`: each of its tests must end in a triple fault, so each has a machine to itself. `alone`: why
-    QEMU is no reference for any of it. `features`: processor features it must have."""
+    QEMU is no reference for any of it. `features`: processor features it must have. `qemu`: what QEMU is to have too."""
 
-    def __init__(self, name, vcpus=1, crashes=0, alone=None, features=()):
+    def __init__(self, name, vcpus=1, crashes=0, alone=None, features=(), qemu=()):
         self.name, self.vcpus, self.crashes, self.alone = name, vcpus, crashes, alone
-        self.features = features
+        self.features, self.qemu = features, qemu
         self.file = os.path.join(BUILD, "tests/guests/kernels", name + ".elf")
 
 
@@ -52,6 +52,7 @@ KERNELS = [
     Kernel("spaces", features=("smap", "pcid", "invpcid")),
     Kernel("breakpoints"),
     Kernel("virtual86"),
+    Kernel("virtio", qemu=("-device", "virtio-rng-pci-non-transitional")),
     Kernel("triple", crashes=4),
 ]
 
@@ -114,7 +115,7 @@ def run_reference(kernel, words):
 def run_qemu(kernel, words):
     command = [QEMU, "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", str(kernel.vcpus), "-m", str(MEMORY_MIB), "-display", "none",
                "-nodefaults", "-no-reboot", "-no-hpet", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
-               "-kernel", kernel.file, "-append", words]
+               "-kernel", kernel.file, "-append", words, *kernel.qemu]
     try:
         r = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as e:
