@@ -129,7 +129,7 @@ enum outcome_kind {
 	OUTCOME_ERROR,     /* the engine gave up: `message` */
 };
 
-#define OUTCOME_STEPS 64
+#define OUTCOME_STEPS 512
 
 struct outcome {
 	uint8_t kind;

@@ -360,9 +360,12 @@ const char *difference_excuse(struct native *n, const struct diff_case *c, const
 		opt |= in.handler == BT_OP_xsaveopt;
 	}
 	/* Where it ended: the trace may be too short for that, or have gone elsewhere where code changed itself. */
-	uint8_t code[32] = {0};
+	uint8_t code[32] = {0}, guest_code[32] = {0};
 	unsigned n_code = fetch(c, native, native->cpu.rip, code);
 	why = n_code ? step_excuse(c, code) : NULL;
+	/* Natively a kernel emulates some of them under UMIP, and goes on: there the guest is the one that ended. */
+	if (!why && guest->kind == OUTCOME_EXCEPTION && fetch(c, guest, guest->cpu.rip, guest_code))
+		why = step_excuse(c, guest_code);
 	if (why)
 		return why;
 	if (n_code)

@@ -70,6 +70,8 @@ static const struct regression {
 	{"rep stosb over itself", "f3aa 9090", .set = {{GPR_RDI, CODE}, {GPR_RAX, 0xcc}, {GPR_RCX, 4}}, .flags = 0x202},
 	{"push into the next instruction", "50 48ffc3", .set = {{GPR_RSP, CODE + 9}, {GPR_RAX, 0xcccccccccccccccc}}},
 	{"a store through another mapping", "8803 90", .set = {{GPR_RBX, GVA_ALIAS + 0x802}, {GPR_RAX, 0xcc}}},
+	{"a setcc that a long loop turns into sldt, which UMIP's kernel emulates", "0f9a4784 4883c708 90 49ffc8 75f2",
+	 .set = {{GPR_RDI, CODE + 1 + 0x7c - 8 * 150}, {GPR_R8, 200}}, .flags = 0x202},
 	/* 32-bit code */
 	{"mulx ignores W", "c4e2fbf6c6", .bits = 32},
 	{"vpcmpestri ignores W", "c4e3f961eb6b", .bits = 32, .set = {{GPR_RAX, 0xfffffffd}, {GPR_RDX, 5}}},
