@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "machine/lock.h"
 #include "machine/types.h"
 
 struct machine;
@@ -58,7 +59,7 @@ struct lapic {
 	uint32_t divide;            /* divide configuration register */
 	uint32_t initial_count;
 
-	/* Timer. timer_deadline is virtual ns (CLOCK_NEVER: not running); who swaps it away fires it. */
+	/* Timer. timer_deadline is virtual ns (CLOCK_NEVER: not running); who takes it away, under timer_lock, fires it. */
 	_Atomic uint64_t timer_deadline; /* (any) */
 	_Atomic uint64_t timer_period;   /* (any): ns; 0 one-shot */
 	_Atomic uint64_t timer_tsc;      /* (any): IA32_TSC_DEADLINE; 0 when not armed */
@@ -76,6 +77,8 @@ struct lapic {
 	unsigned index;
 	uint64_t accepted, eois, ipis, timer_arms;
 	_Atomic uint64_t timer_fires, halts;
+	/* Held from taking a deadline to accepting its interrupt, and to change the timer: so none comes after that. */
+	struct mlock timer_lock;
 } __attribute__((aligned(128)));
 
 void lapic_init(struct lapic *lapic, struct machine *machine, unsigned index);

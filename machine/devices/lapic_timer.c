@@ -24,9 +24,11 @@ static inline uint64_t timer_ns(const struct lapic *l, uint32_t count) { return 
 /* Takes the running timer away. */
 void lapic_timer_stop(struct lapic *l)
 {
+	mlock_lock(&l->timer_lock);
 	atomic_store(&l->timer_tsc, 0);
 	atomic_store(&l->timer_period, 0);
 	atomic_store(&l->timer_deadline, CLOCK_NEVER);
+	mlock_unlock(&l->timer_lock);
 }
 
 static void timer_expired(struct lapic *l)
@@ -37,19 +39,25 @@ static void timer_expired(struct lapic *l)
 		lapic_accept(l, (uint8_t)lvt, false);
 }
 
+/* The clock thread's turn, or the vCPU's own when it sleeps. */
 void lapic_timer_check(struct lapic *l, uint64_t now)
 {
+	uint64_t next = CLOCK_NEVER;
+
+	if (atomic_load(&l->timer_deadline) > now)
+		return;
+	/* The guest may be about to stop or set it anew: either this interrupt comes before that, or not at all. */
+	mlock_lock(&l->timer_lock);
 	uint64_t deadline = atomic_load(&l->timer_deadline);
-	if (deadline > now)
-		return;
-	uint64_t tsc = atomic_load(&l->timer_tsc), period = atomic_load(&l->timer_period), next = CLOCK_NEVER;
-	if (period) /* missed periods are lost, as with a timer whose interrupt is still in IRR */
-		next = deadline + ((now - deadline) / period + 1) * period;
-	if (!atomic_compare_exchange_strong(&l->timer_deadline, &deadline, next))
-		return;
-	if (tsc)
-		atomic_compare_exchange_strong(&l->timer_tsc, &tsc, 0);
-	timer_expired(l);
+	if (deadline <= now) {
+		uint64_t period = atomic_load(&l->timer_period);
+		if (period) /* missed periods are lost, as with a timer whose interrupt is still in IRR */
+			next = deadline + ((now - deadline) / period + 1) * period;
+		atomic_store(&l->timer_deadline, next);
+		atomic_store(&l->timer_tsc, 0);
+		timer_expired(l);
+	}
+	mlock_unlock(&l->timer_lock);
 }
 
 static void timer_start(struct lapic *l, uint64_t deadline)
@@ -98,7 +106,7 @@ void lapic_timer_write_tsc(struct lapic *l, uint64_t tsc)
 		return;
 	}
 	/* A deadline that is being replaced must not fire in between with the new value's name on it. */
-	atomic_store(&l->timer_deadline, CLOCK_NEVER);
+	lapic_timer_stop(l);
 	atomic_store(&l->timer_tsc, tsc);
 	if (tsc <= clock_guest_tsc(l->machine)) {
 		atomic_store(&l->timer_tsc, 0);
@@ -111,24 +119,28 @@ void lapic_timer_write_tsc(struct lapic *l, uint64_t tsc)
 
 void lapic_timer_write_divide(struct lapic *l, uint32_t value)
 {
+	mlock_lock(&l->timer_lock);
 	uint32_t left = lapic_timer_current(l);
 	l->divide = value & 0xb;
-	if (!left)
-		return;
-	/* The count goes on from where it is, at the new rate. */
-	uint64_t ns = timer_ns(l, left);
-	if (atomic_load(&l->timer_period)) {
-		uint64_t period = timer_ns(l, l->initial_count);
-		atomic_store(&l->timer_period, period < PERIOD_MIN_NS ? PERIOD_MIN_NS : period);
+	if (left) {
+		/* The count goes on from where it is, at the new rate. */
+		uint64_t ns = timer_ns(l, left);
+		if (atomic_load(&l->timer_period)) {
+			uint64_t period = timer_ns(l, l->initial_count);
+			atomic_store(&l->timer_period, period < PERIOD_MIN_NS ? PERIOD_MIN_NS : period);
+		}
+		timer_start(l, machine_clock_ns(l->machine) + ns);
 	}
-	timer_start(l, machine_clock_ns(l->machine) + ns);
+	mlock_unlock(&l->timer_lock);
 }
 
 void lapic_timer_write_lvt(struct lapic *l, uint32_t value)
 {
 	uint32_t old = l->lvt_timer;
 	l->lvt_timer = value;
+	mlock_lock(&l->timer_lock);
 	atomic_store_explicit(&l->timer_vector, value & (LVT_MASKED | 0xff), memory_order_relaxed);
+	mlock_unlock(&l->timer_lock);
 	if (TIMER_MODE(old) == TIMER_MODE(value))
 		return;
 	if (TIMER_MODE(old) == TIMER_TSC_DEADLINE || TIMER_MODE(value) == TIMER_TSC_DEADLINE) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "machine/devices/lapic_private.h"
 #include "tests/unit/machine_fixture.h"
 
 static void sleep_ms(long ms)
@@ -549,6 +550,106 @@ static void test_rtc_interrupts(void **state)
 	assert_int_equal(cmos(f, 0x0c), 0);
 }
 
+/*
+ * The clock thread's turn and the guest's write, each coming while the other is half done: the test is the other. Who waits
+ * shows in the lock's state (2: somebody sleeps), so nothing depends on time.
+ */
+struct timer_write {
+	struct lapic *lapic;
+	void (*write)(struct lapic *l);
+	_Atomic bool done;
+};
+
+static void writes_initial(struct lapic *l) { lapic_timer_write_initial(l, 0); }
+static void writes_mask(struct lapic *l) { lapic_timer_write_lvt(l, l->lvt_timer | LVT_MASKED); }
+static void writes_deadline_mode(struct lapic *l) { lapic_timer_write_lvt(l, 0x40050); }
+static void writes_divide(struct lapic *l) { lapic_timer_write_divide(l, 0); }
+static void goes_through_init(struct lapic *l) { lapic_reset(l, true); }
+static void clock_turn(struct lapic *l) { lapic_timer_check(l, CLOCK_NEVER - 1); }
+
+static void *do_write(void *arg)
+{
+	struct timer_write *w = arg;
+
+	w->write(w->lapic);
+	w->done = true;
+	return NULL;
+}
+
+/* Starts `write` on a thread of its own; it has to wait for the timer's lock, which the caller holds. */
+static pthread_t write_waits(struct timer_write *w)
+{
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, do_write, w), 0);
+	while (!w->done && w->lapic->timer_lock.state != 2)
+		sleep_ms(1);
+	assert_false(w->done);
+	return thread;
+}
+
+static void arm_for_long(struct fixture *f)
+{
+	mmio32_set(f, 0, LAPIC_AT(0x3e0), 0xb); /* divide by 1 */
+	mmio32_set(f, 0, LAPIC_AT(0x320), 0x50);
+	mmio32_set(f, 0, LAPIC_AT(0x380), UINT32_MAX);
+}
+
+/* An interrupt whose deadline was taken before the guest's write is there when the write is done. */
+static void test_lapic_timer_fires_before_a_write(void **state)
+{
+	static void (*const writes[])(struct lapic *) = { writes_initial, writes_mask, writes_deadline_mode, writes_divide };
+	struct fixture *f = *state;
+	struct lapic *l = &f->machine->lapic[0];
+
+	lapic_on(f, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(writes); i++) {
+		struct timer_write w = { .lapic = l, .write = writes[i] };
+		arm_for_long(f);
+		mlock_lock(&l->timer_lock);
+		atomic_store(&l->timer_deadline, CLOCK_NEVER); /* the clock thread has taken it */
+		pthread_t thread = write_waits(&w);
+		lapic_accept(l, 0x50, false);
+		mlock_unlock(&l->timer_lock);
+		pthread_join(thread, NULL);
+		assert_int_equal(take(f, 0), 0x50);
+		mmio32_set(f, 0, LAPIC_AT(0xb0), 0);
+	}
+	/* An INIT throws it away, even so late. */
+	struct timer_write w = { .lapic = l, .write = goes_through_init };
+	arm_for_long(f);
+	mlock_lock(&l->timer_lock);
+	pthread_t thread = write_waits(&w);
+	lapic_accept(l, 0x50, false);
+	mlock_unlock(&l->timer_lock);
+	pthread_join(thread, NULL);
+	assert_int_equal(take(f, 0), -1);
+}
+
+/* And a clock thread that found the deadline past, but comes after the guest's write, fires nothing. */
+static void test_lapic_timer_is_stopped_in_time(void **state)
+{
+	struct fixture *f = *state;
+	struct lapic *l = &f->machine->lapic[0];
+	struct timer_write w = { .lapic = l, .write = clock_turn };
+
+	lapic_on(f, 0);
+	arm_for_long(f);
+	uint64_t fires = l->timer_fires;
+	mlock_lock(&l->timer_lock);
+	pthread_t thread = write_waits(&w);
+	atomic_store(&l->timer_deadline, CLOCK_NEVER); /* as lapic_timer_stop does */
+	mlock_unlock(&l->timer_lock);
+	pthread_join(thread, NULL);
+	assert_int_equal(l->timer_fires, fires);
+	assert_int_equal(take(f, 0), -1);
+	/* The same turn fires a timer that nobody stopped. */
+	arm_for_long(f);
+	clock_turn(l);
+	assert_int_equal(l->timer_fires, fires + 1);
+	assert_int_equal(take(f, 0), 0x50);
+}
+
 static void test_pm_timer(void **state)
 {
 	struct fixture *f = *state;
@@ -571,7 +672,7 @@ int main(void)
 		T(test_tsc_deadline), T(test_wait_fires_own_timer), T(test_wait_woken), T(test_wait_without_interrupts),
 		T(test_timer_after_wait), T(test_wait_ping_pong), T(test_pit_channel2_calibration),
 		T(test_pit_readback), T(test_pit_irq0),
-		T(test_rtc_time), T(test_rtc_interrupts), T(test_pm_timer),
+		T(test_rtc_time), T(test_rtc_interrupts), T(test_lapic_timer_fires_before_a_write), T(test_lapic_timer_is_stopped_in_time), T(test_pm_timer),
 	};
 	alarm(300); /* a lost wake-up would wait for ever */
 	return cmocka_run_group_tests(tests, NULL, NULL);
