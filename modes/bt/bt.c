@@ -190,7 +190,7 @@ static void vm_destroy(struct mode_vm *vm)
 static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 {
 	struct mode_vm *vm = mmap(NULL, sizeof(*vm), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	unsigned a, b = 0, c, d;
+	unsigned a, b, c, d;
 	int rc;
 
 	if (vm == MAP_FAILED)
@@ -198,7 +198,7 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 	vm->bt.machine = machine;
 	vm->bt.vcpus = machine_vcpus(machine);
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
-		vm->bt.has_bmi2 = b >> 8 & 1;
+		vm->bt.has_bmi2 = b >> 8 & 1, vm->bt.host_7b = b, vm->bt.host_7c = c;
 	vm->bt.nowhere = mmap(NULL, BT_NOWHERE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	rc = vm->bt.nowhere == MAP_FAILED ? -ENOMEM : bt_cache_init(&vm->bt);
 	if (!rc)

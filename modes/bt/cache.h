@@ -177,6 +177,7 @@ struct bt_vm {
 	volatile int flushing;
 	volatile uint64_t first_user_ns;
 	bool has_bmi2;
+	uint32_t host_7b, host_7c; /* CPUID 7.0 EBX and ECX */
 	bool precise_flags; /* for tests: no flag counts as dead, so that faults show them all */
 	uint64_t low_ram_bytes;
 	struct bt_debug_vm debug;

@@ -77,6 +77,28 @@ static void decode_across(struct trans *t, struct bt_insn *ret)
 	}
 }
 
+/*
+ * Emitted as itself, an instruction that the host lacks is #UD too, but only once its operand has been found: a processor
+ * does not look at that. These are the extensions that hosts of today differ in (CPUID 7.0).
+ */
+static bool host_lacks(const struct bt_vm *vm, const struct bt_insn *in)
+{
+	bool wide = in->encoding == BT_ENC_VEX && in->vex_l;
+	uint32_t ebx = 0, ecx = 0;
+
+	if (in->map == BT_MAP_0F38 && in->encoding == BT_ENC_LEGACY && in->opcode >= 0xc8 && in->opcode <= 0xcd)
+		ebx = 1u << 29; /* SHA */
+	else if (in->map == BT_MAP_0F3A && in->encoding == BT_ENC_LEGACY && in->opcode == 0xcc)
+		ebx = 1u << 29;
+	else if ((in->map == BT_MAP_0F38 && in->opcode == 0xcf) || (in->map == BT_MAP_0F3A && (in->opcode & 0xfe) == 0xce))
+		ecx = 1u << 8; /* GFNI */
+	else if (in->map == BT_MAP_0F38 && wide && in->opcode >= 0xdc && in->opcode <= 0xdf)
+		ecx = 1u << 9; /* VAES */
+	else if (in->map == BT_MAP_0F3A && wide && in->opcode == 0x44)
+		ecx = 1u << 10; /* VPCLMULQDQ */
+	return (vm->host_7b & ebx) != ebx || (vm->host_7c & ecx) != ecx;
+}
+
 static void decode_block(struct trans *t)
 {
 	const uint8_t *host = t->vm->cache.pages[t->tb->page_id].host;
@@ -100,6 +122,8 @@ static void decode_block(struct trans *t)
 		} else if (r != BT_DECODE_OK) {
 			make_invalid(in, r == BT_DECODE_TOO_LONG ? VEC_GP : VEC_UD);
 		}
+		if (in->flags & BT_I_SSE && in->flags & BT_I_MEM && host_lacks(t->vm, in))
+			make_invalid(in, VEC_UD);
 		t->off[t->n++] = (uint16_t)(off - start);
 		off += in->len;
 		if (ends_block(in) || t->tb->page_id2 || off - start > 220)

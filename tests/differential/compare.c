@@ -45,8 +45,9 @@ static unsigned live_flags(const struct diff_case *c, const struct outcome *o, u
 {
 	unsigned live = 0;
 
-	for (unsigned i = 0; i < 300 && unknown && *budget; i++, --*budget) {
+	for (unsigned i = 0; i < 300 && unknown && *budget; i++) {
 		uint8_t code[32];
+		--*budget; /* here: the calls below may use it up */
 		struct bt_insn in;
 		unsigned n = fetch(c, o, rip, code);
 		if (bt_decode(code, n, (enum bt_bits)c->bits, &in) != BT_DECODE_OK)
