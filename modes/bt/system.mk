@@ -21,10 +21,13 @@ dist_check_SCRIPTS += tests/unit/test_bt_registers.sh
 TESTS += tests/unit/test_bt_registers.sh
 
 # Run natively and in guests (tests/guests/programs.py): static, and without sanitizers.
-check_PROGRAMS += tests/guests/programs/faults tests/guests/programs/compat
+check_PROGRAMS += tests/guests/programs/faults tests/guests/programs/compat tests/guests/programs/shared
 tests_guests_programs_faults_SOURCES = tests/guests/programs/faults.c
 tests_guests_programs_faults_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-parameter
 tests_guests_programs_faults_LDFLAGS = -static
+tests_guests_programs_shared_SOURCES = tests/guests/programs/shared.c
+tests_guests_programs_shared_CFLAGS = -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter
+tests_guests_programs_shared_LDFLAGS = -static -pthread
 tests_guests_programs_compat_SOURCES = tests/guests/programs/compat.S
 tests_guests_programs_compat_CCASFLAGS = -m32
 tests_guests_programs_compat_CFLAGS = -m32

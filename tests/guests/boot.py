@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -364,6 +365,58 @@ def two_processors(folder, initrd):
         check(vm.wait() == 0, "exit status")
 
 
+# What sixteen_processors runs in its guest; `shared` is tests/guests/programs/shared.c.
+UNDER_CHANGE = """
+shared 15 10
+shared 15 1000000 >/dev/null &
+cd /sys/devices/system/cpu
+for i in 7 15; do echo 0 >cpu$i/online || echo "processor $i stays"; done
+echo "left: $(cat online)"
+for i in 7 15; do echo 1 >cpu$i/online || echo "processor $i does not come back"; done
+echo "again: $(cat online)"
+mount -t tracefs none /sys/kernel/tracing
+cd /sys/kernel/tracing
+echo 64 >buffer_size_kb
+echo p:probed __x64_sys_mprotect >kprobe_events
+echo '*sched*' >set_ftrace_filter
+keys="/proc/sys/kernel/sched_schedstats events/sched/enable events/kprobes/enable"
+echo function >current_tracer
+for i in $keys; do echo 1 >$i; done
+# Until the probe has been hit some times, and every processor has run through traced functions.
+while grep -q ' [0-2]  *[0-9]*$' kprobe_profile; do sleep 1; done
+while grep -q '^entries: 0' per_cpu/cpu*/stats; do sleep 1; done
+for i in $keys; do echo 0 >$i; done
+echo nop >current_tracer
+echo "tracer: $(cat current_tracer)"
+kill %1 && echo "it still ran"
+dmesg | grep -E 'BUG:|Oops|soft lockup|stalls on'
+echo "end of changes"
+"""
+
+
+def sixteen_processors(folder, initrd):
+    """
+    Many more than the host has. Threads on all of them watch memory whose mapping, permission and code change; then they
+    run while processors come and go, and while the kernel patches itself: static keys, tracepoints, a probe, function entries.
+    """
+    script = os.path.join(folder, "changes.sh")
+    with open(script, "w") as f:
+        f.write(UNDER_CHANGE)
+    shared = program("tests/guests/programs/shared")
+    initrd = make_initramfs(os.path.join(folder, "initrd16"), f"--file={shared}:/bin/shared:755", f"--file={script}:/changes.sh")
+    with Vm(new_dir(folder, "sixteen"), definition(initrd, "loglevel=1", vcpus=16, memory_mib=512)) as vm:
+        console = vm.console()
+        console.expect(UP, BOOT_TIMEOUT)
+        console.expect("guest# ", 60)
+        check(console.command("nproc", 120).strip() == "16", "the guest does not see sixteen processors")
+        out = console.command("sh /changes.sh", 240)
+        lines = [line for line in out.splitlines() if line]
+        check(lines == ["stale: data 0, code 0, patched code 0, writes 0; faults: some", "left: 0-6,8-14", "again: 0-15",
+                        "tracer: nop", "it still ran", "end of changes"], out)
+        vm.control().result("power_button")
+        check(vm.wait(120) == 0, "exit status")
+
+
 def unknown_mode(folder, initrd):
     with Vm(new_dir(folder, "mode"), definition(initrd), mode="warp") as vm:
         check(vm.wait(20) == 3, "exit status")
@@ -396,7 +449,7 @@ def main():
         for test in (reboots_in_place, panic_is_a_crash, death_of_init_is_a_crash, triple_fault_is_a_crash,
                      sigterm_destroys, two_readers_may_stall, runs_as_a_plain_user,
                      runs_under_a_containers_seccomp_profile, runs_without_executable_memfds,
-                     firmware_speaks, two_processors, fails_to_start, full_disk, unknown_mode):
+                     firmware_speaks, two_processors, sixteen_processors, fails_to_start, full_disk, unknown_mode):
             tap.run(test.__name__.replace("_", " "), test, folder, initrd)
     tap.finish()
 
