@@ -23,6 +23,7 @@ enum machine_event {
 	MACHINE_EVENT_RESET,    /* reset register, i8042, port 0xcf9 */
 	MACHINE_EVENT_PANIC,    /* pvpanic: the guest's kernel panicked */
 	MACHINE_EVENT_DEBUG_EXIT, /* debug-exit port; `code` is what was written */
+	MACHINE_EVENT_DISK_ERROR, /* a disk with that wish has stopped; `code` is its number << 16 | errno */
 	MACHINE_EVENT_NVRAM_ERROR, /* what the guest put into its flash is not in the file; `code` is an errno */
 };
 
@@ -189,9 +190,32 @@ void machine_power_button(struct machine *machine);
 /* NMI to every vCPU's LINT1 (for debugging a hung guest). */
 void machine_inject_nmi(struct machine *machine);
 
+/* How far a guest's write goes before it is told to be done. */
+enum machine_cache {
+	MACHINE_CACHE_WRITEBACK,    /* the host's page cache; stable when the guest flushes */
+	MACHINE_CACHE_WRITETHROUGH, /* stable at once */
+	MACHINE_CACHE_DIRECT,	    /* past the page cache; stable when the guest flushes */
+	MACHINE_CACHE_DIRECTSYNC,   /* past it, and stable at once */
+	MACHINE_CACHE_UNSAFE,	    /* flushes are ignored: fast, and lost with the host */
+};
+
+/* When the host fails a request. */
+enum machine_on_error {
+	MACHINE_ERROR_REPORT,	  /* the guest is told */
+	MACHINE_ERROR_PAUSE,	  /* MACHINE_EVENT_DISK_ERROR; tried again when the machine goes on */
+	MACHINE_ERROR_PAUSE_FULL, /* that when there is no space left, else the guest is told */
+};
+
 struct machine_disk {
-	const char *path;
+	const char *path; /* of a raw image or a block device; with nbd, for people only */
 	bool readonly;
+	bool discard; /* what the guest discards is given back to the host */
+	enum machine_cache cache;
+	enum machine_on_error on_error;
+	const char *serial; /* at most 20 characters are seen; NULL: made from the path */
+	bool nbd;	    /* the bytes are at nbd_fd, a connected socket to an NBD server, which is taken over */
+	int nbd_fd;
+	bool no_io_uring; /* threads, as where the kernel has none */
 };
 /* Before boot. 0 or -errno; *ret_error names the thing and the remedy (static or in a thread-local buffer). */
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);

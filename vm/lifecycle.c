@@ -45,6 +45,8 @@ static void on_machine_event(void *opaque, enum machine_event event, unsigned co
 		atomic_fetch_or(&vm->panic_code, code);
 	if (event == MACHINE_EVENT_NVRAM_ERROR)
 		atomic_store(&vm->nvram_error, code);
+	if (event == MACHINE_EVENT_DISK_ERROR)
+		atomic_store(&vm->disk_error, code);
 	atomic_fetch_or(&vm->machine_events, 1u << event);
 	vm_wake(vm);
 }
@@ -112,7 +114,7 @@ static int build_machine(struct vm *vm)
 			    vm->def->vcpus, strerror(-rc), rc == -ENOMEM ? "; give it less memory" : "");
 	const char *why = "unknown";
 	for (unsigned i = 0; i < vm->def->disk_count; i++) {
-		struct machine_disk disk = {vm->def->disks[i].path, vm->def->disks[i].readonly};
+		struct machine_disk disk = {.path = vm->def->disks[i].path, .readonly = vm->def->disks[i].readonly, .discard = true};
 		rc = machine_add_disk(vm->machine, &disk, &why);
 		if (rc)
 			return fail(vm, rc, "disks[%u]: %s", i, why);
@@ -551,6 +553,18 @@ int vm_reboot(struct vm *vm)
 	return 0;
 }
 
+/* A disk waits for somebody to help; so does all of the guest, which knows nothing of it. */
+static void pause_for_disk(struct vm *vm)
+{
+	unsigned code = atomic_load(&vm->disk_error), number = code >> 16, error = code & 0xffff;
+	char reason[VM_REASON_BYTES];
+	if (vm->state != VM_RUNNING || number >= vm->def->disk_count || vm_halt(vm))
+		return;
+	snprintf(reason, sizeof(reason), "disk %.300s: %s; %s, then resume", vm->def->disks[number].path, strerror((int)error),
+		 error == ENOSPC || error == EDQUOT ? "make room" : "see to it");
+	vm_set_state(vm, VM_PAUSED, reason);
+}
+
 static void report_panic(struct vm *vm)
 {
 	/* pvpanic: bit 0 says panicked, bit 1 that the guest's own crash kernel takes over. */
@@ -619,6 +633,8 @@ void vm_handle_wake(struct vm *vm)
 		return;
 	if (events & 1u << MACHINE_EVENT_RESET)
 		reset_guest(vm);
+	else if (events & 1u << MACHINE_EVENT_DISK_ERROR)
+		pause_for_disk(vm);
 	vm_debug_look(vm);
 	report_outcome(vm);
 }

@@ -97,6 +97,7 @@ struct vm {
 	atomic_uint debug_exit_value;
 	atomic_uint panic_code;
 	atomic_uint nvram_error; /* errno */
+	atomic_uint disk_error;  /* its number << 16 | errno */
 
 	pthread_mutex_t lock;
 	pthread_cond_t cond;

@@ -104,9 +104,11 @@ static int drop_own_capabilities(void)
 
 static atomic_int threads_dropped, drop_failures;
 
-#define PF_USER_WORKER 0x4000u /* of the kernel's task flags, since Linux 6.4 */
+/* Of the kernel's task flags. */
+#define PF_IO_WORKER 0x10u
+#define PF_USER_WORKER 0x4000u /* since Linux 6.4 */
 
-/* KVM's own workers are listed as threads of ours, but never run our code, nor take signals. */
+/* KVM's and io_uring's own workers are listed as threads of ours, but never run our code, nor take signals. */
 static bool is_kernel_worker(pid_t tid)
 {
 	char path[64], line[512];
@@ -117,7 +119,7 @@ static bool is_kernel_worker(pid_t tid)
 		return false;
 	/* proc(5): tid (name) state ppid pgrp session tty tpgid flags; the name may hold anything. */
 	const char *after = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
-	bool worker = after && sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_USER_WORKER);
+	bool worker = after && sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & (PF_IO_WORKER | PF_USER_WORKER));
 	fclose(f);
 	return worker;
 }
@@ -181,6 +183,9 @@ static const struct {
 	{"pwrite64", "disks, a firmware's variables"},
 	{"preadv", "disks, scattered buffers"},
 	{"pwritev", "disks, scattered buffers"},
+	{"preadv2", "disks, what the page cache has"},
+	{"pwritev2", "disks, writes that are to last"},
+	{"io_uring_enter", "disks; the rings are made and confined to their files before"},
 	{"fdatasync", "a guest's flush"},
 	{"fsync", "result.json"},
 	{"fallocate", "a guest's discard on a disk, giving RAM back"},

@@ -1,4 +1,4 @@
-# Loaders and firmware tables: machine/boot, and the virtio devices.
+# Loaders and firmware tables: machine/boot, disks and the virtio devices.
 MACHINE_BOOT_SOURCES = \
 	machine/boot/acpi.c machine/boot/acpi.h \
 	machine/boot/aml.c machine/boot/aml.h \
@@ -19,6 +19,12 @@ MACHINE_BOOT_SOURCES = \
 	machine/boot/pvh.c \
 	machine/boot/smbios.c machine/boot/smbios.h \
 	machine/boot/vmlinux.c \
+	machine/block/aio.h \
+	machine/block/block.h \
+	machine/block/file.c \
+	machine/block/nbd.c \
+	machine/block/pool.c \
+	machine/block/uring.c \
 	machine/virtio/blk.c \
 	machine/virtio/device.c \
 	machine/virtio/pci.c \

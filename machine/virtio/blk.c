@@ -1,315 +1,409 @@
-/* virtio-blk (virtio 1.2, 5.2) over a raw file or a block device. */
+/* virtio-blk (virtio 1.2, 5.2) over whatever the disk's bytes are in (machine/block). */
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <linux/falloc.h>
-#include <linux/fs.h>
 #include <linux/virtio_blk.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include <time.h>
 
+#include "machine/block/block.h"
 #include "machine/virtio/virtio.h"
 
-#define SECTOR 512u
 #define SEG_MAX (VIRTQ_SEGMENTS - 2) /* beside the request's header and status */
 #define RANGES_MAX 16		     /* in a discard or write-zeroes request */
 /* Of a discard, in sectors: bounds what one request may take. */
 #define RANGE_SECTORS_MAX (1u << 21)
-#define ZERO_BYTES 65536u
+#define QUEUES_MAX 16u
+/* Completions between two looks at whether the driver wants to hear of them, while requests still come. */
+#define SIGNAL_EVERY 8
+/* A full disk fails every write: the log has better uses. */
+#define COMPLAINTS_MAX 10
 
-_Static_assert(VIRTQ_SEGMENTS <= IOV_MAX, "one preadv for a request");
-
-#define BLK_STATS 6
+enum blk_stat {
+	STAT_READS,
+	STAT_WRITES,
+	STAT_FLUSHES,
+	STAT_DISCARDS, /* and zeros */
+	STAT_READ_BYTES,
+	STAT_WRITTEN_BYTES,
+	STAT_DISCARDED_BYTES,
+	STAT_READ_NS,
+	STAT_WRITE_NS,
+	STAT_FLUSH_NS,
+	STAT_ERRORS,
+	BLK_STATS
+};
+static const char *const stat_names[] = {"reads",	  "writes",   "flushes",   "discards",	"read_bytes", "written_bytes",
+					 "discarded_bytes", "read_ns", "write_ns", "flush_ns", "errors"};
+_Static_assert(ARRAY_SIZE(stat_names) == BLK_STATS, "a name for each");
 
 struct virtio_blk {
 	struct virtio_device dev;
 	struct virtio_blk_config config;
-	int fd;
-	bool readonly;
+	struct block *block;
+	char *path;
+	unsigned number; /* in the order in which disks were added */
+	enum machine_on_error on_error;
 	uint64_t sectors;
 	char id[VIRTIO_BLK_ID_BYTES];
 	char stat_name[BLK_STATS][40];
-	/* Written by the worker, read by anyone. */
-	_Atomic uint64_t reads, writes, read_bytes, written_bytes, flushes, errors;
+	_Atomic uint64_t stat[BLK_STATS]; /* written by the worker */
+	/* The worker's. */
+	struct blk_request *spare;
+	unsigned unsignalled, complaints;
 };
 
-static _Thread_local char error_text[512];
-
-/* ---- requests: on the worker ------------------------------------------------ */
-
-/* Moves all of [offset, offset + n) between the file and the chain's buffers. */
-static bool transfer(struct virtio_blk *blk, const struct virtq_chain *chain, bool to_guest, uint64_t skip, uint64_t n,
-		     uint64_t offset)
-{
+/* A guest's request on its way. Owned by the worker. */
+struct blk_request {
+	struct block_request io;
+	struct virtio_blk *blk;
+	struct virtio_request *request;
+	struct blk_request *next;
+	uint64_t began_ns, bytes;
+	uint32_t type;
+	struct virtio_blk_discard_write_zeroes range[RANGES_MAX];
+	unsigned ranges, range_at;
 	struct iovec iov[VIRTQ_SEGMENTS];
-	unsigned count = virtq_chain_iovec(chain, to_guest, skip, n, iov), at = 0;
+};
 
-	while (n > 0) {
-		ssize_t r = to_guest ? preadv(blk->fd, &iov[at], (int)(count - at), (off_t)offset)
-				     : pwritev(blk->fd, &iov[at], (int)(count - at), (off_t)offset);
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
 
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return false; /* 0: the file shrank under us */
-		n -= (uint64_t)r;
-		offset += (uint64_t)r;
-		while (at < count && (size_t)r >= iov[at].iov_len)
-			r -= (ssize_t)iov[at++].iov_len;
-		if (at < count) {
-			iov[at].iov_base = (uint8_t *)iov[at].iov_base + r;
-			iov[at].iov_len -= (size_t)r;
-		}
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- the end of a request: on the worker ---------------------------------------- */
+
+static void answer(struct virtio_blk *blk, struct virtio_request *request, uint8_t status, uint32_t written)
+{
+	const struct virtq_chain *chain = &request->chain;
+
+	if (status == VIRTIO_BLK_S_IOERR)
+		blk->stat[STAT_ERRORS]++;
+	/* Without room for a status there is no way to answer. */
+	if (chain->writable_bytes > 0) {
+		virtq_chain_write(blk->dev.machine, chain, chain->writable_bytes - 1, &status, 1);
+		written++;
 	}
+	virtio_complete(request, written);
+	if (++blk->unsignalled >= SIGNAL_EVERY) {
+		blk->unsignalled = 0;
+		virtio_signal(&blk->dev);
+	}
+}
+
+static const char *verb(uint32_t type)
+{
+	switch (type) {
+	case VIRTIO_BLK_T_IN: return "read";
+	case VIRTIO_BLK_T_OUT: return "write";
+	case VIRTIO_BLK_T_FLUSH: return "flush";
+	case VIRTIO_BLK_T_DISCARD: return "discard";
+	default: return "writing of zeros";
+	}
+}
+
+static void complain(struct virtio_blk *blk, const struct blk_request *r, int error)
+{
+	if (blk->complaints++ >= COMPLAINTS_MAX)
+		return;
+	fprintf(stderr, "disk %s: %s of %llu bytes at %llu: %s%s\n", blk->path, verb(r->type), (unsigned long long)r->io.bytes,
+		(unsigned long long)r->io.offset, strerror(error),
+		blk->complaints == COMPLAINTS_MAX ? " (and no more of these will be told)" : "");
+}
+
+/* The host failed, not the guest. True: the VM is to stop and the request waits until it goes on, then to be tried again. */
+static bool wait_for_help(struct virtio_blk *blk, struct virtio_request *request, int error)
+{
+	struct machine *machine = blk->dev.machine;
+	bool is_full = error == ENOSPC || error == EDQUOT;
+
+	if (blk->on_error == MACHINE_ERROR_REPORT || (blk->on_error == MACHINE_ERROR_PAUSE_FULL && !is_full))
+		return false;
+	virtio_park(request);
+	machine_lock(machine);
+	machine_tell(machine, MACHINE_EVENT_DISK_ERROR, blk->number << 16 | (unsigned)error);
+	machine_unlock(machine);
 	return true;
 }
+
+static void count(struct virtio_blk *blk, const struct blk_request *r)
+{
+	uint64_t ns = now_ns() - r->began_ns;
+
+	switch (r->type) {
+	case VIRTIO_BLK_T_IN:
+		blk->stat[STAT_READS]++;
+		blk->stat[STAT_READ_BYTES] += r->bytes;
+		blk->stat[STAT_READ_NS] += ns;
+		break;
+	case VIRTIO_BLK_T_OUT:
+		blk->stat[STAT_WRITES]++;
+		blk->stat[STAT_WRITTEN_BYTES] += r->bytes;
+		blk->stat[STAT_WRITE_NS] += ns;
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		blk->stat[STAT_FLUSHES]++;
+		blk->stat[STAT_FLUSH_NS] += ns;
+		break;
+	default:
+		blk->stat[STAT_DISCARDS]++;
+		blk->stat[STAT_DISCARDED_BYTES] += r->bytes;
+		break;
+	}
+}
+
+static bool next_range(struct blk_request *r);
+
+static void on_done(struct block_request *io, int result)
+{
+	struct blk_request *r = CONTAINER_OF(io, struct blk_request, io);
+	struct virtio_blk *blk = r->blk;
+	struct virtio_request *request = r->request;
+	uint32_t written = 0;
+
+	if (result == 0 && r->ranges && next_range(r))
+		return;
+	if (result == 0) {
+		count(blk, r);
+		if (r->type == VIRTIO_BLK_T_IN) {
+			virtq_chain_written(blk->dev.machine, &request->chain, 0, r->bytes);
+			written = (uint32_t)r->bytes;
+		}
+	} else {
+		complain(blk, r, -result);
+	}
+	r->next = blk->spare;
+	blk->spare = r;
+	if (result == 0)
+		answer(blk, request, VIRTIO_BLK_S_OK, written);
+	else if (!wait_for_help(blk, request, -result))
+		answer(blk, request, VIRTIO_BLK_S_IOERR, 0);
+}
+
+static void on_batch_done(void *opaque)
+{
+	struct virtio_blk *blk = opaque;
+
+	blk->unsignalled = 0;
+	virtio_signal(&blk->dev);
+}
+
+/* ---- its beginning ------------------------------------------------------------------ */
 
 static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint64_t sectors)
 {
 	return sector <= blk->sectors && sectors <= blk->sectors - sector;
 }
 
-static uint8_t do_read(struct virtio_blk *blk, const struct virtq_chain *chain, uint64_t sector, uint32_t *ret_written)
+static struct blk_request *new_request(struct virtio_blk *blk, struct virtio_request *request, uint32_t type)
 {
-	uint64_t n = chain->writable_bytes - 1;
+	struct blk_request *r = blk->spare;
 
-	if (n % SECTOR != 0 || !in_range(blk, sector, n / SECTOR))
+	if (r)
+		blk->spare = r->next;
+	else
+		r = malloc(sizeof(*r));
+	BUG_ON(!r); /* some KiB, and no more of them than rings have entries */
+	r->io = (struct block_request){.done = on_done, .iov = r->iov};
+	r->blk = blk;
+	r->request = request;
+	r->type = type;
+	r->bytes = 0;
+	r->ranges = r->range_at = 0;
+	r->began_ns = now_ns();
+	return r;
+}
+
+static uint8_t transfer(struct virtio_blk *blk, struct virtio_request *request, const struct virtio_blk_outhdr *header)
+{
+	const struct virtq_chain *chain = &request->chain;
+	bool to_guest = header->type == VIRTIO_BLK_T_IN;
+	uint64_t skip = to_guest ? 0 : sizeof(*header), n = to_guest ? chain->writable_bytes - 1 : chain->readable_bytes - skip;
+	struct blk_request *r;
+
+	if (n % BLOCK_SECTOR != 0 || !in_range(blk, header->sector, n / BLOCK_SECTOR))
 		return VIRTIO_BLK_S_IOERR;
-	if (!transfer(blk, chain, true, 0, n, sector * SECTOR))
+	if (!to_guest && blk->block->info.readonly)
 		return VIRTIO_BLK_S_IOERR;
-	virtq_chain_written(blk->dev.machine, chain, 0, n);
-	blk->reads++;
-	blk->read_bytes += n;
-	*ret_written = (uint32_t)n;
+	r = new_request(blk, request, header->type);
+	r->bytes = r->io.bytes = n;
+	r->io.op = to_guest ? BLOCK_READ : BLOCK_WRITE;
+	r->io.offset = header->sector * BLOCK_SECTOR;
+	r->io.iov_count = virtq_chain_iovec(chain, to_guest, skip, n, r->iov);
+	/* A driver that does not know how to flush takes a write for a lasting one. */
+	r->io.sync = !virtio_has_feature(&blk->dev, VIRTIO_BLK_F_FLUSH);
+	block_submit(blk->block, &r->io);
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t do_write(struct virtio_blk *blk, const struct virtq_chain *chain, uint64_t sector)
+static uint8_t flush(struct virtio_blk *blk, struct virtio_request *request)
 {
-	uint64_t n = chain->readable_bytes - sizeof(struct virtio_blk_outhdr);
+	struct blk_request *r = new_request(blk, request, VIRTIO_BLK_T_FLUSH);
 
-	if (blk->readonly || n % SECTOR != 0 || !in_range(blk, sector, n / SECTOR))
-		return VIRTIO_BLK_S_IOERR;
-	if (!transfer(blk, chain, false, sizeof(struct virtio_blk_outhdr), n, sector * SECTOR))
-		return VIRTIO_BLK_S_IOERR;
-	blk->writes++;
-	blk->written_bytes += n;
+	r->io.op = BLOCK_FLUSH;
+	block_submit(blk->block, &r->io);
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t do_flush(struct virtio_blk *blk)
+/* Ranges one after the other. False: that was the last one. */
+static bool next_range(struct blk_request *r)
 {
-	blk->flushes++;
-	return fdatasync(blk->fd) == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
-}
+	const struct virtio_blk_discard_write_zeroes *range = &r->range[r->range_at];
 
-static uint8_t do_get_id(struct virtio_blk *blk, const struct virtq_chain *chain, uint32_t *ret_written)
-{
-	uint64_t n = chain->writable_bytes - 1;
-
-	if (n > sizeof(blk->id))
-		n = sizeof(blk->id);
-	virtq_chain_write(blk->dev.machine, chain, 0, blk->id, n);
-	*ret_written = (uint32_t)n;
-	return VIRTIO_BLK_S_OK;
-}
-
-static bool write_zeros(struct virtio_blk *blk, uint64_t offset, uint64_t n)
-{
-	static const uint8_t zero[ZERO_BYTES];
-
-	while (n > 0) {
-		ssize_t r = pwrite(blk->fd, zero, n < ZERO_BYTES ? n : ZERO_BYTES, (off_t)offset);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return false;
-		offset += (uint64_t)r;
-		n -= (uint64_t)r;
-	}
+	if (r->range_at == r->ranges)
+		return false;
+	r->range_at++;
+	r->io.op = r->type == VIRTIO_BLK_T_DISCARD ? BLOCK_DISCARD : BLOCK_ZERO;
+	r->io.unmap = range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+	r->io.sync = !virtio_has_feature(&r->blk->dev, VIRTIO_BLK_F_FLUSH);
+	r->io.offset = range->sector * BLOCK_SECTOR;
+	r->io.bytes = (uint64_t)range->num_sectors * BLOCK_SECTOR;
+	r->io.iov = r->iov;
+	r->io.iov_count = 0;
+	r->bytes += r->io.bytes;
+	block_submit(r->blk->block, &r->io);
 	return true;
 }
 
-static bool zero_range(struct virtio_blk *blk, uint64_t offset, uint64_t n, bool discard, bool unmap)
-{
-	int how = (discard || unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
-
-	if (n == 0 || fallocate(blk->fd, how, (off_t)offset, (off_t)n) == 0)
-		return true;
-	if (errno != EOPNOTSUPP && errno != ENOSYS && errno != ENODEV)
-		return false;
-	/* A discard is a hint; zeros are a promise. */
-	return discard || write_zeros(blk, offset, n);
-}
-
-static uint8_t do_ranges(struct virtio_blk *blk, const struct virtq_chain *chain, bool discard)
+static uint8_t ranges(struct virtio_blk *blk, struct virtio_request *request, uint32_t type)
 {
 	struct virtio_blk_discard_write_zeroes range[RANGES_MAX];
-	uint64_t n = chain->readable_bytes - sizeof(struct virtio_blk_outhdr);
-	unsigned count = (unsigned)(n / sizeof(range[0]));
+	uint64_t n = request->chain.readable_bytes - sizeof(struct virtio_blk_outhdr);
+	bool discard = type == VIRTIO_BLK_T_DISCARD;
+	struct blk_request *r;
 
-	if (blk->readonly || n == 0 || n % sizeof(range[0]) != 0 || n > sizeof(range))
+	if (!blk->block->info.can_discard)
+		return VIRTIO_BLK_S_UNSUPP;
+	if (n == 0 || n % sizeof(range[0]) != 0 || n > sizeof(range))
 		return VIRTIO_BLK_S_IOERR;
-	virtq_chain_read(chain, sizeof(struct virtio_blk_outhdr), range, n);
-	for (unsigned i = 0; i < count; i++) {
+	virtq_chain_read(&request->chain, sizeof(struct virtio_blk_outhdr), range, n);
+	n /= sizeof(range[0]);
+	for (unsigned i = 0; i < n; i++) {
 		if (range[i].flags & ~(uint32_t)VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP || (discard && range[i].flags != 0))
 			return VIRTIO_BLK_S_UNSUPP;
 		if (range[i].num_sectors > RANGE_SECTORS_MAX || !in_range(blk, range[i].sector, range[i].num_sectors))
 			return VIRTIO_BLK_S_IOERR;
 	}
-	for (unsigned i = 0; i < count; i++) {
-		if (!zero_range(blk, range[i].sector * SECTOR, (uint64_t)range[i].num_sectors * SECTOR, discard,
-				range[i].flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
-			return VIRTIO_BLK_S_IOERR;
-	}
+	r = new_request(blk, request, type);
+	memcpy(r->range, range, n * sizeof(range[0]));
+	r->ranges = (unsigned)n;
+	next_range(r);
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint32_t serve(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain)
+static void get_id(struct virtio_blk *blk, struct virtio_request *request)
+{
+	uint64_t n = request->chain.writable_bytes - 1;
+
+	if (n > sizeof(blk->id))
+		n = sizeof(blk->id);
+	virtq_chain_write(blk->dev.machine, &request->chain, 0, blk->id, n);
+	answer(blk, request, VIRTIO_BLK_S_OK, (uint32_t)n);
+}
+
+static void begin(struct virtio_blk *blk, struct virtio_request *request)
+{
+	struct virtio_blk_outhdr header;
+	uint8_t status = VIRTIO_BLK_S_IOERR;
+
+	if (request->chain.writable_bytes > 0 && virtq_chain_read(&request->chain, 0, &header, sizeof(header)) == sizeof(header)) {
+		switch (header.type) {
+		case VIRTIO_BLK_T_IN:
+		case VIRTIO_BLK_T_OUT: status = transfer(blk, request, &header); break;
+		case VIRTIO_BLK_T_FLUSH: status = flush(blk, request); break;
+		case VIRTIO_BLK_T_DISCARD:
+		case VIRTIO_BLK_T_WRITE_ZEROES: status = ranges(blk, request, header.type); break;
+		case VIRTIO_BLK_T_GET_ID: get_id(blk, request); return;
+		default: status = VIRTIO_BLK_S_UNSUPP; break;
+		}
+	}
+	if (status != VIRTIO_BLK_S_OK)
+		answer(blk, request, status, 0);
+}
+
+static bool work(struct virtio_device *dev, unsigned queue)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
-	struct virtio_blk_outhdr header;
-	uint32_t written = 0;
-	uint8_t status;
+	struct virtio_request *request;
 
-	/* Without room for a status there is no way to answer. */
-	if (chain->writable_bytes == 0)
-		return 0;
-	if (virtq_chain_read(chain, 0, &header, sizeof(header)) != sizeof(header)) {
-		status = VIRTIO_BLK_S_IOERR;
-		goto out;
-	}
-	switch (header.type) {
-	case VIRTIO_BLK_T_IN: status = do_read(blk, chain, header.sector, &written); break;
-	case VIRTIO_BLK_T_OUT: status = do_write(blk, chain, header.sector); break;
-	case VIRTIO_BLK_T_FLUSH: status = do_flush(blk); break;
-	case VIRTIO_BLK_T_GET_ID: status = do_get_id(blk, chain, &written); break;
-	case VIRTIO_BLK_T_DISCARD: status = do_ranges(blk, chain, true); break;
-	case VIRTIO_BLK_T_WRITE_ZEROES: status = do_ranges(blk, chain, false); break;
-	default: status = VIRTIO_BLK_S_UNSUPP; break;
-	}
-out:
-	if (status == VIRTIO_BLK_S_IOERR)
-		blk->errors++;
-	virtq_chain_write(dev->machine, chain, chain->writable_bytes - 1, &status, 1);
-	return written + 1;
+	while ((request = virtio_take(dev, queue)))
+		begin(blk, request);
+	block_commit(blk->block);
+	blk->unsignalled = 0;
+	return true;
 }
 
 /* ---- life --------------------------------------------------------------------- */
+
+static int prepare(struct virtio_device *dev)
+{
+	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
+
+	return block_attach(blk->block, &dev->worker, on_batch_done, blk);
+}
+
+static void retire(struct virtio_device *dev) { block_detach(CONTAINER_OF(dev, struct virtio_blk, dev)->block); }
 
 static void destroy(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
 
-	if (blk->fd >= 0)
-		close(blk->fd);
+	block_close(blk->block);
+	while (blk->spare) {
+		struct blk_request *r = blk->spare;
+
+		blk->spare = r->next;
+		free(r);
+	}
+	free(blk->path);
 	free(blk);
 }
-
-static const char *const stat_names[] = {"reads", "writes", "read_bytes", "written_bytes", "flushes", "errors"};
-_Static_assert(ARRAY_SIZE(stat_names) == BLK_STATS, "a name for each");
 
 static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
-	const uint64_t value[BLK_STATS] = {blk->reads,	       blk->writes,  blk->read_bytes,
-					   blk->written_bytes, blk->flushes, blk->errors};
 	size_t n = BLK_STATS < max ? BLK_STATS : max;
 
 	for (size_t i = 0; i < n; i++)
-		ret_rows[i] = (struct machine_stat){blk->stat_name[i], value[i]};
+		ret_rows[i] = (struct machine_stat){blk->stat_name[i], blk->stat[i]};
 	return n;
-}
-
-/* Rows carry the disk's number, in the order in which disks were added. */
-static void name_stats(struct virtio_blk *blk, const struct machine *machine)
-{
-	unsigned number = 0;
-
-	for (const struct machine_device *node = machine->devices; node; node = node->next)
-		number += strcmp(node->name, "virtio-blk") == 0;
-	for (unsigned i = 0; i < BLK_STATS; i++)
-		snprintf(blk->stat_name[i], sizeof(blk->stat_name[i]), "virtio_blk%u_%s", number, stat_names[i]);
 }
 
 static const struct virtio_ops blk_ops = {
 	.name = "virtio-blk",
 	.id = 2,
 	.pci_class = 0x0100, /* mass storage, as firmware expects of a disk */
-	.serve = serve,
+	.work = work,
+	.prepare = prepare,
+	.retire = retire,
 	.destroy = destroy,
 	.stats = stats,
 };
 
-static int fail(int error, const char **ret_error)
+/* Rows carry the disk's number. */
+static void name_stats(struct virtio_blk *blk)
 {
-	*ret_error = error_text;
-	return error;
+	for (const struct machine_device *node = blk->dev.machine->devices; node; node = node->next)
+		blk->number += strcmp(node->name, blk_ops.name) == 0;
+	for (unsigned i = 0; i < BLK_STATS; i++)
+		snprintf(blk->stat_name[i], sizeof(blk->stat_name[i]), "virtio_blk%u_%s", blk->number, stat_names[i]);
 }
 
-static int open_disk(struct virtio_blk *blk, const struct machine_disk *disk, const char **ret_error)
-{
-	struct flock lock = {.l_type = disk->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-	unsigned physical = SECTOR;
-	struct stat st;
-	off_t size;
-	int r;
-
-	blk->fd = open(disk->path, (disk->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-	if (blk->fd < 0) {
-		int error = errno;
-		const char *remedy = error == ENOENT ? "check the path, or create it with truncate -s SIZE"
-				     : error == EACCES || error == EROFS ? "change its permissions, or make the disk read-only"
-									 : "see the system's log";
-
-		snprintf(error_text, sizeof(error_text), "disk %s cannot be opened: %s; %s", disk->path, strerror(error), remedy);
-		return fail(-error, ret_error);
-	}
-	if (fstat(blk->fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))) {
-		snprintf(error_text, sizeof(error_text), "disk %s is %s: name a raw disk image or a block device", disk->path,
-			 S_ISDIR(st.st_mode) ? "a directory" : "neither a file nor a block device");
-		return fail(-EINVAL, ret_error);
-	}
-	size = lseek(blk->fd, 0, SEEK_END);
-	if (size < (off_t)SECTOR) {
-		snprintf(error_text, sizeof(error_text), "disk %s has %lld bytes, less than a sector: make it larger", disk->path,
-			 (long long)size);
-		return fail(-EINVAL, ret_error);
-	}
-	/* Two machines that write one disk destroy it. */
-	r = fcntl(blk->fd, F_OFD_SETLK, &lock);
-	if (r < 0 && (errno == EAGAIN || errno == EACCES)) {
-		snprintf(error_text, sizeof(error_text), "disk %s is in use by another VM: stop that, or make both read-only",
-			 disk->path);
-		return fail(-EBUSY, ret_error);
-	}
-	if (S_ISBLK(st.st_mode))
-		(void)ioctl(blk->fd, BLKPBSZGET, &physical);
-	else
-		physical = (unsigned)st.st_blksize;
-	blk->sectors = (uint64_t)size / SECTOR;
-	blk->readonly = disk->readonly;
-	if (physical < SECTOR || (physical & (physical - 1)) != 0 || physical > 1u << 20)
-		physical = SECTOR;
-	blk->config.physical_block_exp = (uint8_t)__builtin_ctz(physical / SECTOR);
-	return 0;
-}
-
-static void fill_config(struct virtio_blk *blk)
+static void fill_config(struct virtio_blk *blk, const struct machine_disk *disk)
 {
 	struct virtio_blk_config *config = &blk->config;
+	bool through = disk->cache == MACHINE_CACHE_WRITETHROUGH || disk->cache == MACHINE_CACHE_DIRECTSYNC;
 
+	blk->sectors = blk->block->info.bytes / BLOCK_SECTOR;
 	config->capacity = blk->sectors;
 	config->seg_max = SEG_MAX;
-	config->blk_size = SECTOR;
+	config->blk_size = BLOCK_SECTOR;
+	config->physical_block_exp = (uint8_t)__builtin_ctz(blk->block->info.physical / BLOCK_SECTOR);
 	config->min_io_size = 1;
 	config->opt_io_size = 0;
-	config->wce = 1;
-	config->num_queues = 1;
+	config->wce = !through;
+	config->num_queues = (uint16_t)blk->dev.queues;
 	config->max_discard_sectors = RANGE_SECTORS_MAX;
 	config->max_discard_seg = RANGES_MAX;
 	config->discard_sector_alignment = 8;
@@ -318,18 +412,27 @@ static void fill_config(struct virtio_blk *blk)
 	config->write_zeroes_may_unmap = 1;
 	blk->dev.config = (const uint8_t *)config;
 	blk->dev.config_bytes = sizeof(*config);
-	blk->dev.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |
-			    1ull << VIRTIO_BLK_F_FLUSH;
-	blk->dev.features |= blk->readonly ? 1ull << VIRTIO_BLK_F_RO
-					   : 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	blk->dev.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY;
+	/* Without it there is no cache that would need flushing: every write is a lasting one. */
+	if (!through)
+		blk->dev.features |= 1ull << VIRTIO_BLK_F_FLUSH;
+	if (blk->dev.queues > 1)
+		blk->dev.features |= 1ull << VIRTIO_BLK_F_MQ;
+	if (blk->block->info.readonly)
+		blk->dev.features |= 1ull << VIRTIO_BLK_F_RO;
+	if (blk->block->info.can_discard)
+		blk->dev.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 }
 
-/* A serial number that stays the same for a disk: the end of its file's name. */
-static void fill_id(struct virtio_blk *blk, const char *path)
+/* A serial number: the disk's own, or one that stays the same for it, the end of its file's name. */
+static void fill_id(struct virtio_blk *blk, const struct machine_disk *disk)
 {
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	size_t n = strlen(name);
+	const char *slash = strrchr(disk->path, '/'), *name = slash ? slash + 1 : disk->path;
+	size_t n;
 
+	if (disk->serial)
+		name = disk->serial;
+	n = strlen(name);
 	if (n > sizeof(blk->id)) {
 		name += n - sizeof(blk->id);
 		n = sizeof(blk->id);
@@ -340,29 +443,32 @@ static void fill_id(struct virtio_blk *blk, const char *path)
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
 {
 	struct virtio_blk *blk = calloc(1, sizeof(*blk));
-	int rc;
+	int rc = -ENOMEM;
 
-	if (!blk) {
-		*ret_error = "no memory for a disk";
-		return -ENOMEM;
+	if (blk)
+		blk->path = strdup(disk->path);
+	if (!blk || !blk->path) {
+		block_fail(rc, ret_error, "no memory for a disk");
+		goto fail;
 	}
-	blk->fd = -1;
-	rc = open_disk(blk, disk, ret_error);
+	rc = block_open(disk, &blk->block, ret_error);
 	if (rc < 0)
 		goto fail;
-	fill_config(blk);
-	fill_id(blk, disk->path);
-	name_stats(blk, machine);
+	blk->on_error = disk->on_error;
+	blk->dev.machine = machine;
 	blk->dev.ops = &blk_ops;
-	blk->dev.queues = 1;
+	blk->dev.queues = machine_vcpus(machine) < QUEUES_MAX ? machine_vcpus(machine) : QUEUES_MAX;
+	fill_config(blk, disk);
+	fill_id(blk, disk);
+	name_stats(blk);
 	rc = virtio_device_init(&blk->dev, machine);
 	if (rc < 0) {
-		snprintf(error_text, sizeof(error_text), "disk %s finds no place on the PCI bus: %s", disk->path, strerror(-rc));
-		rc = fail(rc, ret_error);
+		block_fail(rc, ret_error, "disk %s finds no place on the PCI bus: %s", disk->path, strerror(-rc));
 		goto fail;
 	}
 	return 0;
 fail:
-	destroy(&blk->dev);
+	if (blk)
+		destroy(&blk->dev);
 	return rc;
 }

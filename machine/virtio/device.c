@@ -36,6 +36,7 @@ static void reset_now(struct virtio_device *dev)
 	dev->isr = 0;
 	dev->to_signal = 0;
 	dev->reset_pending = false;
+	dev->stalled = false;
 	free_requests(&dev->parked);
 	free_requests(&dev->spare);
 	for (unsigned i = 0; i < VIRTIO_QUEUES; i++)
@@ -68,7 +69,7 @@ static void needs_reset(struct virtio_device *dev, unsigned queue, const char *w
 static bool may_work(const struct virtio_device *dev)
 {
 	return (dev->status & (VIRTIO_DRIVER_OK | VIRTIO_NEEDS_RESET | VIRTIO_FAILED)) == VIRTIO_DRIVER_OK &&
-	       !dev->reset_pending && !dev->paused;
+	       !dev->reset_pending && !dev->paused && !dev->stalled;
 }
 
 /* ---- registers: under the machine lock ------------------------------------------- */
@@ -257,6 +258,7 @@ void virtio_park(struct virtio_request *request)
 		end = &(*end)->next;
 	request->next = NULL;
 	*end = request;
+	dev->stalled = true;
 	landed(dev);
 	pthread_mutex_unlock(&dev->lock);
 }
@@ -371,6 +373,8 @@ static void on_pause(void *opaque, bool paused)
 
 	pthread_mutex_lock(&dev->lock);
 	dev->paused = paused;
+	if (!paused)
+		dev->stalled = false;
 	while (paused && dev->in_flight)
 		pthread_cond_wait(&dev->idle, &dev->lock);
 	pthread_mutex_unlock(&dev->lock);

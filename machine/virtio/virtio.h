@@ -97,6 +97,7 @@ struct virtio_device {
 	unsigned budget;    /* of requests in `work`, so that no queue starves another, nor the doorbell; the worker's */
 	bool reset_pending;
 	bool paused;
+	bool stalled; /* something is parked: nothing is taken until the machine goes on after a pause */
 	unsigned complaints; /* logged so far */
 	struct virtio_request *parked, *spare;
 
@@ -118,7 +119,10 @@ int virtio_device_init(struct virtio_device *dev, struct machine *machine);
 struct virtio_request *virtio_take(struct virtio_device *dev, unsigned queue);
 /* Gives it back, with how many bytes of its writable buffers were written. Then virtio_signal, once for many. */
 void virtio_complete(struct virtio_request *request, uint32_t written);
-/* Not now: guest memory is left alone, and virtio_take returns it again (before others of its queue) when asked next. */
+/*
+ * Not now: the device stops, guest memory is left alone, and once the machine has been paused and goes on, virtio_take
+ * returns it again, before others of its queue.
+ */
 void virtio_park(struct virtio_request *request);
 /* Interrupts the driver for what was completed, where it wants that. After `work` this happens by itself. */
 void virtio_signal(struct virtio_device *dev);

@@ -3,8 +3,11 @@
 #include <linux/virtio_blk.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +44,7 @@ struct driver {
 	unsigned cfg_cap;
 	uint64_t features;
 	uint8_t *ram; /* from RING on */
+	uint16_t queue; /* the one it uses */
 	uint16_t seen; /* used entries taken */
 };
 
@@ -49,15 +53,17 @@ static char disk_path[64];
 static void ignore_event(void *opaque, enum machine_event event, unsigned code) {}
 static void ignore_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
 
-static struct machine *new_machine(void)
+static struct machine *new_machine_of(unsigned vcpus, void (*on_event)(void *, enum machine_event, unsigned), void *opaque)
 {
 	const struct machine_config config = {
-		.ram_bytes = 16u << 20, .vcpus = 1, .on_event = ignore_event, .on_output = ignore_output};
+		.ram_bytes = 16u << 20, .vcpus = vcpus, .on_event = on_event, .on_output = ignore_output, .opaque = opaque};
 	struct machine *machine = NULL;
 
 	assert_int_equal(machine_create(&config, &machine), 0);
 	return machine;
 }
+
+static struct machine *new_machine(void) { return new_machine_of(1, ignore_event, NULL); }
 
 /* ---- registers ------------------------------------------------------------------ */
 
@@ -158,7 +164,7 @@ static void start(struct driver *d, uint64_t refuse)
 	d->ram = machine_dma_map(d->machine, RING, 0x300000);
 	assert_non_null(d->ram);
 	memset(d->ram, 0, 0x4000);
-	wr(d, d->common + 22, 0, 2);
+	wr(d, d->common + 22, d->queue, 2);
 	assert_true(rd(d, d->common + 24, 2) >= QSIZE);
 	wr(d, d->common + 24, QSIZE, 2);
 	wr(d, d->common + 32, DESC, 4);
@@ -199,7 +205,7 @@ static void offer(struct driver *d, uint16_t head)
 
 	avail[2 + index % QSIZE] = head;
 	__atomic_store_n(&avail[1], (uint16_t)(index + 1), __ATOMIC_SEQ_CST);
-	wr(d, d->notify, 0, 2);
+	wr(d, d->notify + d->queue * d->notify_multiplier, d->queue, 2);
 }
 
 static uint32_t wait_used(struct driver *d)
@@ -245,7 +251,7 @@ static int make_disk(void **state)
 	FILE *f;
 	int fd;
 
-	snprintf(disk_path, sizeof(disk_path), "/tmp/trivisor-disk-XXXXXX");
+	snprintf(disk_path, sizeof(disk_path), "/var/tmp/trivisor-disk-XXXXXX"); /* /tmp may know no direct access */
 	fd = mkstemp(disk_path);
 	if (fd < 0)
 		return -1;
@@ -270,17 +276,22 @@ static uint8_t disk_byte(uint64_t at)
 	return (uint8_t)c;
 }
 
-static struct driver open_disk(struct machine *machine, bool readonly)
+static struct driver open_disk_with(struct machine *machine, struct machine_disk disk)
 {
-	const struct machine_disk disk = {.path = disk_path, .readonly = readonly};
 	const char *message = "";
 	struct driver d;
 
+	disk.path = disk_path;
 	if (machine_add_disk(machine, &disk, &message) != 0)
 		fail_msg("add disk: %s", message);
 	d = open_device(machine, 0x1042);
 	start(&d, 0);
 	return d;
+}
+
+static struct driver open_disk(struct machine *machine, bool readonly)
+{
+	return open_disk_with(machine, (struct machine_disk){.readonly = readonly, .discard = true});
 }
 
 static void test_config(void **state)
@@ -331,12 +342,13 @@ static void test_features(void **state)
 	machine_destroy(machine);
 }
 
-static void check_read_write(uint64_t refuse)
+static void check_read_write(uint64_t refuse, struct machine_disk disk, uint16_t queue)
 {
-	struct machine *machine = new_machine();
-	struct driver d = open_disk(machine, false);
+	struct machine *machine = new_machine_of(queue + 1u, ignore_event, NULL);
+	struct driver d = open_disk_with(machine, disk);
 	uint32_t written;
 
+	d.queue = queue;
 	start(&d, refuse);
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 3, 4096, true, &written), VIRTIO_BLK_S_OK);
 	assert_int_equal(written, 4097);
@@ -362,9 +374,130 @@ static void check_read_write(uint64_t refuse)
 	machine_destroy(machine);
 }
 
-static void test_read_write(void **state) { check_read_write(0); }
-/* Neither event index nor indirect descriptors. */
-static void test_read_write_plain(void **state) { check_read_write(1ull << 28 | 1ull << 29); }
+static void test_read_write(void **state) { check_read_write(0, (struct machine_disk){0}, 0); }
+/* Neither event index nor indirect descriptors, nor flushes: then writes are lasting ones. */
+static void test_read_write_plain(void **state)
+{
+	check_read_write(1ull << 28 | 1ull << 29 | 1ull << VIRTIO_BLK_F_FLUSH, (struct machine_disk){0}, 0);
+}
+static void test_read_write_threads(void **state) { check_read_write(0, (struct machine_disk){.no_io_uring = true}, 0); }
+static void test_read_write_direct(void **state)
+{
+	check_read_write(0, (struct machine_disk){.cache = MACHINE_CACHE_DIRECT}, 0);
+}
+static void test_read_write_direct_threads(void **state)
+{
+	check_read_write(0, (struct machine_disk){.cache = MACHINE_CACHE_DIRECTSYNC, .no_io_uring = true}, 0);
+}
+static void test_read_write_last_queue(void **state) { check_read_write(0, (struct machine_disk){0}, 3); }
+
+/* What the cache mode and the machine's size come to in the driver's eyes. */
+static void test_features_of_modes(void **state)
+{
+	static const struct {
+		enum machine_cache cache;
+		unsigned vcpus;
+		bool flush;
+	} mode[] = {
+		{MACHINE_CACHE_WRITEBACK, 1, true},
+		{MACHINE_CACHE_WRITETHROUGH, 2, false},
+		{MACHINE_CACHE_DIRECT, 4, true},
+		{MACHINE_CACHE_DIRECTSYNC, 16, false},
+		{MACHINE_CACHE_UNSAFE, 3, true},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(mode); i++) {
+		struct machine *machine = new_machine_of(mode[i].vcpus, ignore_event, NULL);
+		struct driver d = open_disk_with(machine, (struct machine_disk){.cache = mode[i].cache, .serial = "SN-7"});
+
+		assert_int_equal(!!(d.features & 1ull << VIRTIO_BLK_F_FLUSH), mode[i].flush);
+		assert_int_equal(!!(d.features & 1ull << VIRTIO_BLK_F_MQ), mode[i].vcpus > 1);
+		assert_int_equal(rd(&d, d.common + 18, 2), mode[i].vcpus);
+		assert_int_equal(rd(&d, d.device + 34, 2), mode[i].vcpus);
+		assert_int_equal(request(&d, VIRTIO_BLK_T_GET_ID, 0, 20, true, NULL), VIRTIO_BLK_S_OK);
+		assert_memory_equal(buf_of(&d) + 4096, "SN-7\0", 5);
+		machine_destroy(machine);
+	}
+}
+
+static void note_disk_error(void *opaque, enum machine_event event, unsigned code)
+{
+	if (event == MACHINE_EVENT_DISK_ERROR)
+		atomic_store((atomic_uint *)opaque, code | 1u << 31);
+}
+
+/* From here on this process can write no file beyond its first `bytes`; SIGXFSZ does not reach workers. */
+static void limit_files(rlim_t bytes)
+{
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* A host that cannot write: told to the guest, or the request waits until the machine goes on. */
+static void check_host_error(bool no_io_uring)
+{
+	atomic_uint told = 0;
+	struct machine *machine = new_machine_of(1, note_disk_error, &told);
+	struct machine_disk disk = {.on_error = MACHINE_ERROR_PAUSE_FULL, .no_io_uring = no_io_uring};
+	struct virtio_blk_outhdr *header;
+	struct driver d = open_disk_with(machine, disk);
+
+	limit_files(16 * 512);
+	memset(buf_of(&d) + 4096, 0x77, 1024);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, 100, 1024, false, NULL), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(atomic_load(&told), 0); /* it is not full */
+	assert_int_equal(request(&d, VIRTIO_BLK_T_OUT, 2, 1024, false, NULL), VIRTIO_BLK_S_OK);
+	limit_files(RLIM_INFINITY); /* RAM is a file, too */
+	machine_destroy(machine);
+
+	machine = new_machine_of(1, note_disk_error, &told);
+	disk.on_error = MACHINE_ERROR_PAUSE;
+	d = open_disk_with(machine, disk);
+	limit_files(16 * 512);
+	header = (void *)buf_of(&d);
+	*header = (struct virtio_blk_outhdr){.type = VIRTIO_BLK_T_OUT, .sector = 100};
+	memset(buf_of(&d) + 4096, 0x77, 1024);
+	desc_of(&d)[0] = (struct desc){BUF, 16, NEXT, 1};
+	desc_of(&d)[1] = (struct desc){BUF + 4096, 1024, NEXT, 2};
+	desc_of(&d)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
+	offer(&d, 0);
+	for (unsigned i = 0; i < 10000 && !atomic_load(&told); i++)
+		sleep_ms(1);
+	assert_int_equal(atomic_load(&told), 1u << 31 | EFBIG);
+	assert_int_equal(used_of(&d)[1], 0);
+	/* In vain once more, then with room. */
+	atomic_store(&told, 0);
+	machine_pause(machine);
+	machine_resume(machine);
+	for (unsigned i = 0; i < 10000 && !atomic_load(&told); i++)
+		sleep_ms(1);
+	assert_int_equal(atomic_load(&told), 1u << 31 | EFBIG);
+	machine_pause(machine);
+	limit_files(RLIM_INFINITY);
+	machine_resume(machine);
+	wait_used(&d);
+	assert_int_equal(buf_of(&d)[64], VIRTIO_BLK_S_OK);
+	assert_int_equal(disk_byte(100 * 512 + 1023), 0x77);
+	/* A reset forgets what waits. */
+	limit_files(16 * 512);
+	atomic_store(&told, 0);
+	offer(&d, 0);
+	for (unsigned i = 0; i < 10000 && !atomic_load(&told); i++)
+		sleep_ms(1);
+	start(&d, 0);
+	limit_files(RLIM_INFINITY);
+	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	machine_destroy(machine);
+}
+
+static void test_host_error(void **state)
+{
+	check_host_error(false);
+	check_host_error(true);
+}
 
 static void test_limits(void **state)
 {
@@ -621,11 +754,19 @@ static void test_rng(void **state)
 
 int main(void)
 {
+	/* A write beyond the limit of limit_files may be this thread's, too. */
+	signal(SIGXFSZ, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_config, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_features, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_read_write, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_read_write_plain, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write_threads, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write_direct, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write_direct_threads, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_read_write_last_queue, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_features_of_modes, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_host_error, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_limits, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_id_discard_zero, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_readonly, make_disk, remove_disk),
