@@ -234,6 +234,7 @@ struct machine_boot {
 	const char *nvram;    /* flash with that firmware's variables, mapped below it and written by it; or NULL */
 	const struct machine_module *modules; /* for a Multiboot or PVH kernel, in order */
 	unsigned module_count;
+	unsigned menu_ms; /* how long the firmware waits for the key to its boot menu; 0: no menu */
 };
 /*
  * Loads what is to boot into RAM, builds tables (ACPI, e820/zero page), and fills the boot processor's state.

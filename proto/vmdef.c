@@ -97,6 +97,8 @@ static const struct field boot_fields[] = {
 	{.key = "firmware", .type = FIELD_PATH, .offset = AT(boot.firmware), .what = "BIOS image"},
 	{.key = "nvram", .type = FIELD_OBJECT, .fields = nvram_fields, .field_count = COUNT(nvram_fields),
 	 .what = "flash for that firmware's variables"},
+	{.key = "menu_ms", .type = FIELD_UINT, .offset = AT(boot.menu_ms), .max = VMDEF_BOOT_MENU_MAX_MS,
+	 .what = "milliseconds that the firmware waits for ESC to open its boot menu; 0: it does not"},
 };
 
 static const struct field feature_fields[] = {
@@ -582,6 +584,8 @@ static int check_whole(const struct vmdef *def, char *ret_error)
 		return refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
 	if (def->boot.nvram.path && !def->boot.firmware)
 		return refuse(ret_error, "boot.nvram", "a firmware's variables need boot.firmware");
+	if (def->boot.menu_ms && !def->boot.firmware)
+		return refuse(ret_error, "boot.menu_ms", "a boot menu is the firmware's: it needs boot.firmware");
 	return 0;
 }
 
@@ -752,6 +756,7 @@ static bool is_absent(const struct vmdef *def, const struct field *f)
 	case FIELD_PROSE:
 	case FIELD_SOCKET: return !*(char *const *)at;
 	case FIELD_MODULES: return !def->boot.module_count;
+	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_WORD: return !*(const char *)at;
 	case FIELD_WEIGHT: return *(const double *)at <= 0;

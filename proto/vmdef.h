@@ -18,6 +18,7 @@ struct json_object;
 #define VMDEF_MEMORY_MIN_MIB 16
 #define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
 #define VMDEF_CMDLINE_MAX 2047 /* Linux: COMMAND_LINE_SIZE on x86 is 2048 with its NUL */
+#define VMDEF_BOOT_MENU_MAX_MS 65535 /* SeaBIOS reads 16 bits */
 #define VMDEF_TITLE_MAX 255
 #define VMDEF_DESCRIPTION_MAX (64u << 10)
 #define VMDEF_LIBVIRT_XML_MAX (512u << 10)
@@ -73,6 +74,7 @@ struct vmdef {
 		struct {
 			char *path, *template;
 		} nvram;
+		unsigned menu_ms; /* how long the firmware waits for the key that opens its boot menu; 0: it has none */
 		struct vmdef_module modules[VMDEF_MODULES_MAX];
 		unsigned module_count;
 	} boot;

@@ -183,6 +183,7 @@ static int load_guest(struct vm *vm)
 		.nvram = vm->def->boot.nvram.path,
 		.modules = modules,
 		.module_count = vm->def->boot.module_count,
+		.menu_ms = vm->def->boot.menu_ms,
 	};
 	const char *why = "unknown";
 	int rc = machine_boot(vm->machine, &boot, state, &why);

@@ -178,6 +178,11 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'o': return add_module(boot, value);
 	case 'N': return put_path(nvram_of(boot), "path", "--nvram", value);
 	case 'T': return put_path(nvram_of(boot), "template", "--nvram-template", value);
+	case 'b':
+		if (parse_unsigned("--boot-menu", value, &number))
+			return -EINVAL;
+		json_object_object_add(boot, "menu_ms", json_object_new_int64(number));
+		return 0;
 	case 'd': return add_disk(definition, value);
 	case 't':
 		run->timeout_s = strtod(value, &end);
@@ -211,6 +216,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"firmware", required_argument, NULL, 'f'},
 		{"nvram", required_argument, NULL, 'N'},
 		{"nvram-template", required_argument, NULL, 'T'},
+		{"boot-menu", required_argument, NULL, 'b'},
 		{"module", required_argument, NULL, 'o'},
 		{"disk", required_argument, NULL, 'd'},
 		{"workload", required_argument, NULL, 'w'},

@@ -201,7 +201,7 @@ static const struct meaning meanings[] = {
 	{"os", "acpi", LV_XML_REFUSED},
 	{"os", "bios", LV_XML_KEPT},
 	{"os", "boot", LV_XML_KEPT},
-	{"os", "bootmenu", LV_XML_NO_EFFECT},
+	{"os", "bootmenu", LV_XML_MAPPED},
 	{"os", "cmdline", LV_XML_MAPPED},
 	{"os", "dtb", LV_XML_REFUSED},
 	{"os", "firmware", LV_XML_REFUSED},

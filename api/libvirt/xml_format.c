@@ -189,6 +189,24 @@ static void insert_text(struct formatter *f, xmlNode *parent, xmlNode **after, c
 	*after = e;
 }
 
+/* One that is not there, or off, stays as it was said. */
+static void write_boot_menu(xmlNode *os, unsigned ms)
+{
+	xmlNode *menu = lv_xml_child(os, "bootmenu");
+	char text[16];
+
+	if (!ms) {
+		if (lv_xml_attribute_is(menu, "enable", "yes"))
+			drop_children(os, "bootmenu");
+		return;
+	}
+	if (!menu)
+		menu = add(os, "bootmenu", NULL);
+	snprintf(text, sizeof(text), "%u", ms);
+	set(menu, "enable", "yes");
+	set(menu, "timeout", text);
+}
+
 static void write_os(struct formatter *f)
 {
 	static const char *const own[] = {"loader", "nvram", "kernel", "initrd", "cmdline"};
@@ -211,6 +229,7 @@ static void write_os(struct formatter *f)
 	insert_text(f, os, &type, "kernel", d->boot.kernel);
 	insert_text(f, os, &type, "initrd", d->boot.initrd);
 	insert_text(f, os, &type, "cmdline", d->boot.cmdline);
+	write_boot_menu(os, d->boot.menu_ms);
 }
 
 /* ---- <devices> ---------------------------------------------------------------------------------- */

@@ -329,6 +329,21 @@ static bool take_nvram(struct parser *p, const xmlNode *node)
 		    : refuse_node(p, node, "variables are kept in a file here; take the type out");
 }
 
+#define BOOT_MENU_MS 2500 /* SeaBIOS's own wait */
+
+/* <bootmenu enable="yes" timeout="3000"/>. A kernel that is loaded directly has no menu in front of it. */
+static bool take_boot_menu(struct parser *p, const xmlNode *menu)
+{
+	char *timeout = lv_xml_attribute(menu, "timeout");
+	uint64_t ms = BOOT_MENU_MS;
+	bool ok = !timeout || get_number(p, menu, timeout, &ms);
+
+	xmlFree(timeout);
+	if (ok && lv_xml_attribute_is(menu, "enable", "yes") && json_object_object_get_ex(p->boot, "firmware", NULL))
+		json_object_object_add(p->boot, "menu_ms", json_object_new_int64((int64_t)ms));
+	return ok;
+}
+
 static bool take_os(struct parser *p, const xmlNode *os)
 {
 	static const struct {
@@ -353,9 +368,10 @@ static bool take_os(struct parser *p, const xmlNode *os)
 	}
 	if (lv_xml_child(os, "nvram") && !take_nvram(p, lv_xml_child(os, "nvram")))
 		return false;
-	if (json_object_object_get_ex(p->boot, "kernel", NULL) || json_object_object_get_ex(p->boot, "firmware", NULL))
-		return true;
-	return take_default_firmware(p, os);
+	if (!json_object_object_get_ex(p->boot, "kernel", NULL) && !json_object_object_get_ex(p->boot, "firmware", NULL) &&
+	    !take_default_firmware(p, os))
+		return false;
+	return !lv_xml_child(os, "bootmenu") || take_boot_menu(p, lv_xml_child(os, "bootmenu"));
 }
 
 /* ---- <devices> -------------------------------------------------------------------------------- */

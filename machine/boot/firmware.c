@@ -211,19 +211,19 @@ static int put_smbios(struct machine *machine)
 	return rc;
 }
 
-static int put_settings(struct machine *machine, bool with_kernel)
+static int put_settings(struct machine *machine, bool with_kernel, unsigned menu_ms)
 {
-	const uint16_t sercon = SERCON_PORT, menu_wait = 0;
-	const uint16_t cpus = (uint16_t)machine_vcpus(machine), no = 0;
+	const uint16_t sercon = SERCON_PORT, menu_wait = (uint16_t)menu_ms;
+	const uint16_t cpus = (uint16_t)machine_vcpus(machine), menu = menu_ms != 0;
 	/* One byte for each sleep state S0..S5: bit 7 supported, low bits SLP_TYP. */
 	const uint8_t states[6] = {0x80, 0, 0, 0, 0, 0x85};
-	const uint64_t show_menu = 0;
+	const uint64_t show_menu = menu;
 	int rc;
 
 	if (fw_cfg_add_u16(machine, FW_CFG_NB_CPUS, cpus) < 0 || fw_cfg_add_u16(machine, FW_CFG_MAX_CPUS, cpus) < 0 ||
-	    fw_cfg_add_u16(machine, FW_CFG_NOGRAPHIC, 1) < 0 || fw_cfg_add_u16(machine, FW_CFG_BOOT_MENU, no) < 0)
+	    fw_cfg_add_u16(machine, FW_CFG_NOGRAPHIC, 1) < 0 || fw_cfg_add_u16(machine, FW_CFG_BOOT_MENU, menu) < 0)
 		return add_failed(-ENOMEM, "the number of processors");
-	/* SeaBIOS: its screen also on this serial port; no wait for a key. */
+	/* SeaBIOS: its screen also on this serial port; no wait for a key unless a menu is wished for. (OVMF reads these too.) */
 	rc = add_file(machine, "etc/sercon-port", &sercon, sizeof(sercon));
 	if (rc == 0)
 		rc = add_file(machine, "etc/boot-menu-wait", &menu_wait, sizeof(menu_wait));
@@ -387,7 +387,7 @@ int firmware_boot(struct machine *machine, const struct machine_boot *boot, stru
 	if (rc == 0)
 		rc = put_smbios(machine);
 	if (rc == 0)
-		rc = put_settings(machine, boot->kernel != NULL);
+		rc = put_settings(machine, boot->kernel != NULL, boot->menu_ms);
 	if (rc == 0 && boot->kernel)
 		rc = put_kernel(machine, boot);
 	if (rc < 0)

@@ -175,6 +175,31 @@ def grub_runs_its_shell(disk):
         check("can't find command" in out, out)
 
 
+def seabios_boot_menu(disk):
+    """Opened by a key, it lists what there is: the second disk first chooses nothing bootable, so the choice shows."""
+    boot = {"firmware": seabios(), "menu_ms": 60000}
+    blank = os.path.join(disk.folder, "blank.raw")
+    with open(blank, "wb") as f:
+        f.truncate(MIB)
+    with Guest(disk.folder, boot, disks=[{"path": blank}, {"path": disk.path()}]) as console:
+        console.expect("Press ESC for boot menu", 30)
+        console.type("\x1b")
+        console.expect("Select boot device:", 30)
+        first = console.expect(r"(\d)\. Virtio disk PCI:", 30).group(1)
+        second = console.expect(r"(\d)\. Virtio disk PCI:", 30).group(1)
+        check(int(second) == int(first) + 1, f"entries {first} and {second}")
+        console.type(second)
+        console.expect("early configuration read", 60)
+        console.expect("grub> ", 60)
+        out = ask_grub(console, "ls")
+        check("(hd0,msdos1)" in out and "(hd1" in out, out)
+        check("not a bootable" not in console.text, "it tried the blank disk first")
+    # Nobody presses it: the first disk is tried as ever, at once when there is no menu.
+    with at_grub(disk) as console:
+        wait_for_grub(console)
+        check("boot menu" not in console.text, "it offers a menu that nobody asked for")
+
+
 def grub_boots_debians_kernel(disk):
     with at_grub(disk) as console:
         wait_for_grub(console)
@@ -405,6 +430,7 @@ def main():
         disk = Disk(folder)
         tests = [
             ("GRUB runs its shell", grub_runs_its_shell, disk),
+            ("SeaBIOS's boot menu", seabios_boot_menu, disk),
             ("GRUB boots Debian's kernel from a disk", grub_boots_debians_kernel, disk),
             ("GRUB boots memtest86+ from real mode", grub_boots_memtest_from_real_mode, disk),
             ("GRUB loads GNU Mach", grub_loads_gnu_mach, disk),

@@ -161,6 +161,45 @@ static void firmware_has_variables(void **state)
 	vmdef_free(again);
 }
 
+static void firmware_has_a_boot_menu(void **state)
+{
+	static const struct {
+		const char *menu;
+		unsigned ms;
+	} rows[] = {{"<bootmenu enable='yes' timeout='3000'/>", 3000}, {"<bootmenu enable='yes'/>", 2500},
+		    {"<bootmenu enable='no' timeout='3000'/>", 0}, {"", 0}};
+	char error[900], text[900], *xml;
+	int code;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		snprintf(text, sizeof(text), DOMAIN("<os><type>hvm</type><loader>/bios</loader>%s</os>"), rows[i].menu);
+		struct vmdef *def = parse(text, &code, error, sizeof(error)), *again;
+
+		assert_non_null(def);
+		assert_int_equal(def->boot.menu_ms, rows[i].ms);
+		for (unsigned kept = 0; kept < 2; kept++) { /* with the XML it came with, and as one that came through JSON */
+			xml = format(def);
+			assert_int_equal(strstr(xml, "<bootmenu enable=\"yes\"") != NULL, rows[i].ms != 0);
+			again = parse(xml, &code, error, sizeof(error));
+			assert_non_null(again);
+			assert_int_equal(again->boot.menu_ms, rows[i].ms);
+			vmdef_free(again);
+			free(xml);
+			free(def->libvirt_xml);
+			def->libvirt_xml = NULL;
+		}
+		vmdef_free(def);
+	}
+	struct vmdef *def = parse(DOMAIN("<os><type>hvm</type><kernel>/k</kernel><bootmenu enable='yes'/></os>"), &code, error, sizeof(error));
+
+	assert_non_null(def);
+	assert_int_equal(def->boot.menu_ms, 0); /* nobody would show it */
+	vmdef_free(def);
+	assert_null(parse(DOMAIN("<os><type>hvm</type><loader>/bios</loader><bootmenu enable='yes' timeout='99999'/></os>"), &code, error,
+			  sizeof(error)));
+	assert_non_null(strstr(error, "boot.menu_ms"));
+}
+
 static void refuses_by_path(void **state)
 {
 	static const struct {
@@ -288,7 +327,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
-		cmocka_unit_test(firmware_has_variables),
+		cmocka_unit_test(firmware_has_variables), cmocka_unit_test(firmware_has_a_boot_menu),
 		cmocka_unit_test(refuses_by_path),
 		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),
 	};

@@ -47,7 +47,7 @@ static void takes_defaults(void **state)
 static const char full[] =
 	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":1024,"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
-	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"}},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
+	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
 	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
@@ -62,6 +62,7 @@ static void takes_everything(void **state)
 	assert_string_equal(def->boot.cmdline, "a=\"b\" c");
 	assert_string_equal(def->boot.nvram.path, "/n");
 	assert_string_equal(def->boot.nvram.template, "/t");
+	assert_int_equal(def->boot.menu_ms, 3000);
 	assert_int_equal(def->disk_count, 2);
 	assert_false(def->disks[0].readonly);
 	assert_true(def->disks[1].readonly);
@@ -166,7 +167,7 @@ static const struct refusal refusals[] = {
 	{"{}", "the key name is missing"},
 	{"{\"name\":\"a\"}", "the key boot is missing"},
 	{"{\"name\":\"a\",\"boot\":{}}", "boot: nothing to boot"},
-	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, modules, firmware, nvram"},
+	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, modules, firmware, nvram, menu_ms"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"k\"}}", "boot.kernel: \"k\" is not an absolute path"},
 	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"initrd\":\"/i\"}}", "boot.initrd: an initrd needs boot.kernel"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"firmware\":\"/f\",\"modules\":[{\"path\":\"/m\"}]}}",
@@ -176,6 +177,8 @@ static const struct refusal refusals[] = {
 	 "boot.modules[0].args: unknown key; known: path, cmdline"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"modules\":[{\"cmdline\":\"x\"}]}}", "boot.modules[0]: the key path is missing"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"nvram\":{\"path\":\"/n\"}}}", "boot.nvram: a firmware's variables need boot.firmware"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\",\"menu_ms\":1}}", "boot.menu_ms: a boot menu is the firmware's: it needs boot.firmware"},
+	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"menu_ms\":65536}}", "boot.menu_ms: 65536"},
 	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"nvram\":{\"template\":\"/n\"}}}", "boot.nvram: the key path is missing"},
 	{"{\"name\":\"a\",\"boot\":{\"firmware\":\"/f\",\"nvram\":\"/n\"}}", "boot.nvram: an object is wanted, not a string"},
 	{"{\"name\":\"a\",\"boot\":[]}", "boot: an object is wanted, not an array"},
