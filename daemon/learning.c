@@ -69,23 +69,22 @@ static json_object *member(json_object *object, const char *key, json_type type)
 		       : NULL;
 }
 
-/* The mode that was chosen and what it was thought to cost; false when no prediction was made. */
-static bool prediction(json_object *decision, enum policy_mode *ret_mode, double *ret_cost)
+/* The mode that was chosen, and what each was thought to cost, 0 where that was not known; false when none was chosen. */
+static bool prediction(json_object *decision, enum policy_mode *ret_mode, double ret_costs[POLICY_MODE_COUNT])
 {
 	json_object *rows = member(decision, "candidates", json_type_array);
-	json_object *mode = member(decision, "mode", json_type_string);
+	json_object *chosen = member(decision, "mode", json_type_string);
+	enum policy_mode mode;
 
-	for (size_t i = 0; mode && rows && i < json_object_array_length(rows); i++) {
+	memset(ret_costs, 0, POLICY_MODE_COUNT * sizeof(*ret_costs));
+	for (size_t i = 0; rows && i < json_object_array_length(rows); i++) {
 		json_object *row = json_object_array_get_idx(rows, i), *name = member(row, "mode", json_type_string);
 		json_object *cost = member(member(row, "predicted", json_type_object), "cost", json_type_double);
 
-		if (name && !strcmp(json_object_get_string(name), json_object_get_string(mode)) &&
-		    policy_mode_parse(json_object_get_string(name), ret_mode)) {
-			*ret_cost = cost ? json_object_get_double(cost) : 0;
-			return true;
-		}
+		if (name && cost && policy_mode_parse(json_object_get_string(name), &mode))
+			ret_costs[mode] = json_object_get_double(cost);
 	}
-	return false;
+	return chosen && policy_mode_parse(json_object_get_string(chosen), ret_mode);
 }
 
 static void tell(struct vm *vm, enum policy_mode mode, double cost, const struct policy_outcome *outcome)
@@ -97,7 +96,7 @@ static void tell(struct vm *vm, enum policy_mode mode, double cost, const struct
 	put_text(row, "uuid", vm->uuid);
 	put_text(row, "name", vm->name);
 	put_text(row, "mode", policy_mode_name(mode));
-	json_object_object_add(row, "predicted_cost", json_object_new_double(cost));
+	json_object_object_add(row, "predicted_cost", cost > 0 ? json_object_new_double(cost) : NULL);
 	json_object_object_add(row, "predicted_boot_seconds",
 			       outcome->predicted > 0 ? json_object_new_double(outcome->predicted) : NULL);
 	json_object_object_add(row, "boot_seconds", json_object_new_double(outcome->observed));
@@ -119,18 +118,18 @@ void learning_take(struct vm *vm)
 	struct policy_outcome outcome = {0};
 	struct policy_memory_vm *known;
 	char key[LEARNING_KEY_BYTES];
+	double costs[POLICY_MODE_COUNT];
 	enum policy_mode mode;
-	double cost = 0;
 	bool learned;
 
-	if (!stats || !prediction(vm->decision, &mode, &cost))
+	if (!stats || !prediction(vm->decision, &mode, costs))
 		return;
 	learning_key(vm->def, vm->transient, key);
 	known = policy_memory_use(&daemon->memory, key, epoch_seconds());
 	learned = policy_learn(&known->learned, stats, mode, calibration);
-	if (boot && cost > 0 && json_object_get_double(boot) > 0) {
-		policy_memory_outcome(&daemon->memory, known, mode, cost, json_object_get_double(boot), &outcome);
-		tell(vm, mode, cost, &outcome);
+	if (boot && json_object_get_double(boot) > 0) {
+		policy_memory_outcome(&daemon->memory, known, mode, costs, json_object_get_double(boot), &outcome);
+		tell(vm, mode, costs[mode], &outcome);
 	}
 	snprintf(known->mode, sizeof(known->mode), "%s", policy_mode_name(mode));
 	if (learned || outcome.observed > 0)

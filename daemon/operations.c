@@ -370,7 +370,7 @@ static json_object *decide(struct daemon *daemon, const struct vmdef *def, const
 		.wish = wish ? wish : vmdef_mode_name(def->mode),
 		.previous = known && known->mode[0] ? known->mode : NULL,
 	};
-	double boot, cost = 0;
+	double boot = 0, costs[POLICY_MODE_COUNT];
 	json_object *json;
 
 	policy_probe_again(&daemon->host);
@@ -379,9 +379,10 @@ static json_object *decide(struct daemon *daemon, const struct vmdef *def, const
 	policy_constraints_of(def, &constraints);
 	policy_decide(&query, ret_decision);
 	json = policy_decision_json(ret_decision);
+	for (int m = 0; m < POLICY_MODE_COUNT; m++)
+		costs[m] = ret_decision->candidates[m].predicted.cost;
 	if (ret_decision->possible)
-		cost = ret_decision->candidates[ret_decision->mode].predicted.cost;
-	boot = policy_memory_boot(known, cost);
+		boot = policy_memory_boot(known, ret_decision->mode, costs);
 	json_object_object_add(json, "predicted_boot_seconds", boot > 0 ? json_object_new_double(boot) : NULL);
 	json_object_object_add(json, "time", json_object_new_double(epoch_seconds()));
 	return json;

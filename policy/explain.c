@@ -2,6 +2,7 @@
 #include "policy/policy.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static void add(json_object *to, const char *key, const char *text)
 {
@@ -45,6 +46,58 @@ static json_object *candidate_json(enum policy_mode mode, const struct policy_ca
 	return row;
 }
 
+static json_object *constraint(const char *key, const char *value, const char *means)
+{
+	json_object *row = json_object_new_object();
+
+	add(row, "key", key);
+	add(row, "value", value);
+	add(row, "means", means);
+	return row;
+}
+
+static void list(char *text, size_t size, const char *word)
+{
+	size_t n = strlen(text);
+
+	snprintf(text + n, size - n, "%s%s", n ? " " : "", word);
+}
+
+/* What the definition demands, and what follows from it in general; candidates say what follows here. */
+static json_object *constraints_json(const struct policy_constraints *c)
+{
+	json_object *rows = json_object_new_array();
+	char require[32] = "", forbid[32] = "", features[CPU_FEATURE_COUNT * 16] = "";
+
+	for (int m = 0; m < POLICY_MODE_COUNT; m++) {
+		if (c->require >> m & 1)
+			list(require, sizeof(require), policy_mode_name((enum policy_mode)m));
+		if (c->forbid >> m & 1)
+			list(forbid, sizeof(forbid), policy_mode_name((enum policy_mode)m));
+	}
+	for (int i = 0; i < CPU_FEATURE_COUNT; i++)
+		if (c->features >> i & 1)
+			list(features, sizeof(features), policy_feature_name((enum cpu_feature)i));
+	if (require[0])
+		json_object_array_add(rows, constraint("policy.require", require, "no other mode"));
+	if (forbid[0])
+		json_object_array_add(rows, constraint("policy.forbid", forbid, "not these modes"));
+	if (features[0])
+		json_object_array_add(rows, constraint("cpu.features", features, "the guest may use them: modes and hosts that "
+									       "have them"));
+	if (c->kernel_isolation)
+		json_object_array_add(rows, constraint("policy.isolation", "kernel", "modes that keep the guest's kernel from its "
+										   "programs, speculation included"));
+	if (c->passthrough)
+		json_object_array_add(rows, constraint("policy.passthrough", "true", "hvm, on a host with an IOMMU"));
+	if (c->nested)
+		json_object_array_add(rows, constraint("policy.nested", "true", "hvm, on a host with nested virtualization"));
+	if (c->migratable)
+		json_object_array_add(rows, constraint("policy.migratable", "true", "nothing that ties it to this host; policy.plan "
+										  "finds a mode that a set of hosts shares"));
+	return rows;
+}
+
 json_object *policy_decision_json(const struct policy_decision *d)
 {
 	json_object *object = json_object_new_object(), *candidates = json_object_new_array(),
@@ -62,6 +115,7 @@ json_object *policy_decision_json(const struct policy_decision *d)
 	for (unsigned i = 0; i < d->change_count; i++)
 		json_object_array_add(changes, json_object_new_string(d->would_change[i]));
 	json_object_object_add(object, "would_change", changes);
+	json_object_object_add(object, "constraints", constraints_json(&d->constraints));
 	json_object_object_add(object, "workload", policy_workload_json(&d->workload));
 	json_object_object_add(object, "guest", policy_guest_json(&d->guest));
 	return object;

@@ -115,6 +115,26 @@ void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, si
 		snprintf(ret_remedy, size, "mount /sys and /proc where the daemon runs");
 }
 
+const char *policy_iommu_remedy(const struct policy_host *host)
+{
+	if (host->iommu_groups > 0)
+		return "";
+	if (host->iommu_units > 0)
+		return "boot with intel_iommu=on or amd_iommu=on";
+	if (host->under_hypervisor)
+		return "ask the outer hypervisor's owner for a virtual IOMMU";
+	return "enable VT-d or AMD-Vi in the firmware's setup, and boot with intel_iommu=on";
+}
+
+void policy_nested_remedy(const struct policy_host *host, char *ret_remedy, size_t size)
+{
+	ret_remedy[0] = '\0';
+	if (host->kvm_hardware != POLICY_YES)
+		policy_hardware_remedy(host, ret_remedy, size);
+	else if (host->nested != POLICY_YES)
+		snprintf(ret_remedy, size, "load %s with nested=1", host->kvm_amd == POLICY_YES ? "kvm_amd" : "kvm_intel");
+}
+
 /* "" when nothing is missing. */
 static void remedy_of(const struct policy_host *host, const char *name, char *remedy, size_t size)
 {
@@ -135,11 +155,7 @@ static void remedy_of(const struct policy_host *host, const char *name, char *re
 	else if (!strcmp(name, "npt") && host->npt == POLICY_NO)
 		snprintf(remedy, size, "load kvm_amd with npt=1 if the processor has it; shadow paging is slow");
 	else if (!strcmp(name, "iommu_groups") && host->iommu_groups == 0)
-		snprintf(remedy, size, "%s (only passthrough needs it)",
-			 host->iommu_units > 0       ? "boot with intel_iommu=on or amd_iommu=on"
-			 : host->under_hypervisor ? "ask the outer hypervisor's owner for a virtual IOMMU"
-						  : "enable VT-d or AMD-Vi in the firmware's setup, and boot with "
-						    "intel_iommu=on");
+		snprintf(remedy, size, "%s (only passthrough needs it)", policy_iommu_remedy(host));
 }
 
 /* ---- out ------------------------------------------------------------------------------------ */

@@ -46,9 +46,15 @@ struct policy_memory_vm *policy_memory_use(struct policy_memory *memory, const c
 	return vm;
 }
 
-double policy_memory_boot(const struct policy_memory_vm *vm, double cost)
+double policy_memory_boot(const struct policy_memory_vm *vm, enum policy_mode mode, const double costs[POLICY_MODE_COUNT])
 {
-	return vm && vm->boots && cost > 0 ? vm->boot_native * cost : 0;
+	enum policy_mode last;
+
+	if (!vm || !vm->boots || !policy_mode_parse(vm->boot_mode, &last))
+		return 0;
+	if (last == mode)
+		return vm->boot_seconds;
+	return costs[mode] > 0 && costs[last] > 0 ? vm->boot_seconds * costs[mode] / costs[last] : 0;
 }
 
 static void correct(struct policy_corrections *corrections, enum policy_mode mode, double step)
@@ -60,14 +66,15 @@ static void correct(struct policy_corrections *corrections, enum policy_mode mod
 }
 
 void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm *vm, enum policy_mode mode,
-			   double cost, double observed, struct policy_outcome *ret)
+			   const double costs[POLICY_MODE_COUNT], double observed, struct policy_outcome *ret)
 {
-	double predicted = policy_memory_boot(vm, cost), error;
+	double predicted = policy_memory_boot(vm, mode, costs), error;
 	enum policy_mode last;
+	bool same = vm->boots && policy_mode_parse(vm->boot_mode, &last) && last == mode;
 
 	ret->predicted = predicted;
 	ret->observed = observed;
-	if (!(cost > 0 && observed > 0))
+	if (!(observed > 0))
 		return;
 	if (predicted > 0) {
 		error = log(observed / predicted);
@@ -77,12 +84,13 @@ void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm
 		 * In the same mode it only says how long this VM takes to boot. In another it says that one of the two modes
 		 * costs more than thought, and not which: both take half.
 		 */
-		if (policy_mode_parse(vm->mode, &last) && last != mode) {
+		if (!same) {
 			correct(&memory->corrections, mode, error * RATE / 2);
 			correct(&memory->corrections, last, -error * RATE / 2);
 		}
 	}
-	vm->boot_native = vm->boots ? vm->boot_native + RATE * (observed / cost - vm->boot_native) : observed / cost;
+	vm->boot_seconds = same ? vm->boot_seconds + RATE * (observed - vm->boot_seconds) : observed;
+	snprintf(vm->boot_mode, sizeof(vm->boot_mode), "%s", policy_mode_name(mode));
 	vm->boots++;
 	snprintf(vm->mode, sizeof(vm->mode), "%s", policy_mode_name(mode));
 }
@@ -142,7 +150,8 @@ static json_object *vm_json(const struct policy_memory_vm *vm)
 	put_number(object, "time", vm->time);
 	json_object_object_add(object, "mode", json_object_new_string(vm->mode));
 	json_object_object_add(object, "boots", json_object_new_int64(vm->boots));
-	put_number(object, "boot_native", vm->boot_native);
+	put_number(object, "boot_seconds", vm->boot_seconds);
+	json_object_object_add(object, "boot_mode", json_object_new_string(vm->boot_mode));
 	json_object_object_add(object, "runs", json_object_new_int64(vm->learned.runs));
 	put_number(object, "cpu_seconds", vm->learned.cpu_seconds);
 	for (int i = 0; i < POLICY_MEASURES; i++)
@@ -200,8 +209,9 @@ static void parse_vm(json_object *json, struct policy_memory_vm *vm)
 	text(json, "mode", vm->mode, sizeof(vm->mode));
 	vm->time = number(json, "time", 0, 1e11, 0);
 	vm->boots = (unsigned)number(json, "boots", 0, 1e9, 0);
-	vm->boot_native = number(json, "boot_native", 0, 1e6, 0);
-	if (vm->boot_native <= 0)
+	vm->boot_seconds = number(json, "boot_seconds", 0, 1e6, 0);
+	text(json, "boot_mode", vm->boot_mode, sizeof(vm->boot_mode));
+	if (vm->boot_seconds <= 0 || !vm->boot_mode[0])
 		vm->boots = 0;
 	vm->learned.runs = (unsigned)number(json, "runs", 0, 1e9, 0);
 	vm->learned.cpu_seconds = number(json, "cpu_seconds", 0, 1e9, 0);

@@ -74,6 +74,10 @@ bool policy_feature_parse(const char *name, enum cpu_feature *ret_feature);
 const char *policy_feature_name(enum cpu_feature feature);
 /* What would give this host hardware virtualization; "" when it has it. */
 void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, size_t size);
+/* What would give it an IOMMU that devices can be passed through; "" when it has one. Never NULL. */
+const char *policy_iommu_remedy(const struct policy_host *host);
+/* What would let its guests run VMs themselves; "" when they can. */
+void policy_nested_remedy(const struct policy_host *host, char *ret_remedy, size_t size);
 
 /* ---- the guest (guest.c) --------------------------------------------------------- */
 
@@ -292,6 +296,7 @@ struct policy_decision {
 	unsigned change_count;
 	struct policy_guest guest;
 	struct policy_workload workload;
+	struct policy_constraints constraints;
 };
 
 /* A new mode must be so much better than the one a VM had last: changing has its own cost and risk. */
@@ -322,8 +327,9 @@ struct policy_memory_vm {
 	double time; /* last use, seconds since the epoch */
 	struct policy_learned learned;
 	unsigned boots;
-	double boot_native; /* seconds to user space, divided by the mode's predicted cost */
-	char mode[8];       /* of the last run */
+	double boot_seconds; /* to user space, a moving mean of boots in one mode */
+	char boot_mode[8];   /* that mode */
+	char mode[8];        /* of the last run */
 };
 
 struct policy_memory {
@@ -339,17 +345,20 @@ void policy_memory_init(struct policy_memory *memory);
 struct policy_memory_vm *policy_memory_find(struct policy_memory *memory, const char *key);
 /* Finds or makes it; the one that was not used for longest makes room. */
 struct policy_memory_vm *policy_memory_use(struct policy_memory *memory, const char *key, double now);
-/* Seconds until user space, of a VM that has booted before; 0 when that is not known. cost: predicted, corrected. */
-double policy_memory_boot(const struct policy_memory_vm *vm, double cost);
 /*
- * A VM has reached user space after so many seconds, in a mode of that predicted (corrected) cost. The prediction it had
- * is judged, and where its last run was in another mode, both modes' corrections move.
+ * Seconds until user space in a mode, of a VM that has booted before: what it took in the same mode, or in another, by
+ * the two modes' predicted (corrected) costs for one workload, 0 for unknown ones. 0 when it cannot be told.
+ */
+double policy_memory_boot(const struct policy_memory_vm *vm, enum policy_mode mode, const double costs[POLICY_MODE_COUNT]);
+/*
+ * A VM has reached user space after so many seconds. The prediction it had is judged, and where its last boot was in
+ * another mode, both modes' corrections move.
  */
 struct policy_outcome {
 	double predicted, observed; /* seconds; predicted 0: none */
 };
 void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm *vm, enum policy_mode mode,
-			   double cost, double observed, struct policy_outcome *ret);
+			   const double costs[POLICY_MODE_COUNT], double observed, struct policy_outcome *ret);
 void policy_memory_forget(struct policy_memory *memory, const char *key);
 json_object *policy_memory_json(const struct policy_memory *memory);
 /* Anything that is not right in it is left out. */

@@ -93,6 +93,7 @@ static void check_constraints(enum policy_mode mode, const struct policy_host *h
 			      struct policy_candidate *candidate)
 {
 	const char *name = policy_mode_name(mode);
+	char remedy[sizeof(candidate->remedy)];
 
 	if (c->forbid >> mode & 1) {
 		rule_out(candidate, "take it out of policy.forbid", "the definition forbids %s", name);
@@ -101,16 +102,17 @@ static void check_constraints(enum policy_mode mode, const struct policy_host *h
 	} else if (c->passthrough && mode != POLICY_HVM) {
 		rule_out(candidate, NULL, "a device can be passed through in hvm only");
 	} else if (c->passthrough && host->iommu_groups <= 0) {
-		rule_out(candidate, "enable VT-d or AMD-Vi in the firmware's setup, and boot with intel_iommu=on",
-			 "passthrough needs an IOMMU, and this host shows none");
+		rule_out(candidate, policy_iommu_remedy(host), "passthrough needs an IOMMU, and this host shows none");
 	} else if (c->passthrough && c->migratable) {
 		rule_out(candidate, "drop policy.passthrough or policy.migratable",
 			 "a VM with a device of its host cannot move");
 	} else if (c->nested && mode != POLICY_HVM) {
 		rule_out(candidate, NULL, "%s does not offer guests virtualization of their own", name);
 	} else if (c->nested && host->nested != POLICY_YES) {
-		rule_out(candidate, "load kvm_intel or kvm_amd with nested=1",
-			 "the guest wants to run VMs, and nested virtualization is off");
+		policy_nested_remedy(host, remedy, sizeof(remedy));
+		rule_out(candidate, remedy, "the guest wants to run VMs, and %s",
+			 host->kvm_hardware == POLICY_YES ? "nested virtualization is off"
+							  : "this host has no virtualization of its own to hand on");
 	} else if (c->kernel_isolation && mode == POLICY_BT) {
 		rule_out(candidate, "accept policy.isolation \"vm\"",
 			 "under bt a guest's kernel and programs share one process: no speculative boundary");
@@ -124,6 +126,21 @@ static bool software_kvm(enum policy_mode mode, const struct policy_host *host)
 	return mode == POLICY_HVM && host->kvm_hardware != POLICY_YES;
 }
 
+/* All that it cannot execute by name, and why for the first that every system needs. */
+static void rule_out_unable(const struct policy_figures *figures, enum policy_measure needed,
+			    struct policy_candidate *candidate)
+{
+	char names[200] = "";
+	size_t n = 0;
+
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		if (figures->of[i].state == POLICY_FIGURE_CANNOT)
+			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", n ? ", " : "",
+					      policy_measure_name((enum policy_measure)i));
+	rule_out(candidate, NULL, "cannot execute what systems need: %s (%s: %s)", names, policy_measure_name(needed),
+		 figures->of[needed].why);
+}
+
 /* Only where the policy chooses: what was asked for by name is tried. */
 static void check_figures(enum policy_mode mode, const struct policy_query *q, struct policy_candidate *candidate)
 {
@@ -133,8 +150,7 @@ static void check_figures(enum policy_mode mode, const struct policy_query *q, s
 	if (figures && figures->tried && figures->problem[0])
 		rule_out(candidate, NULL, "the calibration guest does not run in it: %.300s", figures->problem);
 	else if (cannot >= 0)
-		rule_out(candidate, NULL, "cannot execute what systems need (%s: %.200s)",
-			 policy_measure_name((enum policy_measure)cannot), figures->of[cannot].why);
+		rule_out_unable(figures, (enum policy_measure)cannot, candidate);
 	else if (software_kvm(mode, q->host) && !candidate->predicted.known)
 		rule_out(candidate, "measure this host: trictl calibrate",
 			 "not known to be hardware, and never measured here (%.250s)", candidate->reason);
@@ -154,6 +170,8 @@ static void judge_candidate(enum policy_mode mode, const struct policy_query *q,
 	policy_predict(q->calibration, mode, workload, &candidate->predicted);
 	candidate->correction = q->corrections ? q->corrections->factor[mode] : 1;
 	candidate->predicted.cost *= candidate->correction;
+	if (q->guest->problem[0])
+		rule_out(candidate, NULL, "no mode can boot this VM: %s", q->guest->problem);
 	if (candidate->verdict == POLICY_POSSIBLE)
 		check_guest(mode, q->guest, candidate);
 	if (candidate->verdict == POLICY_POSSIBLE && q->constraints)
@@ -205,6 +223,14 @@ static bool keeps_previous(const struct policy_decision *d, const char *previous
 	return true;
 }
 
+/* A reason without what it gives in parentheses as detail. */
+static size_t headline(const char *reason)
+{
+	const char *detail = strstr(reason, " (");
+
+	return detail ? (size_t)(detail - reason) : strlen(reason);
+}
+
 static void say_others(const struct policy_decision *d, char *text, size_t size)
 {
 	text[0] = '\0';
@@ -217,7 +243,7 @@ static void say_others(const struct policy_decision *d, char *text, size_t size)
 		if (c->verdict == POLICY_POSSIBLE && c->predicted.known)
 			snprintf(text + n, size - n, "; %s would cost %.3g", c->variant, c->predicted.cost);
 		else if (c->verdict == POLICY_RULED_OUT && i == POLICY_HVM)
-			snprintf(text + n, size - n, "; hvm is ruled out (%.200s)", c->reason);
+			snprintf(text + n, size - n, "; hvm is ruled out (%.*s)", (int)headline(c->reason), c->reason);
 	}
 }
 
@@ -229,8 +255,12 @@ static void decide_auto(const struct policy_query *q, struct policy_decision *d)
 
 	d->possible = cheapest(d, &d->mode);
 	if (!d->possible) {
-		SAY(d->reason, "no mode can run this VM here; bt: %.250s; hvm: %.200s", d->candidates[POLICY_BT].reason,
-		    d->candidates[POLICY_HVM].reason);
+		if (q->guest->problem[0])
+			SAY(d->reason, "this VM cannot start: %.550s", q->guest->problem);
+		else
+			SAY(d->reason, "no mode can run this VM here; bt: %.220s; hvm: %.200s; pv: %.100s",
+			    d->candidates[POLICY_BT].reason, d->candidates[POLICY_HVM].reason,
+			    d->candidates[POLICY_PV].reason);
 		return;
 	}
 	kept = keeps_previous(d, q->previous, &d->mode);
@@ -313,8 +343,9 @@ static void note_changes(const struct policy_query *q, struct policy_decision *d
 	policy_mode_judge(POLICY_HVM, q->host, &state);
 	if (strcmp(d->wish, "auto"))
 		change(d, "\"mode\": \"auto\" in the definition lets the policy choose");
-	if (!d->possible && d->candidates[POLICY_BT].remedy[0])
-		change(d, "for bt: %s", d->candidates[POLICY_BT].remedy);
+	for (int m = 0; m < POLICY_MODE_COUNT && !d->possible; m++)
+		if (d->candidates[m].remedy[0])
+			change(d, "for %s: %s", policy_mode_name((enum policy_mode)m), d->candidates[m].remedy);
 	if (d->possible && d->mode != POLICY_HVM && hvm->verdict == POLICY_RULED_OUT) {
 		if (!state.in_build && q->host->kvm_hardware == POLICY_YES)
 			change(d, "a version of trivisor with an hvm engine: this host has hardware virtualization");
@@ -323,7 +354,7 @@ static void note_changes(const struct policy_query *q, struct policy_decision *d
 	}
 	if (d->possible && q->guest->xen_pv != POLICY_YES && d->candidates[POLICY_PV].remedy[0])
 		change(d, "for pv: %s", d->candidates[POLICY_PV].remedy);
-	if (d->possible && !d->candidates[d->mode].predicted.known)
+	if (d->possible && !d->candidates[d->mode].predicted.known && d->candidates[d->mode].predicted.cannot < 0)
 		change(d, "figures of this host (trictl calibrate): without them only what is known in general counts");
 	else if (d->possible && !strcmp(d->wish, "auto"))
 		note_workloads(q, d);
@@ -357,6 +388,8 @@ void policy_decide(const struct policy_query *query, struct policy_decision *ret
 		d->workload = *query->workload;
 	else
 		policy_workload_named("mixed", &d->workload);
+	if (query->constraints)
+		d->constraints = *query->constraints;
 	if (by_wish)
 		policy_mode_parse(query->wish, &wished);
 	for (int i = 0; i < POLICY_MODE_COUNT; i++)

@@ -201,6 +201,7 @@ void render_decision(json_object *decision)
 {
 	json_object *candidates = render_member(decision, "candidates"),
 		    *changes = render_member(decision, "would_change"), *boot = render_member(decision, "predicted_boot_seconds");
+	json_object *constraints = render_member(decision, "constraints");
 	unsigned width = render_width();
 	char buffer[1024];
 
@@ -208,6 +209,15 @@ void render_decision(json_object *decision)
 	render_wrap(render_plain(render_member(decision, "reason"), buffer, sizeof(buffer)), 5, width);
 	if (render_member(decision, "workload"))
 		print_workload(render_member(decision, "workload"), width);
+	for (size_t i = 0; constraints && i < json_object_array_length(constraints); i++) {
+		json_object *row = json_object_array_get_idx(constraints, i);
+		char line[700];
+
+		snprintf(line, sizeof(line), "%s %.300s: %s", json_object_get_string(render_member(row, "key")),
+			 json_object_get_string(render_member(row, "value")), json_object_get_string(render_member(row, "means")));
+		printf("demanded: ");
+		render_wrap(line, 10, width);
+	}
 	if (boot)
 		printf("predicted time to user space: %.2f s\n", json_object_get_double(boot));
 	printf("\n  %-13s%-11s%8s %10s  %s\n", "CANDIDATE", "VERDICT", "COST", "CONFIDENCE", "WHY");

@@ -99,6 +99,7 @@ static const struct rpc_field decision_fields[] = {
 	{"variant", RPC_STRING, RPC_NULLABLE, .summary = "what that mode is on this host"},
 	{"reason", RPC_STRING, RPC_REQUIRED, .summary = "the decision in one sentence"},
 	{"candidates", RPC_ARRAY, RPC_REQUIRED, .fields = candidate, .summary = "each mode, and why"},
+	{"constraints", RPC_ARRAY, 0, .summary = "what the definition demands: key, value, means"},
 	{"would_change", RPC_ARRAY, RPC_REQUIRED, .fields = text_item, .summary = "what would make the answer another"},
 	{"workload", RPC_OBJECT, 0, .fields = workload_fields, .summary = "what it is thought to do"},
 	{"predicted_boot_seconds", RPC_NUMBER, RPC_NULLABLE,

@@ -429,9 +429,10 @@ static void outcomes_correct_predictions(void **state)
 	vm = policy_memory_use(&memory, "a", 1);
 	for (unsigned i = 0; i < 30; i++) {
 		enum policy_mode mode = i % 2 ? POLICY_BT : POLICY_HVM;
-		double cost = (mode == POLICY_BT ? 2 : 1) * memory.corrections.factor[mode];
+		const double costs[POLICY_MODE_COUNT] = {[POLICY_BT] = 2 * memory.corrections.factor[POLICY_BT],
+							 [POLICY_HVM] = memory.corrections.factor[POLICY_HVM]};
 
-		policy_memory_outcome(&memory, vm, mode, cost, mode == POLICY_BT ? 3 : 1, &outcome);
+		policy_memory_outcome(&memory, vm, mode, costs, mode == POLICY_BT ? 3 : 1, &outcome);
 		error = outcome.predicted > 0 ? fabs(log(outcome.observed / outcome.predicted)) : 0;
 		if (i == 1)
 			first_error = error;
@@ -451,9 +452,21 @@ static void outcomes_correct_predictions(void **state)
 	/* A VM in one mode says nothing of that mode against others. */
 	policy_memory_init(&memory);
 	vm = policy_memory_use(&memory, "b", 1);
-	for (unsigned i = 0; i < 10; i++)
-		policy_memory_outcome(&memory, vm, POLICY_BT, 2, 1 + i, &outcome);
+	for (unsigned i = 0; i < 10; i++) {
+		/* What the workload is thought to be, and so the cost, changes from run to run: the boot does not. */
+		const double costs[POLICY_MODE_COUNT] = {[POLICY_BT] = 2 + i % 2};
+
+		policy_memory_outcome(&memory, vm, POLICY_BT, costs, 5, &outcome);
+		assert_true(i == 0 ? outcome.predicted <= 0 : fabs(outcome.predicted - 5) < 1e-9);
+	}
 	assert_true(fabs(memory.corrections.factor[POLICY_BT] - 1) < 1e-9);
+	/* A mode whose cost is not known gets no prediction, and nobody a correction. */
+	{
+		const double none[POLICY_MODE_COUNT] = {[POLICY_BT] = 2};
+
+		policy_memory_outcome(&memory, vm, POLICY_HVM, none, 1, &outcome);
+		assert_true(outcome.predicted <= 0 && memory.corrections.outcomes[POLICY_BT] == 0);
+	}
 	/* The oldest makes room. */
 	policy_memory_init(&memory);
 	for (unsigned i = 0; i < POLICY_MEMORY_VMS + 10; i++) {
