@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,8 @@
 #define TOTAL_S 18.0     /* what was not begun by then is left out; the promise is 20 s */
 #define AT_START_MS 200  /* clients that start the daemon come first */
 #define CONNECT_MS 5
+#define LEFT_TRIES 40 /* for what a killed daemon left behind */
+#define LEFT_MS 50
 #define GUEST_UUID "00000000-0000-4000-8000-0000000ca11b"
 #define MEMORY_MIB 32
 #define LINE_BYTES 512
@@ -518,11 +521,48 @@ static int start_run(struct calibration *c)
 
 /* ---- the steps -------------------------------------------------------------------------------- */
 
+/* Whether a mode can be measured here; if not, why not. */
+static bool can_measure(const struct daemon *daemon, enum policy_mode mode, char *why, size_t size)
+{
+	struct vmdef guest = {.boot.kernel = daemon->settings->calibrate_guest};
+	struct policy_mode_state state;
+	struct policy_guest image;
+
+	policy_mode_judge(mode, &daemon->host, &state);
+	if (!policy_mode_can_try(mode, &daemon->host)) {
+		snprintf(why, size, "%.*s", (int)size - 1, state.reason);
+		return false;
+	}
+	if (mode != POLICY_PV)
+		return true;
+	/* The one mode that asks something of a kernel. */
+	policy_guest_inspect(&guest, &image);
+	snprintf(why, size, "the calibration guest has no Xen PV entry");
+	return image.xen_pv == POLICY_YES;
+}
+
 static bool try_mode(struct calibration *c)
 {
+	struct policy_figures *figures = figures_of(c);
+	char why[200];
 
 	policy_probe_again(&c->daemon->host);
-	return policy_mode_can_try((enum policy_mode)c->step, &c->daemon->host);
+	if (can_measure(c->daemon, (enum policy_mode)c->step, why, sizeof(why)))
+		return true;
+	if (!figures->tried)
+		snprintf(figures->problem, sizeof(figures->problem), "not measured: %s", why);
+	return false;
+}
+
+/* Since it was measured the host has come to offer another mode: a module was loaded, a permission given. */
+static bool offers_more(const struct daemon *daemon)
+{
+	char why[240];
+
+	for (int m = 0; m < POLICY_MODE_COUNT; m++)
+		if (!daemon->calibration.mode[m].tried && can_measure(daemon, (enum policy_mode)m, why, sizeof(why)))
+			return true;
+	return false;
 }
 
 /* A mode that takes so many times as long as native is not worth a second look: a software KVM. */
@@ -662,11 +702,19 @@ static void clean_up(const struct daemon *daemon)
 
 	if (guest_dir(daemon, dir, sizeof(dir)) || paths_join(path, sizeof(path), dir, CONTROL_FILE_PID))
 		return;
-	if (!process_id_read(path, &id) && (pidfd = process_id_open(&id)) >= 0) {
-		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-		close(pidfd);
+	/* One that was just being started has not written its number yet, and goes on making files. */
+	for (unsigned i = 0; i < LEFT_TRIES && access(dir, F_OK) == 0; i++) {
+		if (i)
+			poll(NULL, 0, LEFT_MS);
+		if (!process_id_read(path, &id) && (pidfd = process_id_open(&id)) >= 0) {
+			struct pollfd end = {.fd = pidfd, .events = POLLIN};
+
+			syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+			poll(&end, 1, LEFT_TRIES * LEFT_MS);
+			close(pidfd);
+		}
+		vmdir_remove(dir);
 	}
-	vmdir_remove(dir);
 }
 
 void calibrate_init(struct daemon *daemon)
@@ -688,7 +736,8 @@ void calibrate_init(struct daemon *daemon)
 	if (!fits)
 		memset(&daemon->calibration, 0, sizeof(daemon->calibration));
 	/* A private daemon lives for one VM: it uses what there is. */
-	if ((fits && daemon->calibration.complete) || !daemon->settings->calibrate || daemon->settings->lifeline_fd >= 0)
+	if ((fits && daemon->calibration.complete && !offers_more(daemon)) || !daemon->settings->calibrate ||
+	    daemon->settings->lifeline_fd >= 0)
 		return;
 	daemon->calibrate_timer = event_new(daemon->base, -1, 0, on_start, daemon);
 	if (daemon->calibrate_timer)

@@ -113,27 +113,27 @@ void learning_take(struct vm *vm)
 {
 	struct daemon *daemon = vm->daemon;
 	json_object *stats = member(vm->result, "stats", json_type_object);
-	json_object *boot = member(stats, "boot_seconds", json_type_double);
+	json_object *boot = member(stats, "boot_seconds", json_type_double), *bits = member(stats, "guest_bits", json_type_int);
 	const struct policy_calibration *calibration = daemon->calibration.valid ? &daemon->calibration : NULL;
 	struct policy_outcome outcome = {0};
 	struct policy_memory_vm *known;
 	char key[LEARNING_KEY_BYTES];
 	double costs[POLICY_MODE_COUNT];
 	enum policy_mode mode;
-	bool learned;
 
 	if (!stats || !prediction(vm->decision, &mode, costs))
 		return;
 	learning_key(vm->def, vm->transient, key);
 	known = policy_memory_use(&daemon->memory, key, epoch_seconds());
-	learned = policy_learn(&known->learned, stats, mode, calibration);
+	policy_learn(&known->learned, stats, mode, calibration);
 	if (boot && json_object_get_double(boot) > 0) {
 		policy_memory_outcome(&daemon->memory, known, mode, costs, json_object_get_double(boot), &outcome);
 		tell(vm, mode, costs[mode], &outcome);
 	}
 	snprintf(known->mode, sizeof(known->mode), "%s", policy_mode_name(mode));
-	if (learned || outcome.observed > 0)
-		save(daemon, NULL, NULL);
+	known->runs++;
+	known->bits = bits ? (unsigned)json_object_get_int(bits) : 0;
+	save(daemon, NULL, NULL);
 }
 
 void learning_forget(struct vm *vm)

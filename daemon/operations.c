@@ -375,14 +375,17 @@ static json_object *decide(struct daemon *daemon, const struct vmdef *def, const
 
 	policy_probe_again(&daemon->host);
 	policy_guest_inspect(def, &guest);
+	policy_memory_guest(known, &guest);
 	policy_workload_of(def, known ? &known->learned : NULL, &workload);
 	policy_constraints_of(def, &constraints);
 	policy_decide(&query, ret_decision);
 	json = policy_decision_json(ret_decision);
 	for (int m = 0; m < POLICY_MODE_COUNT; m++)
 		costs[m] = ret_decision->candidates[m].predicted.cost;
+	for (int m = 0; m < POLICY_MODE_COUNT; m++)
+		ret_decision->candidates[m].boot_seconds = policy_memory_boot(known, (enum policy_mode)m, costs);
 	if (ret_decision->possible)
-		boot = policy_memory_boot(known, ret_decision->mode, costs);
+		boot = ret_decision->candidates[ret_decision->mode].boot_seconds;
 	json_object_object_add(json, "predicted_boot_seconds", boot > 0 ? json_object_new_double(boot) : NULL);
 	json_object_object_add(json, "time", json_object_new_double(epoch_seconds()));
 	return json;

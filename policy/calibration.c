@@ -150,6 +150,7 @@ static json_object *figures_json(const struct policy_figures *figures, const str
 {
 	json_object *object = json_object_new_object(), *rows = json_object_new_object();
 
+	json_object_object_add(object, "measured", json_object_new_boolean(figures->tried));
 	json_object_object_add(object, "time", json_object_new_double(figures->time));
 	if (figures->start_ms > 0)
 		json_object_object_add(object, "start_ms", number(figures->start_ms));
@@ -193,7 +194,7 @@ json_object *policy_calibration_json(const struct policy_calibration *c)
 	json_object_object_add(object, "seconds", number(c->seconds));
 	json_object_object_add(object, "native", figures_json(&c->native, NULL));
 	for (int m = 0; m < POLICY_MODE_COUNT; m++)
-		if (c->mode[m].tried)
+		if (c->mode[m].tried || c->mode[m].problem[0])
 			json_object_object_add(modes, policy_mode_name((enum policy_mode)m),
 					       figures_json(&c->mode[m], &c->native));
 	json_object_object_add(object, "modes", modes);
@@ -247,11 +248,12 @@ static bool parse_figure(json_object *row, struct policy_figure *ret)
 
 static bool parse_figures(json_object *json, struct policy_figures *ret)
 {
-	json_object *rows = member(json, "figures", json_type_object);
+	json_object *rows = member(json, "figures", json_type_object), *measured = member(json, "measured", json_type_boolean);
 
 	if (!rows)
 		return false;
-	ret->tried = true;
+	/* Older files name only what was measured. */
+	ret->tried = !measured || json_object_get_boolean(measured);
 	ret->time = number_of(json, "time");
 	ret->start_ms = number_of(json, "start_ms");
 	text_of(json, "problem", ret->problem, sizeof(ret->problem));

@@ -16,6 +16,8 @@
 /* xen/include/public/elfnote.h, an ABI. */
 #define XEN_ELFNOTE_ENTRY 1
 #define XEN_ELFNOTE_HYPERCALL_PAGE 2
+#define XEN_ELFNOTE_GUEST_OS 6
+#define XEN_ELFNOTE_FEATURES 10
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
 #define NOTES_MAX (64u << 10)
@@ -96,6 +98,16 @@ static bool inspect_bzimage(struct policy_guest *guest, const char *path, int fd
 
 /* ---- ELF ---------------------------------------------------------------------------------- */
 
+/* A note's text, up to its NUL if it has one, without what no terminal shall see. */
+static void note_text(const uint8_t *desc, uint32_t size, char *to, size_t to_size)
+{
+	size_t n = 0;
+
+	for (; n < size && n + 1 < to_size && desc[n]; n++)
+		to[n] = desc[n] >= ' ' && desc[n] <= '~' ? (char)desc[n] : '?';
+	to[n] = '\0';
+}
+
 /* Notes of owner "Xen" in one PT_NOTE segment or SHT_NOTE section. */
 static void scan_notes(struct policy_guest *guest, int fd, uint64_t offset, uint64_t size)
 {
@@ -122,6 +134,10 @@ static void scan_notes(struct policy_guest *guest, int fd, uint64_t offset, uint
 				guest->pvh = POLICY_YES;
 			if (note.n_type == XEN_ELFNOTE_ENTRY || note.n_type == XEN_ELFNOTE_HYPERCALL_PAGE)
 				guest->xen_pv = POLICY_YES;
+			if (note.n_type == XEN_ELFNOTE_GUEST_OS)
+				note_text(notes + name + 4, note.n_descsz, guest->xen_os, sizeof(guest->xen_os));
+			if (note.n_type == XEN_ELFNOTE_FEATURES)
+				note_text(notes + name + 4, note.n_descsz, guest->xen_features, sizeof(guest->xen_features));
 		}
 		at = next;
 	}
@@ -297,6 +313,16 @@ void policy_guest_inspect(const struct vmdef *def, struct policy_guest *ret_gues
 			    def->boot.nvram.path);
 }
 
+static json_object *learned_json(const struct policy_guest *guest)
+{
+	json_object *object = json_object_new_object();
+
+	json_object_object_add(object, "runs", json_object_new_int64(guest->runs));
+	json_object_object_add(object, "ended_in_bits", guest->ran_in_bits ? json_object_new_int64(guest->ran_in_bits) : NULL);
+	json_object_object_add(object, "reached_user_space", json_object_new_boolean(guest->ran_to_user_space));
+	return object;
+}
+
 json_object *policy_guest_json(const struct policy_guest *guest)
 {
 	static const char *const images[] = {
@@ -321,6 +347,12 @@ json_object *policy_guest_json(const struct policy_guest *guest)
 	json_object_object_add(object, "xen_pv_entry",
 			       guest->xen_pv == POLICY_UNKNOWN ? NULL
 							       : json_object_new_boolean(guest->xen_pv == POLICY_YES));
+	if (guest->xen_os[0])
+		json_object_object_add(object, "xen_guest_os", json_object_new_string(guest->xen_os));
+	if (guest->xen_features[0])
+		json_object_object_add(object, "xen_features", json_object_new_string(guest->xen_features));
+	if (guest->image == POLICY_IMAGE_FIRMWARE)
+		json_object_object_add(object, "learned", guest->runs ? learned_json(guest) : NULL);
 	if (guest->problem[0])
 		json_object_object_add(object, "problem", json_object_new_string(guest->problem));
 	return object;

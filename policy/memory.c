@@ -95,6 +95,15 @@ void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm
 	snprintf(vm->mode, sizeof(vm->mode), "%s", policy_mode_name(mode));
 }
 
+void policy_memory_guest(const struct policy_memory_vm *vm, struct policy_guest *guest)
+{
+	if (!vm || guest->image != POLICY_IMAGE_FIRMWARE)
+		return;
+	guest->runs = vm->runs;
+	guest->ran_in_bits = vm->bits;
+	guest->ran_to_user_space = vm->boots > 0;
+}
+
 void policy_memory_forget(struct policy_memory *memory, const char *key)
 {
 	struct policy_memory_vm *vm = policy_memory_find(memory, key);
@@ -152,6 +161,8 @@ static json_object *vm_json(const struct policy_memory_vm *vm)
 	json_object_object_add(object, "boots", json_object_new_int64(vm->boots));
 	put_number(object, "boot_seconds", vm->boot_seconds);
 	json_object_object_add(object, "boot_mode", json_object_new_string(vm->boot_mode));
+	json_object_object_add(object, "ended_runs", json_object_new_int64(vm->runs));
+	json_object_object_add(object, "bits", json_object_new_int64(vm->bits));
 	json_object_object_add(object, "runs", json_object_new_int64(vm->learned.runs));
 	put_number(object, "cpu_seconds", vm->learned.cpu_seconds);
 	for (int i = 0; i < POLICY_MEASURES; i++)
@@ -213,6 +224,8 @@ static void parse_vm(json_object *json, struct policy_memory_vm *vm)
 	text(json, "boot_mode", vm->boot_mode, sizeof(vm->boot_mode));
 	if (vm->boot_seconds <= 0 || !vm->boot_mode[0])
 		vm->boots = 0;
+	vm->runs = (unsigned)number(json, "ended_runs", 0, 1e9, 0);
+	vm->bits = (unsigned)number(json, "bits", 16, 64, 0);
 	vm->learned.runs = (unsigned)number(json, "runs", 0, 1e9, 0);
 	vm->learned.cpu_seconds = number(json, "cpu_seconds", 0, 1e9, 0);
 	if (!json_object_object_get_ex(json, "seconds", &seconds) || !json_object_is_type(seconds, json_type_object))

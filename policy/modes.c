@@ -133,8 +133,7 @@ bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host)
 	struct policy_mode_state state;
 
 	policy_mode_judge(mode, host, &state);
-	/* The calibration guest has no Xen PV entry. */
-	return state.usable && mode != POLICY_PV;
+	return state.usable;
 }
 
 static void add(json_object *to, const char *key, const char *text)

@@ -97,6 +97,9 @@ struct policy_guest {
 	enum policy_known pvh;    /* XEN_ELFNOTE_PHYS32_ENTRY; unknown inside a gzip file */
 	enum policy_known xen_pv; /* XEN_ELFNOTE_ENTRY or a __xen_guest section; unknown inside a bzImage or gzip file */
 	char kernel_version[96];  /* bzImage's own string */
+	char xen_os[32], xen_features[160]; /* ELF notes GUEST_OS and FEATURES; "" when it has none */
+	unsigned runs, ran_in_bits; /* firmware, which does not tell: what earlier runs showed; 0: nothing yet */
+	bool ran_to_user_space;
 	char problem[600];        /* "" or why it cannot boot: names the file and the remedy */
 };
 
@@ -140,7 +143,7 @@ struct policy_figures {
 	bool tried;
 	double time; /* seconds since the epoch; 0: never */
 	double start_ms; /* from starting its process to the guest's first word; 0: not known */
-	char problem[240]; /* "" or why nothing at all could be measured */
+	char problem[240]; /* "" or why nothing at all could be measured, or was tried */
 	struct policy_figure of[POLICY_MEASURES];
 };
 
@@ -221,7 +224,7 @@ struct policy_mode_state {
 void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, struct policy_mode_state *ret_state);
 /* The modes that this version has engines for: 1 << enum policy_mode. */
 unsigned policy_engines(void);
-/* Whether it is worth measuring here: an engine, and a way to start it, be it slow. */
+/* Whether it is worth measuring here: an engine, and a way to start it, be it slow. pv needs a guest with its entry too. */
 bool policy_mode_can_try(enum policy_mode mode, const struct policy_host *host);
 /* [{"mode","technique","in_build","usable","reason","remedy"?}…] */
 json_object *policy_modes_json(const struct policy_host *host);
@@ -280,6 +283,7 @@ struct policy_candidate {
 	char variant[16];
 	struct policy_cost predicted; /* with the correction */
 	double correction;            /* 1: none */
+	double boot_seconds;          /* until user space, from earlier boots; 0: not known (policy_memory_boot) */
 	char reason[400];
 	char remedy[300];
 };
@@ -330,6 +334,7 @@ struct policy_memory_vm {
 	double boot_seconds; /* to user space, a moving mean of boots in one mode */
 	char boot_mode[8];   /* that mode */
 	char mode[8];        /* of the last run */
+	unsigned runs, bits; /* runs that ended, and the processor's mode at the last one's end: 16, 32, 64; 0: not known */
 };
 
 struct policy_memory {
@@ -360,6 +365,8 @@ struct policy_outcome {
 void policy_memory_outcome(struct policy_memory *memory, struct policy_memory_vm *vm, enum policy_mode mode,
 			   const double costs[POLICY_MODE_COUNT], double observed, struct policy_outcome *ret);
 void policy_memory_forget(struct policy_memory *memory, const char *key);
+/* What runs have shown of a guest that is on a disk, where no file tells. vm may be NULL. */
+void policy_memory_guest(const struct policy_memory_vm *vm, struct policy_guest *guest);
 json_object *policy_memory_json(const struct policy_memory *memory);
 /* Anything that is not right in it is left out. */
 void policy_memory_parse(json_object *json, struct policy_memory *ret);
@@ -369,9 +376,9 @@ json_object *policy_statistics_json(const struct policy_memory *memory);
 /* ---- the comparison (table.c) ------------------------------------------------------- */
 
 /*
- * [{"aspect","bt":{"text","host"?,"source"},"hvm":…,"pv":…}…]: general facts with sources, this host's state, and what
- * was measured here with its date; with a decision also "guest": what holds for that VM. calibration and decision may be
- * NULL.
+ * [{"aspect","bt":{"text","variants"?,"host"?,"source"},"hvm":…,"pv":…}…]: general facts with sources, this host's state,
+ * and what was measured here with its date; with a decision also "holds" and "guest": what holds for that VM.
+ * calibration and decision may be NULL.
  */
 json_object *policy_compare_json(const struct policy_host *host, const struct policy_calibration *calibration,
 				 const struct policy_decision *decision);

@@ -155,6 +155,22 @@ struct json_object *vm_stats_json(struct vm *vm)
 	return stats;
 }
 
+/* In which mode the first vCPU ended: 16, 32 or 64; 0 where the engine cannot tell. Only once vCPUs have stopped. */
+static unsigned guest_bits(struct vm *vm)
+{
+	struct cpu_state *cs;
+	unsigned bits = 0;
+
+	if (!vm->vcpu_count || vm->vcpus[0].has_thread || !vm->vcpus[0].engine ||
+	    !(vm->mode->capabilities & MODE_CAP_STATE))
+		return 0;
+	cs = vm_state_alloc();
+	if (cs && !vm->mode->get_state(vm->vcpus[0].engine, cs))
+		bits = cs->efer & 0x400 /* LMA */ ? 64 : cs->cr0 & 1 /* PE */ ? 32 : 16;
+	free(cs);
+	return bits;
+}
+
 int vm_write_result(struct vm *vm)
 {
 	struct json_object *r = json_object_new_object();
@@ -169,7 +185,11 @@ int vm_write_result(struct vm *vm)
 	json_object_object_add(r, "started", json_object_new_double(vm->started));
 	json_object_object_add(r, "ended", json_object_new_double(vm->ended));
 	put_seconds(r, "paused_seconds", (double)vm->paused_ns / 1e9);
-	json_object_object_add(r, "stats", vm_stats_json(vm));
+	struct json_object *stats = vm_stats_json(vm);
+	unsigned bits = guest_bits(vm);
+	if (bits)
+		json_object_object_add(stats, "guest_bits", json_object_new_int((int)bits));
+	json_object_object_add(r, "stats", stats);
 	size_t bytes;
 	const char *text = json_object_to_json_string_length(
 		r, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE, &bytes);

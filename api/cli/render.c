@@ -37,6 +37,8 @@ json_object *render_member(json_object *object, const char *key)
 	return value;
 }
 
+#define COLUMN_MAX 48
+
 void render_table(json_object *rows, const struct column *columns, size_t count)
 {
 	size_t widths[16], n = json_object_array_length(rows);
@@ -48,7 +50,8 @@ void render_table(json_object *rows, const struct column *columns, size_t count)
 			size_t w = strlen(render_plain(render_member(json_object_array_get_idx(rows, r), columns[c].key), buffer,
 						sizeof(buffer)));
 
-			widths[c] = w > widths[c] ? w : widths[c];
+			/* One long value shall not widen all rows. */
+			widths[c] = w > widths[c] && w <= COLUMN_MAX ? w : widths[c];
 		}
 	}
 	for (size_t c = 0; c < count; c++)

@@ -62,6 +62,39 @@ static void print_rule(const char *title, unsigned width)
 	putchar('\n');
 }
 
+/* "hvm/ept: …; hvm/npt, which this host has: …" */
+static void variants_of(json_object *list, char *text, size_t size)
+{
+	size_t n = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < json_object_array_length(list) && n < size; i++) {
+		json_object *row = json_object_array_get_idx(list, i);
+
+		n += (size_t)snprintf(text + n, size - n, "%s%s%s: %s", i ? "; " : "",
+				      json_object_get_string(render_member(row, "variant")),
+				      json_object_get_boolean(render_member(row, "here")) ? " (this host)" : "",
+				      json_object_get_string(render_member(row, "text")));
+	}
+}
+
+static const char *cell_text(json_object *value, char *text, size_t size)
+{
+	if (json_object_is_type(value, json_type_array))
+		variants_of(value, text, size);
+	else if (json_object_is_type(value, json_type_boolean))
+		snprintf(text, size, "%s", json_object_get_boolean(value) ? "it holds" : "it does not hold");
+	else
+		render_plain(value, text, size);
+	return text;
+}
+
+/* Parts of a cell in the order in which they are shown, and the words before them. */
+static const struct {
+	const char *key, *prefix;
+} cell_parts[] = {{"text", ""}, {"variants", ""}, {"host", "here: "}, {"holds", "this VM: "}, {"guest", ""}};
+#define CELL_PARTS (sizeof(cell_parts) / sizeof(cell_parts[0]))
+
 /* One member of each mode's cell; false when none has it. */
 static bool texts_of(json_object *row, const char *key, char buffers[][2048], const char **texts, const char *prefix)
 {
@@ -74,7 +107,7 @@ static bool texts_of(json_object *row, const char *key, char buffers[][2048], co
 		if (value) {
 			char plain[2000];
 
-			snprintf(buffers[m] + n, 2048 - (size_t)n, "%s", render_plain(value, plain, sizeof(plain)));
+			snprintf(buffers[m] + n, 2048 - (size_t)n, "%s", cell_text(value, plain, sizeof(plain)));
 		}
 		texts[m] = buffers[m];
 		any |= value != NULL;
@@ -84,9 +117,6 @@ static bool texts_of(json_object *row, const char *key, char buffers[][2048], co
 
 void render_compare(json_object *rows)
 {
-	static const struct {
-		const char *key, *prefix;
-	} parts[] = {{"text", ""}, {"host", "here: "}, {"guest", "this VM: "}};
 	char buffers[MODES][2048];
 	const char *texts[MODES];
 	unsigned width = render_width();
@@ -97,8 +127,8 @@ void render_compare(json_object *rows)
 		char aspect[80];
 
 		print_rule(render_plain(render_member(row, "aspect"), aspect, sizeof(aspect)), width);
-		for (size_t p = 0; p < sizeof(parts) / sizeof(parts[0]); p++)
-			if (texts_of(row, parts[p].key, buffers, texts, parts[p].prefix))
+		for (size_t p = 0; p < CELL_PARTS; p++)
+			if (texts_of(row, cell_parts[p].key, buffers, texts, cell_parts[p].prefix))
 				print_columns(texts, MODES, width);
 	}
 }
@@ -111,8 +141,6 @@ static void print_markdown(const char *text)
 
 void render_compare_markdown(json_object *rows)
 {
-	static const char *const keys[] = {"text", "host", "guest"};
-	static const char *const before[] = {"", "<br>**here:** ", "<br>**this VM:** "};
 	char buffer[2048];
 
 	printf("| |");
@@ -127,10 +155,13 @@ void render_compare_markdown(json_object *rows)
 			json_object *cell = render_member(row, modes[m]);
 
 			putchar(' ');
-			for (size_t k = 0; k < 3; k++)
-				if (render_member(cell, keys[k])) {
-					printf("%s", before[k]);
-					print_markdown(render_plain(render_member(cell, keys[k]), buffer, sizeof(buffer)));
+			for (size_t k = 0; k < CELL_PARTS; k++)
+				if (render_member(cell, cell_parts[k].key)) {
+					if (k)
+						printf("<br>");
+					if (cell_parts[k].prefix[0])
+						printf("**%.*s** ", (int)strlen(cell_parts[k].prefix) - 1, cell_parts[k].prefix);
+					print_markdown(cell_text(render_member(cell, cell_parts[k].key), buffer, sizeof(buffer)));
 				}
 			printf(" <sub>%s</sub> |", render_plain(render_member(cell, "source"), buffer, sizeof(buffer)));
 		}

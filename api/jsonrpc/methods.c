@@ -52,7 +52,9 @@ static const struct rpc_field mode_row[] = {{"mode", RPC_OBJECT, 0, .fields = mo
 
 static const struct rpc_field cell_fields[] = {
 	{"text", RPC_STRING, RPC_REQUIRED, .summary = "the general fact"},
+	{"variants", RPC_ARRAY, 0, .summary = "where the mode's variants differ: variant, text, here (this host has it), source"},
 	{"host", RPC_STRING, 0, .summary = "what holds, and what was measured, on this host"},
+	{"holds", RPC_BOOLEAN, 0, .summary = "whether it holds for the VM that was named"},
 	{"guest", RPC_STRING, 0, .summary = "what holds for the VM that was named"},
 	{"source", RPC_STRING, RPC_REQUIRED, .summary = "where the statement comes from"},
 	END,
@@ -217,6 +219,7 @@ static const struct rpc_field calibration_key_fields[] = {
 	END,
 };
 static const struct rpc_field figures_fields[] = {
+	{"measured", RPC_BOOLEAN, 0, .summary = "false: it was not even tried, and problem says why"},
 	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "when, in seconds since the epoch"},
 	{"start_ms", RPC_NUMBER, 0, .summary = "from starting its process to the guest's first word"},
 	{"problem", RPC_STRING, 0, .summary = "why nothing could be measured"},
@@ -233,7 +236,7 @@ static const struct rpc_field calibration_fields[] = {
 	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "when it ended"},
 	{"seconds", RPC_NUMBER, RPC_REQUIRED, .summary = "how long it took"},
 	{"native", RPC_OBJECT, RPC_REQUIRED, .fields = figures_fields, .summary = "the same code as a plain process"},
-	{"modes", RPC_OBJECT, RPC_REQUIRED, .summary = "the same for each mode that was tried"},
+	{"modes", RPC_OBJECT, RPC_REQUIRED, .summary = "the same for each mode"},
 	END,
 };
 

@@ -64,6 +64,12 @@ def every_figure(folder):
             check(abs(bt[name]["times_native"] * native[name]["ns"] / bt[name]["ns"] - 1) < 0.04, f"{name}: {bt[name]}")
         check(all("times_native" not in bt[name] for name in KERNEL), "different code is compared as if it were the same")
         check(figures["modes"]["bt"]["start_ms"] > 0, str(figures["modes"]["bt"]))
+        # Every mode has its place; one without an engine, or without a guest to measure it with, says so.
+        engines = {m["mode"]: m for m in d.rpc.result("modes.list")}
+        for mode, row in figures["modes"].items():
+            check(row["measured"] or ("not measured: " in row["problem"] and row["figures"] == {}), f"{mode}: {row}")
+            check(engines[mode]["in_build"] or "not in this version" in row["problem"], f"{mode}: {row}")
+        check(set(figures["modes"]) == set(engines), str(engines))
         rows = {r["aspect"]: r for r in d.rpc.result("modes.compare")}
         check("integer" in rows["performance"]["bt"]["host"] and "native" in rows["performance"]["bt"]["host"], str(rows["performance"]))
     with Daemon(folder, "--log-level", "info") as d:
@@ -77,12 +83,12 @@ def the_chosen_mode_is_the_faster_one(folder):
     with Daemon(folder, "--no-calibration") as d:
         figures = d.rpc.result("host.probe")["calibration"]["modes"]
         facts = {f["name"]: f["value"] for f in d.rpc.result("host.probe")["facts"]}
-        if "hvm" not in figures:
+        if not figures["hvm"]["measured"]:
             raise Skip("there is no /dev/kvm to compare with")
         definition = {"name": "debian", "boot": {"kernel": kernel_image()}}
         decision = d.rpc.result("policy.explain", {"definition": definition})
         candidates = {c["mode"]: c for c in decision["candidates"]}
-        ns = {m: f["figures"]["integer"].get("ns", float("inf")) for m, f in figures.items()}
+        ns = {m: f["figures"]["integer"].get("ns", float("inf")) for m, f in figures.items() if f["measured"]}
         check(ns[decision["mode"]] == min(ns.values()), f"{decision['mode']} was chosen: {ns}")
         if facts["kvm_is_hardware"] is False:
             check(decision["mode"] == "bt", decision["reason"])
@@ -126,6 +132,94 @@ def runs_teach(folder):
         check(d.rpc.result("policy.explain", {"vm": "learner"})["workload"]["name"] == "mixed", "not forgotten by a reset")
         d.rpc.result("vm.undefine", ["learner"])
         check(d.rpc.result("policy.history")["outcomes"] == [], "outcomes outlive their VM")
+
+
+def disks_are_learned_from_runs(folder):
+    """A VM that boots from firmware says nothing by its files; its first run does, and that is kept and shown."""
+    firmware = "/usr/share/seabios/bios-256k.bin"
+    if not os.path.exists(firmware):
+        raise Skip(f"{firmware} is missing: apt-get install seabios")
+    disk = os.path.join(folder, "disk.img")
+    with open(disk, "wb") as f:
+        # A boot sector that goes into protected mode (cli; or cr0, 1) and stays there.
+        f.write(bytes.fromhex("fa0f20c00c010f22c0ebfe").ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    with Daemon(folder, "--no-calibration") as d:
+        d.rpc.result("vm.define", [{"name": "disk", "memory_mib": 32, "boot": {"firmware": firmware}, "disks": [{"path": disk}]}])
+        guest = d.rpc.result("policy.explain", {"vm": "disk"})["guest"]
+        check(guest["image"] == "firmware" and guest["learned"] is None, str(guest))
+        d.rpc.result("vm.start", ["disk"])
+
+        def protected():
+            d.rpc.result("vm.pause", ["disk"])
+            vcpu = d.rpc.result("vm.regs", ["disk"])["vcpus"][0]
+            d.rpc.result("vm.resume", ["disk"])
+            return int(vcpu["control"]["cr0"], 16) & 1 and 0x7c00 <= int(vcpu["general"]["rip"], 16) < 0x7e00
+
+        wait_until("the boot sector", protected, 120, 0.3)
+        d.rpc.result("vm.destroy", ["disk"])
+        learned = d.rpc.result("policy.explain", {"vm": "disk"})["guest"]["learned"]
+        check(learned == {"runs": 1, "ended_in_bits": 32, "reached_user_space": False}, str(learned))
+    with Daemon(folder, "--no-calibration") as d:
+        check(d.rpc.result("policy.explain", {"vm": "disk"})["guest"]["learned"] == learned, "forgotten by a restart")
+        d.rpc.result("policy.reset", {"vm": "disk"})
+        check(d.rpc.result("policy.explain", {"vm": "disk"})["guest"]["learned"] is None, "not forgotten by a reset")
+        d.rpc.result("vm.undefine", ["disk"])
+
+
+def what_is_demanded_shows(folder):
+    """Every demand of a definition is in its explanation, with what it rules out here and what would help."""
+    base = {"name": "demands", "boot": {"kernel": os.path.join(BUILD, "trivisor-calibrate.elf")}}
+    cases = (("policy.require", {"policy": {"require": ["bt"]}}, "hvm", "requires another"),
+             ("policy.forbid", {"policy": {"forbid": ["hvm"]}}, "hvm", "forbids hvm"),
+             ("policy.passthrough", {"policy": {"passthrough": True}}, "bt", "passed through in hvm only"),
+             ("policy.nested", {"policy": {"nested": True}}, "bt", "does not offer guests virtualization"),
+             ("policy.isolation", {"policy": {"isolation": "kernel"}}, "bt", "no speculative boundary"),
+             ("policy.migratable", {"policy": {"migratable": True}}, None, None),
+             ("cpu.features", {"cpu": {"features": {"avx512f": True}}}, "bt", "avx512f"))
+    with Daemon(folder, "--no-calibration") as d:
+        facts = {f["name"]: f["value"] for f in d.rpc.result("host.probe")["facts"]}
+        for key, more, mode, word in cases:
+            decision = d.rpc.result("policy.explain", {"definition": {**base, **more}})
+            check([c["key"] for c in decision["constraints"]] == [key], f"{key}: {decision['constraints']}")
+            reasons = {c["mode"]: c["reason"] for c in decision["candidates"]}
+            if mode == "bt" or (mode and facts.get("kvm_opens") == "yes"):
+                check(word in reasons[mode], f"{key}: {reasons}")
+            if decision["mode"] is None:
+                check(all(m in decision["reason"] for m in ("bt: ", "hvm: ", "pv: ")), decision["reason"])
+        # An image that cannot boot is the answer, in every mode.
+        for kernel in ("/etc/passwd", "/nowhere/vmlinuz"):
+            decision = d.rpc.result("policy.explain", {"definition": {"name": "x", "boot": {"kernel": kernel}}})
+            check(decision["mode"] is None and kernel in decision["reason"], decision["reason"])
+            check(all(c["verdict"] == "ruled out" for c in decision["candidates"]), str(decision["candidates"]))
+
+
+def the_table_is_whole(folder):
+    """modes.compare: each row and variant with its source; for a VM which cells hold; as a table and as Markdown."""
+    aspects = {"technique", "guest modification and compatibility", "performance", "who uses it", "guest independent of the hypervisor",
+               "memory virtualization", "I/O virtualization", "what the host needs", "isolation", "start-up time"}
+    with Daemon(folder, "--no-calibration") as d:
+        d.rpc.result("vm.define", [{"name": "compared", "memory_mib": 32, "boot": {"kernel": os.path.join(BUILD, "trivisor-calibrate.elf")}}])
+        rows = d.rpc.result("modes.compare")
+        check({r["aspect"] for r in rows} == aspects, str([r["aspect"] for r in rows]))
+        variants = {v["variant"] for r in rows for v in r["hvm"].get("variants", [])}
+        check(variants == {"hvm/ept", "hvm/npt", "hvm/shadow", "hvm/software"}, str(variants))
+        here = {v["variant"] for r in rows for v in r["hvm"].get("variants", []) if v["here"]}
+        check(here <= {next(m["variant"] for m in d.rpc.result("modes.list") if m["mode"] == "hvm")}, str(here))
+        for row in rows:
+            for mode in ("bt", "hvm", "pv"):
+                check(row[mode]["text"] and row[mode]["source"] and "holds" not in row[mode], f"{row['aspect']}: {row[mode]}")
+        verdicts = {c["mode"]: c["verdict"] for c in d.rpc.result("policy.explain", {"vm": "compared"})["candidates"]}
+        for row in d.rpc.result("modes.compare", {"vm": "compared"}):
+            for mode, verdict in verdicts.items():
+                about_image = row["aspect"].startswith("guest ")
+                check(row[mode]["holds"] == (mode != "pv" if about_image else verdict != "ruled out"), f"{row['aspect']}: {row[mode]}")
+        table = subprocess.run([program("trictl"), "compare", "--socket", d.socket, "compared"], capture_output=True, text=True, check=True).stdout
+        check("this VM: it holds" in table and all(a in table for a in aspects), table)
+        text = subprocess.run([program("trictl"), "compare", "--socket", d.socket, "--markdown", "compared"], capture_output=True, text=True, check=True).stdout
+        lines = text.strip().split("\n")
+        # Four columns in every line, whatever the cells say.
+        check(len(lines) == 2 + len(aspects) and all(line.replace("\\|", "").count("|") == 5 for line in lines), text)
+        d.rpc.result("vm.undefine", ["compared"])
 
 
 def asked_twice_at_once(folder):
@@ -254,7 +348,7 @@ def fleet_from_files(folder):
 
 APART = (killed_in_the_middle, asked_twice_at_once, programs_that_misbehave)
 # Over one state directory: what the first finds is what the others use.
-TOGETHER = (every_figure, the_chosen_mode_is_the_faster_one, runs_teach, fleet_from_files, damaged_and_foreign)
+TOGETHER = (every_figure, the_chosen_mode_is_the_faster_one, runs_teach, disks_are_learned_from_runs, what_is_demanded_shows, the_table_is_whole, fleet_from_files, damaged_and_foreign)
 
 
 def main():

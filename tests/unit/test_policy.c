@@ -298,6 +298,11 @@ static void elf_notes(void **state)
 	elf = make_elf(6);
 	guest = inspect(put_file("elf", &elf, sizeof(elf)));
 	assert_non_null(strstr(guest.problem, "PVH"));
+	/* Xen's texts, which need not end with a NUL. */
+	elf = make_elf(10);
+	memcpy(elf.value, "!pae|su\x1b", 8);
+	guest = inspect(put_file("elf", &elf, sizeof(elf)));
+	assert_string_equal(guest.xen_features, "!pae|su?");
 	/* Lies about sizes and places are not believed. */
 	elf = make_elf(18);
 	elf.note.n_namesz = 0xffffffff;
