@@ -68,6 +68,10 @@ const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t g
  */
 #define MACHINE_RAM_REGIONS 24
 size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret_regions, size_t max);
+
+#define MACHINE_LARGE_PAGE (2u << 20)
+/* mmap at an address aligned to a large page, so that one can lie under it; MAP_FAILED and errno as mmap. */
+void *machine_map_aligned(size_t bytes, int prot, int flags, int fd);
 /* The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above. */
 int machine_ram_fd(const struct machine *machine);
 uint64_t machine_ram_bytes(const struct machine *machine);

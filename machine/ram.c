@@ -38,6 +38,28 @@ static int ram_memfd(uint64_t bytes)
 	return fd;
 }
 
+/* Where large pages can lie under it. */
+void *machine_map_aligned(size_t bytes, int prot, int flags, int fd)
+{
+	size_t reserved = bytes + MACHINE_LARGE_PAGE;
+	uint8_t *p = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *at;
+
+	if (p == MAP_FAILED)
+		return MAP_FAILED;
+	at = (uint8_t *)(((uintptr_t)p + MACHINE_LARGE_PAGE - 1) & ~(uintptr_t)(MACHINE_LARGE_PAGE - 1));
+	if (mmap(at, bytes, prot, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+		int e = errno;
+		munmap(p, reserved);
+		errno = e;
+		return MAP_FAILED;
+	}
+	size_t page_end = (bytes + 4095) & ~(size_t)4095;
+	if (at > p)
+		munmap(p, (size_t)(at - p));
+	munmap(at + page_end, reserved - (size_t)(at - p) - page_end);
+	return at;
+}
+
 /* The four states of each segment, from what RAM and ROM there is. */
 static void pam_build(struct machine_ram *ram)
 {
@@ -85,7 +107,7 @@ int ram_init(struct machine_ram *ram, uint64_t bytes)
 	int fd = ram_memfd(bytes);
 	if (fd < 0)
 		return fd;
-	void *host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	void *host = machine_map_aligned(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd);
 	if (host == MAP_FAILED) {
 		int rc = -errno;
 		close(fd);

@@ -228,21 +228,26 @@ static void vcpu_destroy(struct mode_vcpu *vcpu)
 	free(vcpu);
 }
 
-/* Memory: a guard page, the helpers' stack, and right above it the vCPU, where rsp points while guest code runs. */
+/*
+ * Memory: a guard, the helpers' stack, and right above it the vCPU, where rsp points while guest code runs. The guard is
+ * a whole large page, so that the rest can be one.
+ */
 static int vcpu_create(struct mode_vm *vm, unsigned index, struct mode_vcpu **ret_vcpu)
 {
 	struct mode_vcpu *m = calloc(1, sizeof(*m));
-	size_t below = 4096 + HELPER_STACK_BYTES;
+	size_t below = MACHINE_LARGE_PAGE + HELPER_STACK_BYTES;
 
 	if (!m)
 		return -ENOMEM;
 	m->map_bytes = below + ((sizeof(struct bt_vcpu_block) + 4095) & ~4095ul);
-	m->map = mmap(NULL, m->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	m->map_bytes = (m->map_bytes + MACHINE_LARGE_PAGE - 1) & ~(size_t)(MACHINE_LARGE_PAGE - 1);
+	m->map = machine_map_aligned(m->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	if (m->map == MAP_FAILED) {
 		free(m);
 		return -ENOMEM;
 	}
-	mprotect(m->map, 4096, PROT_NONE);
+	mprotect(m->map, MACHINE_LARGE_PAGE, PROT_NONE);
+	(void)madvise((uint8_t *)m->map + MACHINE_LARGE_PAGE, m->map_bytes - MACHINE_LARGE_PAGE, MADV_HUGEPAGE);
 	struct bt_vcpu *v = (struct bt_vcpu *)(void *)((uint8_t *)m->map + below);
 	m->v = v;
 	v->vm = &vm->bt;
@@ -256,8 +261,7 @@ static int vcpu_create(struct mode_vm *vm, unsigned index, struct mode_vcpu **re
 	bt_set_rflags(v, v->cs.rflags);
 	bt_system_init(v);
 	bt_tlb_init(v);
-	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
-		bt_jc(v)[i] = vm->bt.thunk.lookup;
+	bt_jc_clear(v);
 	bt_mode_changed(v);
 	if (bt_profile_create(v)) {
 		vcpu_destroy(m);
@@ -329,7 +333,7 @@ static void translations(struct mode_vm *vm, gpa_t gpa, uint64_t bytes, mode_tra
 static int prepare_perf(struct mode_vm *vm)
 {
 	struct bt_cache *c = &vm->bt.cache;
-	uint8_t *rw = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *exec;
+	uint8_t *rw = machine_map_aligned(BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1), *exec;
 
 	if (rw == MAP_FAILED)
 		return -errno;
@@ -343,7 +347,8 @@ static int prepare_perf(struct mode_vm *vm)
 	}
 	munmap(c->rw, BT_CACHE_BYTES);
 	munmap(c->exec, BT_CACHE_BYTES);
-	c->rw = c->next = rw;
+	c->rw = c->next = c->hot_large = rw;
+	c->cold_next = c->cold_large = rw + BT_HOT_BYTES;
 	c->exec = exec;
 	bt_thunks_make(&vm->bt);
 	return 0;

@@ -22,6 +22,17 @@ static void *map_plain(size_t bytes)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+/* Looked up at random: large pages where the kernel has them to give. */
+static void *map_large(size_t bytes)
+{
+	void *p = machine_map_aligned(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)madvise(p, bytes, MADV_HUGEPAGE);
+	return p;
+}
+
 /* Kernels before 6.3 do not know MFD_EXEC; later ones may insist on it (vm.memfd_noexec). */
 static int code_memfd(void)
 {
@@ -42,8 +53,8 @@ int bt_cache_init(struct bt_vm *vm)
 	if (ftruncate(fd, BT_CACHE_BYTES) < 0)
 		rc = -errno;
 	if (!rc) {
-		c->rw = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		c->exec = mmap(NULL, BT_CACHE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+		c->rw = machine_map_aligned(BT_CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+		c->exec = machine_map_aligned(BT_CACHE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
 		if (c->rw == MAP_FAILED || c->exec == MAP_FAILED)
 			rc = -errno;
 	}
@@ -57,21 +68,24 @@ int bt_cache_init(struct bt_vm *vm)
 	/* Everything that can hold guest code lies below 4 GiB + the RAM above it; ROM ends at 4 GiB. */
 	ram_end = machine_ram_bytes(vm->machine) + (4ull << 30);
 	c->pfn_count = ram_end >> GUEST_PAGE_SHIFT;
-	c->meta = map_plain(BT_META_BYTES);
+	c->meta = map_large(BT_META_BYTES);
 	c->order_max = BT_CACHE_BYTES / 64;
-	c->order = map_plain(c->order_max * sizeof(*c->order));
-	c->pages = map_plain(BT_CODE_PAGES_MAX * sizeof(*c->pages));
+	c->order = map_large(c->order_max * sizeof(*c->order));
+	c->pages = map_large(BT_CODE_PAGES_MAX * sizeof(*c->pages));
 	c->has_code = map_plain(c->pfn_count);
 	c->chunks = map_plain(c->pfn_count * sizeof(*c->chunks));
 	c->page_tbs = map_plain(c->pfn_count * sizeof(*c->page_tbs));
 	c->hints = map_plain(c->pfn_count * sizeof(*c->hints));
 	if (!c->hints || !c->meta || !c->order || !c->pages || !c->has_code || !c->chunks || !c->page_tbs)
 		return -ENOMEM;
-	c->next = c->rw;
-	c->cold_next = c->rw + BT_HOT_BYTES;
+	c->next = c->hot_large = c->rw;
+	c->cold_next = c->cold_large = c->rw + BT_HOT_BYTES;
 	c->meta_next = c->meta;
 	c->page_count = 1;
-	return 0;
+	vm->large.ram = machine_ram_find(vm->machine, 0)->host;
+	vm->large.bytes = machine_ram_bytes(vm->machine);
+	vm->large.fills = map_plain(machine_ram_bytes(vm->machine) / BT_LARGE_BYTES + 1);
+	return vm->large.fills ? 0 : -ENOMEM;
 }
 
 static void unmap(void *p, size_t bytes)
@@ -93,6 +107,7 @@ void bt_cache_finish(struct bt_vm *vm)
 	unmap(c->chunks, c->pfn_count * sizeof(*c->chunks));
 	unmap(c->page_tbs, c->pfn_count * sizeof(*c->page_tbs));
 	unmap(c->hints, c->pfn_count * sizeof(*c->hints));
+	unmap(vm->large.fills, machine_ram_bytes(vm->machine) / BT_LARGE_BYTES + 1);
 }
 
 bool bt_cache_room(const struct bt_vm *vm)
@@ -110,6 +125,16 @@ void *bt_meta_alloc(struct bt_vm *vm, size_t bytes)
 	vm->cache.meta_next = p + ((bytes + 15) & ~(size_t)15);
 	bt_fill(p, 0, bytes);
 	return p;
+}
+
+void bt_jc_clear(struct bt_vcpu *v)
+{
+	struct bt_vcpu_block *b = (struct bt_vcpu_block *)v;
+
+	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
+		b->jc[i] = v->vm->thunk.lookup;
+	for (unsigned i = 0; i < BT_JC2_ENTRIES; i++)
+		b->jc2[i].rip = BT_JC2_EMPTY;
 }
 
 void bt_cache_flush(struct bt_vm *vm)
@@ -138,8 +163,7 @@ void bt_cache_flush(struct bt_vm *vm)
 		struct bt_vcpu *v = vm->vcpu[i];
 		if (!v)
 			continue;
-		for (unsigned j = 0; j < BT_JC_ENTRIES; j++)
-			bt_jc(v)[j] = vm->thunk.lookup;
+		bt_jc_clear(v);
 		bt_itlb_flush(v, true);
 		bt_tlb_flush(v, true);
 	}
@@ -273,6 +297,17 @@ static struct bt_tb *find_whole(struct bt_vcpu *v, uint32_t id, gva_t gva, uint6
 	return tb;
 }
 
+/* Under where the next translation goes. */
+static void large_pages(struct bt_cache *c)
+{
+	uint8_t *hot_end = c->rw + BT_HOT_BYTES;
+
+	if (c->next + TB_BYTES_MAX > c->hot_large)
+		c->hot_large = bt_large_code(c->hot_large, c->next + TB_BYTES_MAX, hot_end);
+	if (c->cold_next + TB_BYTES_MAX > c->cold_large)
+		c->cold_large = bt_large_code(c->cold_large, c->cold_next + TB_BYTES_MAX, c->rw + BT_CACHE_BYTES);
+}
+
 /* NULL: the cache was flushed on the way, try again. */
 static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, struct code_segment cs)
 {
@@ -294,6 +329,7 @@ static struct bt_tb *try_get(struct bt_vcpu *v, gva_t gva, uint64_t rip, struct 
 	tb = find_whole(v, id, gva, rip, cs);
 	if (!tb) {
 		v->translating = true;
+		large_pages(&vm->cache);
 		tb = bt_translate(v, id);
 		v->translating = false;
 		v->stats.tbs++;
@@ -319,8 +355,10 @@ struct bt_tb *bt_tb_get(struct bt_vcpu *v)
 	struct bt_tb *tb = NULL;
 	while (!tb)
 		tb = try_get(v, gva, rip, cs);
-	if (!(tb->key & KEY_ONE))
+	if (!(tb->key & KEY_ONE)) {
 		bt_jc(v)[(uint16_t)rip] = tb->exec;
+		*bt_jc2(v, rip) = (struct bt_jc2){rip, tb->exec};
+	}
 	return tb;
 }
 

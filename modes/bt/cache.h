@@ -10,6 +10,7 @@
 #ifndef BT_CACHE_H
 #define BT_CACHE_H
 
+#include "modes/bt/large.h"
 #include "modes/bt/private.h"
 
 /* Overridable, so that a test build can flush all the time. */
@@ -122,6 +123,7 @@ struct bt_cache {
 	uint8_t *next;      /* in rw */
 	uint8_t *first;     /* behind the thunks */
 	uint8_t *cold_next; /* in rw, from BT_HOT_BYTES on */
+	uint8_t *hot_large, *cold_large; /* so far large pages were asked for */
 	uint8_t *meta, *meta_next;
 	struct bt_tb **order; /* all TBs by address */
 	uint32_t order_count, order_max;
@@ -180,6 +182,7 @@ struct bt_vm {
 	uint32_t host_7b, host_7c; /* CPUID 7.0 EBX and ECX */
 	bool precise_flags; /* for tests: no flag counts as dead, so that faults show them all */
 	uint64_t low_ram_bytes;
+	struct bt_large large; /* guest RAM's */
 	struct bt_debug_vm debug;
 };
 
@@ -257,12 +260,32 @@ const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip);
 
 /* Jump cache: host pointers by the low 16 bits of rip; each TB verifies itself, so entries need no flushing. */
 #define BT_JC_ENTRIES 65536u
+/*
+ * Behind it, for targets that are a multiple of 64 KiB apart and evict each other for ever: by a hash of all of rip,
+ * asked by the lookup thunk, which puts what it finds into the jump cache.
+ */
+#define BT_JC2_BITS 14
+#define BT_JC2_ENTRIES (1u << BT_JC2_BITS)
+#define BT_JC2_FACTOR 0x2545f491u
+#define BT_JC2_SHIFT 28
+struct bt_jc2 {
+	uint64_t rip;
+	const uint8_t *exec;
+};
+#define BT_JC2_EMPTY 0x8000000000000000ull /* no canonical address */
 
 /* The vCPU with what only this header's users need; allocated with a stack below it for helpers. */
 struct bt_vcpu_block {
 	struct bt_vcpu v;
 	const uint8_t *jc[BT_JC_ENTRIES];
+	struct bt_jc2 jc2[BT_JC2_ENTRIES];
 };
+static inline struct bt_jc2 *bt_jc2(struct bt_vcpu *v, uint64_t rip)
+{
+	return &((struct bt_vcpu_block *)v)->jc2[rip * BT_JC2_FACTOR >> BT_JC2_SHIFT & (BT_JC2_ENTRIES - 1)];
+}
+/* Both forget everything. */
+void bt_jc_clear(struct bt_vcpu *v);
 static inline const uint8_t **bt_jc(struct bt_vcpu *v) { return ((struct bt_vcpu_block *)v)->jc; }
 
 #endif

@@ -112,7 +112,13 @@ static inline void e_store16(struct emit *e, struct emit_mem m, unsigned src)
 	e8(e, 0x66);
 	e_op_mem(e, 0, 0x89, src, m);
 }
-static inline void e_lea(struct emit *e, unsigned dst, struct emit_mem m) { e_op_mem(e, 1, 0x8d, dst, m); }
+static inline void e_lea(struct emit *e, unsigned dst, struct emit_mem m)
+{
+	if (m.index == H_NONE && !m.disp && m.base != H_NONE)
+		e_mov_rr(e, dst, m.base); /* register renaming does it for nothing */
+	else
+		e_op_mem(e, 1, 0x8d, dst, m);
+}
 static inline void e_lea32(struct emit *e, unsigned dst, struct emit_mem m) { e_op_mem(e, 0, 0x8d, dst, m); }
 
 /* The shortest mov of a constant; leaves the flags alone. */

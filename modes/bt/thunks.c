@@ -138,6 +138,37 @@ static const uint8_t *make_jump(struct emit *e, const void *fn, unsigned arg)
 	return start;
 }
 
+/*
+ * jmp there, with r15 = rip, flags in flags_ax: a translation that the jump cache led to was not the one, or there was none.
+ * Where the second table has another, it goes into the jump cache and is jumped to; the one that the jump cache has
+ * already has just refused.
+ */
+static const uint8_t *make_lookup(struct emit *e)
+{
+	const uint8_t *slow = make_jump(e, (const void *)(uintptr_t)bt_do_lookup, H_R15), *start = e->p + e->exec;
+	int32_t jc = (int32_t)offsetof(struct bt_vcpu_block, jc), jc2 = (int32_t)offsetof(struct bt_vcpu_block, jc2);
+
+	BUG_ON(sizeof(struct bt_jc2) != 16);
+	e8(e, 0x4d), e8(e, 0x69), e8(e, 0xf7), e32(e, BT_JC2_FACTOR); /* imul r14, r15, FACTOR */
+	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xee), e8(e, BT_JC2_SHIFT - 4); /* shr r14, SHIFT - 4 */
+	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe6), e32(e, (BT_JC2_ENTRIES - 1) << 4); /* and r14d, mask */
+	e_op_mem(e, 1, 0x3b, H_R15, MEM_BID(H_RSP, H_R14, jc2)); /* cmp r15, [rip] */
+	e8(e, 0x0f), e8(e, 0x85), e_rel32_to(e, slow);           /* jne slow */
+	e_load(e, H_R14, MEM_BID(H_RSP, H_R14, jc2 + (int32_t)offsetof(struct bt_jc2, exec)));
+	e_store(e, MEM_BD(H_RSP, V_OFF(slot_rax)), H_RAX);
+	e8(e, 0x41), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xc7); /* movzx eax, r15w */
+	struct emit_mem entry = {.base = H_RSP, .index = H_RAX, .scale = 3, .disp = jc};
+	e_op_mem(e, 1, 0x3b, H_R14, entry); /* cmp r14, [jc + rax * 8] */
+	uint8_t *same = e_jcc_fwd(e, COND_E);
+	e_store(e, entry, H_R14);
+	e_load(e, H_RAX, MEM_BD(H_RSP, V_OFF(slot_rax)));
+	e8(e, 0x41), e8(e, 0xff), e8(e, 0xe6); /* jmp r14 */
+	e_fix32(same, e->p);
+	e_load(e, H_RAX, MEM_BD(H_RSP, V_OFF(slot_rax)));
+	e_jmp(e, slow);
+	return start;
+}
+
 static int32_t tlb_off(unsigned mmu, size_t field)
 {
 	return (int32_t)(offsetof(struct bt_vcpu, tlb) + mmu * sizeof(((struct bt_vcpu *)0)->tlb[0]) + field);
@@ -215,7 +246,7 @@ void bt_thunks_make(struct bt_vm *vm)
 	make_commit(&e, &vm->thunk);
 	vm->thunk.link = make_jump(&e, (const void *)(uintptr_t)bt_do_link, H_R14);
 	make_slots(&e, vm);
-	vm->thunk.lookup = make_jump(&e, (const void *)(uintptr_t)bt_do_lookup, H_R15);
+	vm->thunk.lookup = make_lookup(&e);
 	c->next = c->rw + ((e.p - c->rw + 63) & ~63l);
 	c->first = c->next;
 }

@@ -73,6 +73,8 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	uint8_t *host = r->host + (gpa - r->gpa);
 	*ret_host = host + (gva & ~GUEST_PAGE_MASK);
 
+	if ((uint64_t)(host - v->vm->large.ram) < v->vm->large.bytes)
+		bt_large_ram(&v->vm->large, host);
 	bool code = bt_page_has_code(v->vm, gpa);
 	unsigned watched = bt_debug_data_in_page(v, gva);
 	uint64_t listed = list_entry(v, mmu, index, w.global);
