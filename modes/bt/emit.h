@@ -210,5 +210,7 @@ static inline void e_align4(struct emit *e, unsigned ahead)
 #define COND_NE 5
 #define COND_BE 6
 #define COND_A 7
+#define COND_L 12
+#define COND_G 15
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * One check for several accesses: a run of pushes and pops, or of loads and stores off one base register that does not
- * change meanwhile, mostly stays in one page. The fast copy checks the whole range once and keeps the host address in
+ * One check for several accesses: a run of pushes and pops, or of loads and stores off one base (and index) register that
+ * does not change meanwhile, mostly stays in one page. The fast copy checks the whole range once and keeps the host address in
  * T1; when the check fails, a copy out of line does the same instructions with a check each, so that faults, page
  * crossings, MMIO and written code keep their precise state.
  */
@@ -40,11 +40,10 @@ static bool moves_rsp(const struct bt_insn *in, int64_t *ret_delta)
 	return true;
 }
 
-/* A plain operand [base + disp] that a group can take. */
+/* A plain operand [base + index * scale + disp] that a group can take. */
 static bool plain_operand(const struct bt_insn *in)
 {
-	return in->cls == BT_CLASS_NATIVE && in->flags & BT_I_MEM && in->base != 0xff && in->index == 0xff &&
-	       !spilled(in->base) && in->addrsize == 8 && in->mem_bytes &&
+	return in->cls == BT_CLASS_NATIVE && in->flags & BT_I_MEM && in->base != 0xff && in->addrsize == 8 && in->mem_bytes &&
 	       !(in->flags & (BT_I_RIP_REL | BT_I_MOFFS | BT_I_BITOFF | BT_I_WIDE_MEM)) && in->seg != SEG_FS &&
 	       in->seg != SEG_GS;
 }
@@ -59,12 +58,14 @@ static bool register_push_pop(const struct bt_insn *in)
 }
 
 /*
- * How the instruction takes part in a run off `base`: -1 not at all, 0 without access, 1 with one; *ret_last: the run
+ * How the instruction takes part in a run off base and index of `g`: -1 not at all, 0 without access, 1 with one; *ret_last: the run
  * ends behind it. Keeps *delta, rsp's distance from its value at the start.
  */
-static int takes_part(const struct trans *t, const struct bt_insn *in, unsigned base, int64_t *delta, struct span *s,
+static int takes_part(const struct trans *t, const struct bt_insn *in, const struct group *g, int64_t *delta, struct span *s,
 		      bool *ret_last)
 {
+	uint32_t address = 1u << g->base | (g->index == 0xff ? 0 : 1u << g->index);
+	unsigned base = g->index == 0xff ? g->base : 0xff; /* of pushes and the like */
 	int64_t move;
 
 	*ret_last = false;
@@ -90,9 +91,9 @@ static int takes_part(const struct trans *t, const struct bt_insn *in, unsigned 
 		*delta += move;
 		return 0;
 	}
-	if (plain_operand(in) && in->base == base) {
+	if (plain_operand(in) && in->base == g->base && in->index == g->index && (in->index == 0xff || in->scale == g->scale)) {
 		cover(s, *delta + in->disp, in->mem_bytes, in->access);
-		*ret_last = in->gpr_written >> base & 1;
+		*ret_last = in->gpr_written & address;
 		return 1;
 	}
 	if (in->flags & BT_I_MEM && in->cls != BT_CLASS_LEA && in->cls != BT_CLASS_NOP)
@@ -101,27 +102,31 @@ static int takes_part(const struct trans *t, const struct bt_insn *in, unsigned 
 		return -1;
 	if (in->cls == BT_CLASS_LEA && in->index != 0xff && spilled(in->index))
 		return -1; /* its address takes T1 */
-	return in->gpr_written >> base & 1 ? -1 : 0;
+	return in->gpr_written & address ? -1 : 0;
 }
 
 unsigned bt_group_scan(struct trans *t, unsigned i, struct group *ret)
 {
 	const struct bt_insn *first = &t->insn[i];
 	struct span s = {0}, best = {0};
-	unsigned base, n, len = 0;
+	struct group g = {.index = 0xff};
+	unsigned n, len = 0;
 	int64_t delta = 0;
 	bool last;
 
 	if (t->bits != 64 || t->tb->page_id2 || t->key & KEY_ONE || t->group_count == TB_MAX_GROUPS)
 		return 0;
-	if (plain_operand(first))
-		base = first->base;
-	else if (register_push_pop(first))
-		base = GPR_RSP;
-	else
+	if (plain_operand(first)) {
+		g.base = first->base;
+		g.index = first->index;
+		g.scale = first->scale;
+	} else if (register_push_pop(first)) {
+		g.base = GPR_RSP;
+	} else {
 		return 0;
+	}
 	for (n = i; n < t->n; n++) {
-		int part = takes_part(t, &t->insn[n], base, &delta, &s, &last);
+		int part = takes_part(t, &t->insn[n], &g, &delta, &s, &last);
 		if (part < 0 || s.hi - s.lo > GROUP_SPAN)
 			break;
 		if (part) {
@@ -133,14 +138,38 @@ unsigned bt_group_scan(struct trans *t, unsigned i, struct group *ret)
 	}
 	if (best.count < 2)
 		return 0;
-	*ret = (struct group){.first = (uint8_t)i, .len = (uint8_t)len, .base = (uint8_t)base, .lo = (int32_t)best.lo,
-			      .bytes = (uint16_t)(best.hi - best.lo), .access = (uint8_t)best.access};
+	g.first = (uint8_t)i;
+	g.len = (uint8_t)len;
+	g.lo = (int32_t)best.lo;
+	g.bytes = (uint16_t)(best.hi - best.lo);
+	g.access = (uint8_t)best.access;
+	*ret = g;
 	return len;
 }
 
 struct emit_mem bt_group_operand(const struct trans *t, int64_t offset)
 {
 	return MEM_BD(H_T1, (int32_t)(offset + t->group_delta - t->group_lo));
+}
+
+/* T0 = where the range begins. */
+static void emit_start(struct trans *t, const struct group *g)
+{
+	struct emit_mem m = {.base = (uint8_t)host_of(g->base), .index = H_NONE, .scale = g->scale, .disp = g->lo};
+
+	if (spilled(g->base)) {
+		e_load(&t->e, H_T0, V_GPR(g->base));
+		m.base = H_T0;
+	}
+	if (g->index != 0xff) {
+		m.index = g->index;
+		if (spilled(g->index)) {
+			e_load(&t->e, H_T1, V_GPR(g->index));
+			m.index = H_T1;
+		}
+	}
+	if (m.base != H_T0 || m.index != H_NONE || m.disp)
+		e_lea(&t->e, H_T0, m);
 }
 
 void bt_group_emit(struct trans *t, const struct group *g)
@@ -153,7 +182,7 @@ void bt_group_emit(struct trans *t, const struct group *g)
 	bt_map_add(t, t->off[g->first], 0); /* the check is the first access's */
 	bt_flags_clobber(t, t->live_in[g->first]);
 	todo->fl_start = (uint8_t)t->fl;
-	e_lea(e, H_T0, MEM_BD((uint8_t)host_of(g->base), g->lo));
+	emit_start(t, g);
 	bt_emit_range_check(t, g->bytes, g->access, g->base, (unsigned)(todo - t->group));
 	e_lea(e, H_T1, MEM_BI(H_T1, H_T0));
 

@@ -383,10 +383,12 @@ static unsigned leader(const struct loop *l, unsigned i)
 /* A single stream leaves a scratch register to the limit. */
 static bool limit_in_t0(const struct loop *l) { return l->streams == 1 && l->stream[0].host != H_NONE; }
 
-static void emit_limits_met(struct trans *t)
+/* Where the limits are met jumps to `met`, as many as it returns. */
+static unsigned emit_limits(struct trans *t, uint8_t **met)
 {
 	struct loop *l = &t->loop;
 	struct emit *e = &t->e;
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < l->streams; i++) {
 		if (!l->stream[i].stride || leader(l, i) != i)
@@ -395,9 +397,23 @@ static void emit_limits_met(struct trans *t)
 			e_op_rr(e, 1, 0x39, H_T0, host_of(l->stream[i].mover)); /* cmp mover, r15 */
 		else
 			e_op_mem(e, 1, 0x3b, host_of(l->stream[i].mover), LOOP_LIMIT(i));
-		e8(e, 0x0f), e8(e, l->stream[i].stride > 0 ? 0x8f : 0x8c);        /* jg, jl */
-		e_rel32_to(e, t->tb->exec + t->tb->direct_entry);
+		met[n++] = e_jcc_fwd(e, l->stream[i].stride > 0 ? COND_G : COND_L);
 	}
+	return n;
+}
+
+/* Turns of the plain copy until every stream is past its page's end: this loop is known to be a long one. */
+static unsigned turns_across(const struct loop *l)
+{
+	unsigned most = 1;
+
+	for (unsigned i = 0; i < l->streams; i++) {
+		const struct stream *s = &l->stream[i];
+		unsigned by = (unsigned)(s->stride < 0 ? -s->stride : s->stride), turns = by ? (s->bytes + by - 1) / by : 1;
+		if (turns > most)
+			most = turns;
+	}
+	return most < LOOP_WARM ? most : LOOP_WARM;
 }
 
 static void emit_copy(struct trans *t)
@@ -446,7 +462,8 @@ void bt_loop_emit(struct trans *t)
 	struct loop *l = &t->loop;
 	struct emit *e = &t->e;
 	uint8_t *fail[2 * BT_LOOP_STREAMS];
-	unsigned fails = 0;
+	uint8_t *met[BT_LOOP_STREAMS];
+	unsigned fails = 0, limits;
 
 	if (!l->last)
 		return;
@@ -475,7 +492,7 @@ void bt_loop_emit(struct trans *t)
 	while ((uintptr_t)e->p & 63) /* a short loop takes twice the time if it lies in two cache lines */
 		e8(e, 0x90);
 	uint8_t *head = e->p;
-	emit_limits_met(t);
+	limits = emit_limits(t, met);
 	emit_copy(t);
 	const struct bt_insn *back = &t->insn[l->last];
 	if (back->cls == BT_CLASS_JMP) {
@@ -485,9 +502,11 @@ void bt_loop_emit(struct trans *t)
 		e_rel32_to(e, head + e->exec);
 		e_jmp(e, l->after + e->exec);
 	}
-	for (unsigned i = 0; i < fails; i++) {
+	for (unsigned i = 0; i < limits; i++)
+		e_fix32(met[i], e->p);
+	e_store_imm32(e, V_MEM(loop_warm), turns_across(l));
+	for (unsigned i = 0; i < fails; i++)
 		e_fix32(fail[i], e->p);
-	}
 	e_jmp(e, t->tb->exec + t->tb->direct_entry);
 }
 

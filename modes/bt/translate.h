@@ -44,7 +44,7 @@ struct segment_slow {
 /* A run of instructions that share one check (emit_group.c). */
 struct group {
 	uint8_t first, len;  /* instructions */
-	uint8_t base;        /* general register */
+	uint8_t base, index, scale; /* general registers, as in struct bt_insn */
 	uint8_t access;
 	uint8_t fl_start, fl_end;
 	uint16_t bytes;      /* of the range checked */
