@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define HOSTS_MAX 4096
 #define VMS_MAX 65536
@@ -733,8 +734,11 @@ static void fleet_finish(struct fleet *fleet)
 int policy_plan(json_object *hosts, json_object *vms, json_object **ret_plan, char *error, size_t error_size)
 {
 	struct fleet fleet = {.error = error, .error_size = error_size};
-	int rc = read_hosts(&fleet, hosts);
+	struct timespec begin, end;
+	int rc;
 
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	rc = read_hosts(&fleet, hosts);
 	if (!rc)
 		rc = read_vms(&fleet, vms);
 	if (!rc)
@@ -743,10 +747,14 @@ int policy_plan(json_object *hosts, json_object *vms, json_object **ret_plan, ch
 		rc = confine(&fleet);
 	if (!rc)
 		rc = place_all(&fleet);
-	if (!rc)
+	if (!rc) {
 		*ret_plan = answer(&fleet);
-	else if (rc == -ENOMEM)
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		json_object_object_add(*ret_plan, "seconds",
+				       number((double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9));
+	} else if (rc == -ENOMEM) {
 		snprintf(error, error_size, "out of memory");
+	}
 	fleet_finish(&fleet);
 	return rc;
 }

@@ -316,7 +316,8 @@ unsigned policy_possible(const struct policy_query *query);
 /*
  * Where each of many VMs goes and in which mode. hosts: [{"name","facts","calibration"?,"group"?,"capacity"?:{"memory_mib",
  * "vcpus"}}…]; vms: [{"name","memory_mib"?,"vcpus"?,"workload"?,"policy"?,"affinity"?,"anti_affinity"?,"migratable_in"?}…].
- * *ret_plan, for the caller to put: {"placements","unplaced","hosts"}; costs are times the fleet's mean native time. -EINVAL: error names what is wrong; -ENOMEM.
+ * *ret_plan, for the caller to put: {"placements","unplaced","hosts","seconds"}; costs are times the fleet's mean native time, seconds what
+ * planning took. -EINVAL: error names what is wrong; -ENOMEM.
  * Any thread; 1000 hosts and 10,000 VMs take well under a second.
  */
 int policy_plan(json_object *hosts, json_object *vms, json_object **ret_plan, char *error, size_t error_size);

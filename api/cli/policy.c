@@ -105,6 +105,29 @@ int command_history(struct cli *cli, int argc, char **argv)
 
 /* ---- fleets ----------------------------------------------------------------------------- */
 
+/* Facts without their sources and remedies, which are for people: a fleet's would fill half of a message. */
+static json_object *bare_facts(json_object *facts)
+{
+	json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < json_object_array_length(facts); i++) {
+		json_object *row = json_object_array_get_idx(facts, i), *bare;
+
+		if (!json_object_is_type(row, json_type_object)) {
+			json_object_array_add(list, json_object_get(row));
+			continue;
+		}
+		bare = json_object_new_object();
+		json_object_object_foreach(row, key, member)
+		{
+			if (strcmp(key, "source") && strcmp(key, "remedy"))
+				json_object_object_add(bare, key, json_object_get(member));
+		}
+		json_object_array_add(list, bare);
+	}
+	return list;
+}
+
 /* One host file: what "trictl host --json" wrote. Without a name of its own it is called as the file. NULL: reported. */
 static json_object *read_host(const char *dir, const char *file)
 {
@@ -129,7 +152,9 @@ static json_object *read_host(const char *dir, const char *file)
 	json_object_object_add(host, "name", value ? json_object_get(value) : json_object_new_string(name));
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (json_object_object_get_ex(json, keys[i], &value))
-			json_object_object_add(host, keys[i], json_object_get(value));
+			json_object_object_add(host, keys[i],
+					       !i && json_object_is_type(value, json_type_array) ? bare_facts(value)
+												 : json_object_get(value));
 	json_object_put(json);
 	return host;
 }

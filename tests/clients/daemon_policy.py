@@ -341,6 +341,18 @@ def fleet_from_files(folder):
         for command in (["host"], ["compare"], ["compare", "--markdown"], ["history"], ["fleet", "plan", hosts]):
             r = subprocess.run([*trictl, *command[:1], "--socket", d.socket, *command[1:]], capture_output=True, text=True, check=True)
             check(r.stdout and not r.stderr and "(null)" not in r.stdout, f"{command}: {r}")
+        # A thousand of this host, as it tells of itself, and ten thousand VMs: one message.
+        many = os.path.join(folder, "many")
+        os.mkdir(many)
+        for i in range(1000):
+            os.link(os.path.join(hosts, "this.json"), os.path.join(many, f"h{i}.json"))
+        with open(os.path.join(many, "vms.json"), "w") as f:
+            json.dump([{"name": f"v{i}", "memory_mib": 64, "policy": {"require": ["bt"]}} for i in range(10000)], f)
+        r = subprocess.run([*trictl, "fleet", "--json", "--socket", d.socket, "plan", many], capture_output=True, text=True, check=True)
+        placed = json.loads(r.stdout)["placements"]
+        cores = next(f["value"] for f in d.rpc.result("host.probe")["facts"] if f["name"] == "cores")
+        # Four virtual processors for each core.
+        check(len(placed) == min(10000, 4000 * cores) and {p["mode"] for p in placed} == {"bt"}, f"{len(placed)} of 10000 VMs were placed")
         os.unlink(os.path.join(hosts, "vms.json"))
         r = subprocess.run([*trictl, "fleet", "--socket", d.socket, "plan", hosts], capture_output=True, text=True, check=False)
         check(r.returncode == 1 and "vms.json" in r.stderr, str(r))
