@@ -155,6 +155,10 @@ static void finish(struct calibration *c)
 	c->now.valid = c->now.native.of[POLICY_integer].state == POLICY_FIGURE_NS;
 	c->now.time = epoch_seconds();
 	c->now.seconds = monotonic_seconds() - c->began;
+	for (int m = 0; m < POLICY_MODE_COUNT; m++)
+		if (!c->now.mode[m].tried && !c->now.mode[m].problem[0])
+			snprintf(c->now.mode[m].problem, sizeof(c->now.mode[m].problem),
+				 "not measured: no time was left for it on this busy host; the next start measures it");
 	if (!c->now.valid) {
 		snprintf(error.message, sizeof(error.message), "the host cannot be measured: %s",
 			 c->now.native.problem[0] ? c->now.native.problem : "nothing could be measured natively");
