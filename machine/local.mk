@@ -15,6 +15,12 @@ libmachine_a_SOURCES = \
 	machine/private.h \
 	machine/ram.c machine/ram.h \
 	machine/tsc.c \
+	machine/window.c \
+	machine/vfio/claim.c machine/vfio/vfio.h \
+	machine/vfio/config.c machine/vfio/private.h \
+	machine/vfio/device.c \
+	machine/vfio/interrupt.c \
+	machine/vfio/sysfs.c \
 	machine/types.h \
 	machine/devices/flash.c machine/devices/flash.h \
 	machine/devices/fw_cfg.c machine/devices/fw_cfg.h \

@@ -72,6 +72,12 @@ size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret
 #define MACHINE_LARGE_PAGE (2u << 20)
 /* mmap at an address aligned to a large page, so that one can lie under it; MAP_FAILED and errno as mmap. */
 void *machine_map_aligned(size_t bytes, int prot, int flags, int fd);
+/*
+ * Memory of passed-through devices where the guest has it now, which an engine may map instead of sending accesses to
+ * machine_mmio_*. None of it overlaps RAM. Returns how many. Under the machine lock, or before the machine runs.
+ */
+#define MACHINE_WINDOWS 32
+size_t machine_windows(const struct machine *machine, struct ram_region *ret_windows, size_t max);
 /* The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above. */
 int machine_ram_fd(const struct machine *machine);
 uint64_t machine_ram_bytes(const struct machine *machine);

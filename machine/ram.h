@@ -40,6 +40,7 @@ struct machine_ram {
 	struct ram_region pam_state[PAM_SEGMENTS][4];
 	_Atomic(const struct ram_region *) pam[PAM_SEGMENTS];
 	uint8_t pam_attr[PAM_SEGMENTS];
+	struct ram_window *windows;
 };
 
 /* 0 or -errno (-EINVAL: a size that is 0, no multiple of 4 KiB, or too large). */
@@ -62,6 +63,18 @@ void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes)
 void ram_flash_set(struct machine *machine, const struct ram_region *region);
 /* A vCPU's write to a read-only region: reaches RAM where PAM says write but not read. True: it was PAM's or ROM's. */
 bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size);
+
+/* A device's memory in the host, for machine_windows. Owned by the device, zeroed at first, bytes and host set. */
+struct ram_window {
+	uint64_t bytes;
+	uint8_t *host;
+	gpa_t gpa;
+	bool mapped;
+	struct ram_window *next;
+};
+/* Under the machine lock. Tells the engine (hooks.map_changed) when something changed. */
+void ram_window_map(struct machine *machine, struct ram_window *window, gpa_t gpa);
+void ram_window_unmap(struct machine *machine, struct ram_window *window);
 
 /* Host pointer to RAM whatever PAM says (loaders, DMA); NULL unless [gpa, gpa+n) is RAM in one piece. [lock-free] */
 void *ram_host(const struct machine_ram *ram, gpa_t gpa, uint64_t n);

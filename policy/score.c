@@ -34,7 +34,7 @@ void policy_constraints_of(const struct vmdef *def, struct policy_constraints *r
 		.forbid = def->policy.forbid,
 		.features = wanted_features(def),
 		.kernel_isolation = def->policy.isolation == VMDEF_ISOLATION_KERNEL,
-		.passthrough = def->policy.passthrough,
+		.passthrough = def->policy.passthrough || def->passthrough_count,
 		.nested = def->policy.nested,
 		.migratable = def->policy.migratable,
 	};

@@ -6,6 +6,7 @@ libproto_a_SOURCES = \
 	proto/file.c proto/file.h \
 	proto/line.c proto/line.h \
 	proto/paths.c proto/paths.h \
+	proto/pci_address.h \
 	proto/process.c proto/process.h \
 	proto/sock.c proto/sock.h \
 	proto/vmdef.c proto/vmdef.h

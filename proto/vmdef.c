@@ -33,6 +33,7 @@ enum field_type {
 	FIELD_DISKS,
 	FIELD_MODULES,
 	FIELD_NICS,
+	FIELD_PCI,
 	FIELD_WEIGHT, /* double, 0..1000 */
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
 };
@@ -126,6 +127,8 @@ static const struct field vm_fields[] = {
 	{.key = "boot", .type = FIELD_OBJECT, .fields = boot_fields, .field_count = COUNT(boot_fields), .required = true,
 	 .what = "what to boot: a kernel, or firmware"},
 	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "raw disk images, as virtio-blk"},
+	{.key = "passthrough", .type = FIELD_PCI,
+	 .what = "PCI devices of the host for this guest alone, such as 0000:03:00.0; mode hvm and an IOMMU are needed"},
 	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
@@ -502,6 +505,30 @@ static int parse_nics(struct json_object *value, const char *path, char *ret_err
 	return 0;
 }
 
+static int parse_pci(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
+{
+	if (!json_object_is_type(value, json_type_array))
+		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+	size_t n = json_object_array_length(value);
+	if (n > VMDEF_PASSTHROUGH_MAX)
+		return refuse(ret_error, path, "%zu devices are too many; at most %d", n, VMDEF_PASSTHROUGH_MAX);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *item = json_object_array_get_idx(value, i);
+		char where[280];
+		snprintf(where, sizeof(where), "%s[%zu]", path, i);
+		if (!json_object_is_type(item, json_type_string))
+			return refuse(ret_error, where, "a PCI address such as \"0000:03:00.0\" is wanted, not %s", type_of(item));
+		const char *text = json_object_get_string(item);
+		if (!pci_address_parse(text, def->passthrough[i]))
+			return refuse(ret_error, where, "\"%.40s\" is no PCI address such as 0000:03:00.0 (lspci -D lists them)", text);
+		for (size_t k = 0; k < i; k++)
+			if (!strcmp(def->passthrough[k], def->passthrough[i]))
+				return refuse(ret_error, where, "%s is there twice", def->passthrough[i]);
+		def->passthrough_count = (unsigned)i + 1;
+	}
+	return 0;
+}
+
 static int parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count,
 			struct vmdef *def, char *ret_error);
 
@@ -525,6 +552,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
 	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
+	case FIELD_PCI: return parse_pci(value, path, def, ret_error);
 	case FIELD_NICS: return parse_nics(value, path, ret_error);
 	case FIELD_WEIGHT: return parse_weight(value, path, at, ret_error);
 	case FIELD_SET: return parse_set(value, path, f->names, at, ret_error);
@@ -572,6 +600,8 @@ static int parse_object(struct json_object *json, const char *path, const struct
 /* What no single key shows. */
 static int check_whole(const struct vmdef *def, char *ret_error)
 {
+	if (def->passthrough_count && (def->mode == VMDEF_MODE_BT || def->mode == VMDEF_MODE_PV))
+		return refuse(ret_error, "passthrough", "mode %s cannot pass a device through: mode hvm or auto is needed", vmdef_mode_name(def->mode));
 	if (def->policy.require && !(def->policy.require & ~def->policy.forbid))
 		return refuse(ret_error, "policy", "every mode that is required is forbidden too");
 	if (!def->boot.kernel && !def->boot.firmware)
@@ -699,6 +729,14 @@ static struct json_object *modules_to_json(const struct vmdef *def)
 	return list;
 }
 
+static struct json_object *pci_to_json(const struct vmdef *def)
+{
+	struct json_object *list = json_object_new_array();
+	for (unsigned i = 0; list && i < def->passthrough_count; i++)
+		json_object_array_add(list, json_object_new_string(def->passthrough[i]));
+	return list;
+}
+
 static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count);
 
 static struct json_object *set_to_json(unsigned set, const char *const *names)
@@ -733,6 +771,7 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
 	case FIELD_DISKS: return disks_to_json(def);
 	case FIELD_MODULES: return modules_to_json(def);
+	case FIELD_PCI: return pci_to_json(def);
 	case FIELD_NICS: return json_object_new_array();
 	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
 	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
@@ -757,6 +796,7 @@ static bool is_absent(const struct vmdef *def, const struct field *f)
 	case FIELD_SOCKET: return !*(char *const *)at;
 	case FIELD_MODULES: return !def->boot.module_count;
 	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
+	case FIELD_PCI: return !def->passthrough_count;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_WORD: return !*(const char *)at;
 	case FIELD_WEIGHT: return *(const double *)at <= 0;
@@ -864,6 +904,11 @@ static void describe_type(struct json_object *s, const struct field *f)
 		add(s, "type", json_object_new_string("array"));
 		add(s, "maxItems", json_object_new_int(VMDEF_MODULES_MAX));
 		add(s, "items", modules_item_schema());
+		break;
+	case FIELD_PCI:
+		add(s, "type", json_object_new_string("array"));
+		add(s, "maxItems", json_object_new_int(VMDEF_PASSTHROUGH_MAX));
+		add(s, "items", json_tokener_parse("{\"type\":\"string\",\"pattern\":\"^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F][.][0-7]$\"}"));
 		break;
 	case FIELD_NICS:
 		add(s, "type", json_object_new_string("array"));

@@ -3,6 +3,7 @@
 #define PROTO_VMDEF_H
 
 #include "proto/cpu_features.h"
+#include "proto/pci_address.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@ struct json_object;
 #define VMDEF_WORD_MAX 32
 #define VMDEF_DISKS_MAX 16
 #define VMDEF_MODULES_MAX 64
+#define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_VCPUS_MAX 16
 #define VMDEF_MEMORY_MIN_MIB 16
 #define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
@@ -80,6 +82,8 @@ struct vmdef {
 	} boot;
 	struct vmdef_disk disks[VMDEF_DISKS_MAX];
 	unsigned disk_count;
+	char passthrough[VMDEF_PASSTHROUGH_MAX][PCI_ADDRESS_BYTES]; /* as sysfs has them */
+	unsigned passthrough_count;
 	enum vmdef_serial serial;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;

@@ -119,6 +119,12 @@ static int build_machine(struct vm *vm)
 		if (rc)
 			return fail(vm, rc, "disks[%u]: %s", i, why);
 	}
+	for (unsigned i = 0; i < vm->def->passthrough_count; i++) {
+		char text[VFIO_ERROR_BYTES];
+		rc = vfio_device_add(vm->machine, vm->passthrough, i, text);
+		if (rc)
+			return fail(vm, rc, "passthrough[%u]: %s", i, text);
+	}
 	rc = machine_add_rng(vm->machine, &why);
 	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;
 }

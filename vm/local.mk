@@ -17,6 +17,7 @@ trivisor_vm_SOURCES = \
 	vm/main.c \
 	vm/memory.c \
 	vm/nvram.c \
+	vm/passthrough.c \
 	vm/private.h \
 	vm/profile.c \
 	vm/registers.c \

@@ -211,6 +211,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_nvram_prepare(vm);
 	if (!rc)
+		rc = vm_passthrough_claim(vm);
+	if (!rc)
 		rc = set_reason(vm, "sandbox", vm_sandbox_early(vm));
 	if (!rc)
 		rc = vm_build(vm);
@@ -304,6 +306,7 @@ int main(int argc, char **argv)
 		_exit(vm.exit_code);
 	vm_teardown(&vm);
 	vm_console_free(&vm);
+	vfio_claim_destroy(vm.passthrough);
 	close_loop(&vm);
 	vmdef_free(vm.def);
 	return vm.exit_code;

@@ -3,6 +3,7 @@
 #define VM_PRIVATE_H
 
 #include "machine/machine.h"
+#include "machine/vfio/vfio.h"
 #include "modes/mode.h"
 #include "proto/control.h"
 #include "proto/vmdef.h"
@@ -70,6 +71,7 @@ struct vm {
 	struct vmdef *def;
 	const struct mode_ops *mode;
 	struct machine *machine;
+	struct vfio_claim *passthrough; /* NULL: none */
 	struct mode_vm *engine;
 	struct event_base *base;
 	struct vm_control *control;
@@ -198,6 +200,10 @@ void vm_gdb_set_architecture(struct vm *vm, enum vmdef_gdb_architecture architec
 /* The VM has ended: tells the client. */
 void vm_gdb_ended(struct vm *vm);
 void vm_gdb_close(struct vm *vm);
+
+/* ---- passthrough.c ---- */
+/* Takes the devices that the definition names from the host. 0, or -errno and vm->reason says why. */
+int vm_passthrough_claim(struct vm *vm);
 
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */

@@ -298,10 +298,10 @@ static int allow_open(scmp_filter_ctx ctx)
 }
 
 /* libevent's buffers, stdio, and what the mode asks of its kernel driver: nothing else may be asked of a descriptor. */
-static int allow_ioctls(scmp_filter_ctx ctx, const unsigned long *of_mode)
+static int allow_ioctls(scmp_filter_ctx ctx, const struct vm *vm)
 {
 	static const unsigned long ours[] = {FIONREAD, FIONBIO, TCGETS, 0};
-	const unsigned long *const lists[] = {ours, of_mode};
+	const unsigned long *const lists[] = {ours, vm->mode->ioctls, vm->passthrough ? vfio_ioctls : NULL};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
 		for (const unsigned long *request = lists[i]; !rc && request && *request; request++)
@@ -335,7 +335,7 @@ static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 				      SCMP_A0(SCMP_CMP_MASKED_EQ, 0x10000, 0x10000));
 	if (!rc)
-		rc = allow_ioctls(ctx, vm->mode->ioctls);
+		rc = allow_ioctls(ctx, vm);
 	if (!rc)
 		rc = allow_open(ctx);
 	/* Scheduling limits of our own process, read by glibc when it makes a stack. */

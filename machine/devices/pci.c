@@ -308,6 +308,8 @@ static void assign_device(struct pci_device *dev, struct assign_cursor *next)
 		dev->config[PCI_INTERRUPT_LINE] =
 			pci_intx_pirq(dev->slot, dev->config[PCI_INTERRUPT_PIN] - 1u) & 1 ? 11 : 10;
 	bars_update(dev);
+	if (dev->config_written)
+		dev->config_written(dev, PCI_COMMAND, 2);
 }
 
 void pci_assign_bars(struct machine *machine)

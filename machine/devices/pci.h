@@ -107,12 +107,14 @@ void pci_bar_add(struct pci_device *dev, unsigned index, enum pci_bar_type type,
 unsigned pci_capability_add(struct pci_device *dev, uint8_t id, unsigned bytes);
 /*
  * MSI-X with its table and PBA in a memory BAR added before (the core answers these parts of it: 16 bytes a vector from
- * table_offset, and the pending bits from pba_offset, each 8-byte aligned). 0 or -errno.
+ * table_offset, and the pending bits from pba_offset, each 8-byte aligned). Elsewhere: the pending bits are in another BAR,
+ * and not the core's; the caller fills the capability's last doubleword. 0 or -errno.
  */
+#define PCI_MSIX_PBA_ELSEWHERE UINT32_MAX
 int pci_msix_add(struct pci_device *dev, unsigned bar, unsigned vectors, uint32_t table_offset, uint32_t pba_offset);
 
 /*
- * Each vector gets an eventfd, once the guest opens it, that raises it: see machine/eventfd.h for what foreign means. After
+ * Each vector gets an eventfd that raises it, foreign ones now, others once the guest opens them: see machine/eventfd.h. After
  * pci_msix_add, before the guest runs. 0 or -errno.
  */
 int pci_msix_add_irqfds(struct pci_device *dev, bool foreign);

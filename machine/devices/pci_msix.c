@@ -81,7 +81,15 @@ int pci_msix_add_irqfds(struct pci_device *dev, bool foreign)
 	BUG_ON(!dev->msix.vectors || dev->msix.irqfd);
 	dev->msix.irqfd = calloc(dev->msix.vectors, sizeof(*dev->msix.irqfd));
 	dev->msix.foreign = foreign;
-	return dev->msix.irqfd ? 0 : -ENOMEM;
+	if (!dev->msix.irqfd)
+		return -ENOMEM;
+	/* Others are told of theirs before the guest opens them. */
+	for (unsigned n = 0; foreign && n < dev->msix.vectors; n++) {
+		int rc = irqfd_init(dev->machine, &dev->msix.irqfd[n], true);
+		if (rc)
+			return rc;
+	}
+	return 0;
 }
 
 /* Sends what became unmasked. */
@@ -111,7 +119,7 @@ static bool in_table(const struct pci_msix *msix, uint64_t offset)
 
 static bool in_pba(const struct pci_msix *msix, uint64_t offset)
 {
-	return offset - msix->pba_offset < (msix->vectors + 63u) / 64 * 8;
+	return msix->pba_offset != PCI_MSIX_PBA_ELSEWHERE && offset - msix->pba_offset < (msix->vectors + 63u) / 64 * 8;
 }
 
 /* A signal that waits in a closed vector's eventfd is pending too. */
@@ -173,12 +181,14 @@ int pci_msix_add(struct pci_device *dev, unsigned bar, unsigned vectors, uint32_
 {
 	struct pci_msix *msix = &dev->msix;
 	uint64_t table_bytes = (uint64_t)vectors * ENTRY_BYTES, pba_bytes = (vectors + 63) / 64 * 8;
-	if (!vectors || vectors > PCI_MSIX_MAX || bar >= PCI_BARS || (table_offset & 7) || (pba_offset & 7) || msix->vectors)
+	bool elsewhere = pba_offset == PCI_MSIX_PBA_ELSEWHERE;
+	if (!vectors || vectors > PCI_MSIX_MAX || bar >= PCI_BARS || (table_offset & 7) || msix->vectors ||
+	    (!elsewhere && (pba_offset & 7)))
 		return -EINVAL;
 	enum pci_bar_type type = dev->bar[bar].type;
 	uint64_t bytes = dev->bar[bar].bytes;
 	if ((type != PCI_BAR_MEM32 && type != PCI_BAR_MEM64) || table_offset + table_bytes > bytes ||
-	    pba_offset + pba_bytes > bytes)
+	    (!elsewhere && pba_offset + pba_bytes > bytes))
 		return -EINVAL;
 	msix->table = calloc(vectors, ENTRY_BYTES);
 	if (!msix->table)
@@ -187,7 +197,7 @@ int pci_msix_add(struct pci_device *dev, unsigned bar, unsigned vectors, uint32_
 	pci_config_set_u16(dev, cap + 2, (uint16_t)(vectors - 1));
 	dev->wmask[cap + 3] = (CONTROL_ENABLE | CONTROL_MASK) >> 8;
 	pci_config_set_u32(dev, cap + 4, table_offset | bar);
-	pci_config_set_u32(dev, cap + 8, pba_offset | bar);
+	pci_config_set_u32(dev, cap + 8, elsewhere ? 0 : pba_offset | bar);
 	msix->cap = (uint8_t)cap;
 	msix->bar = (uint8_t)bar;
 	msix->table_offset = table_offset;

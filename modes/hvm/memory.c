@@ -10,6 +10,8 @@ static bool same(const struct hvm_slot *s, const struct ram_region *r)
 	return s->gpa == r->gpa && s->bytes == r->bytes && s->host == r->host && s->readonly == r->readonly;
 }
 
+static bool is_logged(const struct hvm_slot *s) { return s->bytes && !s->readonly && !s->device; }
+
 /* bytes 0 takes the slot away. */
 static int tell_kvm(const struct mode_vm *vm, unsigned n, uint64_t bytes)
 {
@@ -23,7 +25,7 @@ static int tell_kvm(const struct mode_vm *vm, unsigned n, uint64_t bytes)
 
 	if (s->readonly)
 		r.flags = KVM_MEM_READONLY;
-	else if (vm->dirty_log)
+	else if (vm->dirty_log && !s->device)
 		r.flags = KVM_MEM_LOG_DIRTY_PAGES;
 	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
 }
@@ -46,12 +48,12 @@ static struct hvm_slot *slot_of(struct mode_vm *vm, const struct ram_region *r)
 
 static int collect_slot(struct mode_vm *vm, unsigned n, uint64_t *bits, size_t words);
 
-static int add(struct mode_vm *vm, const struct ram_region *r)
+static int add(struct mode_vm *vm, const struct ram_region *r, bool device)
 {
 	for (unsigned n = 0; n < HVM_SLOTS; n++) {
 		if (vm->slot[n].bytes)
 			continue;
-		vm->slot[n] = (struct hvm_slot){r->gpa, r->bytes, r->host, r->readonly};
+		vm->slot[n] = (struct hvm_slot){r->gpa, r->bytes, r->host, r->readonly, device};
 		int rc = tell_kvm(vm, n, r->bytes);
 		if (rc)
 			vm->slot[n].bytes = 0;
@@ -65,7 +67,7 @@ static int remove_slot(struct mode_vm *vm, unsigned n)
 {
 	uint64_t *kept = vm->dirty_log ? atomic_load(&vm->dma_dirty) : NULL;
 
-	if (kept && !vm->slot[n].readonly)
+	if (kept && is_logged(&vm->slot[n]))
 		collect_slot(vm, n, kept, (machine_ram_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64);
 	int rc = tell_kvm(vm, n, 0);
 	if (!rc)
@@ -79,18 +81,23 @@ static int remove_slot(struct mode_vm *vm, unsigned n)
  */
 int hvm_memory_sync(struct mode_vm *vm)
 {
-	struct ram_region regions[MACHINE_RAM_REGIONS];
+	struct ram_region regions[HVM_SLOTS];
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->slot_lock);
-	size_t count = machine_ram_regions(vm->machine, regions, ARRAY_SIZE(regions));
+	size_t ram = machine_ram_regions(vm->machine, regions, MACHINE_RAM_REGIONS);
+	size_t count = ram + machine_windows(vm->machine, regions + ram, MACHINE_WINDOWS);
 	atomic_fetch_add(&vm->slot_changes, 1);
 	for (unsigned n = 0; n < HVM_SLOTS && !rc; n++)
 		if (vm->slot[n].bytes && !wanted(&vm->slot[n], regions, count))
 			rc = remove_slot(vm, n);
-	for (size_t i = 0; i < count && !rc; i++)
+	for (size_t i = 0; i < ram && !rc; i++)
 		if (!slot_of(vm, &regions[i]))
-			rc = add(vm, &regions[i]);
+			rc = add(vm, &regions[i], false);
+	/* A device's memory that KVM does not take is MMIO. */
+	for (size_t i = ram; i < count && !rc; i++)
+		if (!slot_of(vm, &regions[i]))
+			add(vm, &regions[i], true);
 	atomic_fetch_add(&vm->slot_changes, 1);
 	pthread_mutex_unlock(&vm->slot_lock);
 	return rc;
@@ -167,7 +174,7 @@ static int set_log(struct mode_vm *vm, bool on)
 
 	vm->dirty_log = on;
 	for (unsigned n = 0; n < HVM_SLOTS && !rc; n++)
-		if (vm->slot[n].bytes && !vm->slot[n].readonly)
+		if (is_logged(&vm->slot[n]))
 			rc = tell_kvm(vm, n, vm->slot[n].bytes);
 	return rc;
 }
@@ -212,7 +219,7 @@ int hvm_dirty_collect(struct mode_vm *vm, uint64_t *bits, size_t words)
 	if (!vm->dirty_log)
 		rc = -EINVAL;
 	for (unsigned n = 0; n < HVM_SLOTS && !rc; n++)
-		if (vm->slot[n].bytes && !vm->slot[n].readonly)
+		if (is_logged(&vm->slot[n]))
 			rc = collect_slot(vm, n, bits, words);
 	for (size_t i = 0; i < have && i < words && !rc; i++)
 		bits[i] |= __atomic_exchange_n(&ours[i], 0, __ATOMIC_RELAXED);

@@ -26,13 +26,14 @@ struct hvm_kvm {
 	unsigned coalesced_page; /* where the ring is in a vCPU's shared pages; 0: none */
 };
 
-#define HVM_SLOTS MACHINE_RAM_REGIONS
+#define HVM_SLOTS (MACHINE_RAM_REGIONS + MACHINE_WINDOWS)
 
 struct hvm_slot {
 	gpa_t gpa;
 	uint64_t bytes; /* 0: not in use */
 	uint8_t *host;
 	bool readonly;
+	bool device; /* a device's memory: nobody logs it */
 };
 
 /*

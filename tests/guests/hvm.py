@@ -150,6 +150,24 @@ def refused(prefix, *words):
                 check(word in vm.result()["reason"], vm.result()["reason"])
 
 
+def ends_with(definition, mode, *words):
+    """It does not start; the reason has these words."""
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"kernel": kernels.KERNELS[0].file}, **definition}, mode=mode) as vm:
+        check(vm.wait(30) == 3, f"log: {vm.log()}")
+        for word in words:
+            check(word in vm.result()["reason"], vm.result()["reason"])
+
+
+def passthrough_refused():
+    ends_with({"passthrough": ["ffff:ff:1f.7"]}, "hvm", "no PCI device ffff:ff:1f.7", "lspci")
+    ends_with({"passthrough": ["ffff:ff:1f.7"]}, "bt", "mode bt cannot give a guest devices of the host")
+    devices = "/sys/bus/pci/devices"
+    behind = [d for d in sorted(os.listdir(devices) if os.path.isdir(devices) else [])
+              if not os.path.exists(f"{devices}/{d}/iommu_group") and not open(f"{devices}/{d}/class", encoding="ascii").read().startswith("0x06")]
+    if behind:
+        ends_with({"passthrough": [behind[0]]}, "hvm", "IOMMU", "iommu=on")
+
+
 def without_the_device():
     test = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     if test.returncode:
@@ -192,6 +210,7 @@ def main():
     tap.run("paused and resumed", paused_and_resumed)
     tap.run("destroyed while it runs", destroyed_while_it_runs)
     tap.run("what KVM cannot emulate is told, with bytes and remedy", told_with_bytes_and_remedy)
+    tap.run("a device that cannot be passed through is told, with the remedy", passthrough_refused)
     tap.run("no /dev/kvm is told, with the remedy", without_the_device)
     tap.run("a /dev/kvm that may not be opened is told, with the remedy", without_permission)
     tap.finish()

@@ -434,6 +434,70 @@ static void under_hvm_machine(void **state)
 	under(&hvm_mode, true, false);
 }
 
+/* ---- a device's memory under the engine -------------------------------------------------------------------------------- */
+
+/*
+ * Real mode at 0x7c00, the window at 0xb1000: copies a word on, then ends.
+ *   mov ax, 0xb100; mov ds, ax; mov eax, [0]; mov [0x10], eax; mov eax, 0x55; out 0xf4, eax; l: hlt; jmp l
+ */
+static const uint8_t copy_word[] = { 0xb8, 0x00, 0xb1, 0x8e, 0xd8, 0x66, 0xa1, 0x00, 0x00, 0x66, 0xa3, 0x10, 0x00, 0x66,
+				     0xb8, 0x55, 0, 0, 0, 0x66, 0xe7, 0xf4, 0xf4, 0xeb, 0xfd };
+
+static void device_memory_is_the_engines(void **state)
+{
+	struct guest g = { .f = fixture_new(64 << 20, 1), .mode = &hvm_mode };
+	struct machine *m = g.f->machine;
+	uint32_t *memory = aligned_alloc(4096, 4096);
+	struct ram_window window = { .bytes = 4096, .host = (uint8_t *)memory };
+	struct bus_range range = { .name = "window", .ops = &bar_ops };
+	struct cpu_state *cs = aligned_alloc(64, (sizeof(*cs) + 63) & ~(size_t)63);
+	struct mode_probe probe;
+
+	hvm_mode.probe(&probe);
+	if (!probe.usable) {
+		print_message("# SKIP %s\n", probe.reason);
+		skip();
+	}
+	assert_non_null(cs);
+	memset(memory, 0, 4096);
+	memory[0] = 0xcafe1234;
+	bus_map_mmio(m, &range, 0xb1000, 0x1000);
+	assert_int_equal(hvm_mode.vm_create(m, &g.vm), 0);
+	assert_int_equal(hvm_mode.vcpu_create(g.vm, 0, &g.vcpu), 0);
+	put_guest(m, cs);
+	assert_true(machine_dma_write(m, 0x7c00, copy_word, sizeof(copy_word)));
+	assert_int_equal(hvm_mode.set_state(g.vcpu, cs), 0);
+	assert_int_equal(hvm_mode.take_devices(g.vm), 0);
+	machine_lock(m);
+	ram_window_map(m, &window, 0xb1000);
+	machine_unlock(m);
+	/* Neither is it RAM whose written pages are logged. */
+	assert_int_equal(hvm_mode.dirty_start(g.vm), 0);
+	bar_writes = 0;
+	go(&g);
+	await_exits(&g, 1);
+	assert_int_equal(memory[4], 0xcafe1234);
+	assert_int_equal(bar_writes, 0);
+	halt(&g);
+	hvm_mode.dirty_stop(g.vm);
+	/* Gone: the same access is MMIO. */
+	machine_lock(m);
+	ram_window_unmap(m, &window);
+	machine_unlock(m);
+	assert_int_equal(hvm_mode.set_state(g.vcpu, cs), 0);
+	memory[4] = 0;
+	go(&g);
+	await_exits(&g, 2);
+	assert_int_equal(memory[4], 0);
+	assert_int_equal(bar_writes, 1);
+	halt(&g);
+	hvm_mode.vcpu_destroy(g.vcpu);
+	hvm_mode.vm_destroy(g.vm);
+	fixture_free(g.f);
+	free(cs);
+	free(memory);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -443,6 +507,7 @@ int main(void)
 		cmocka_unit_test(under_bt),
 		cmocka_unit_test(under_hvm_kernel),
 		cmocka_unit_test(under_hvm_machine),
+		cmocka_unit_test(device_memory_is_the_engines),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

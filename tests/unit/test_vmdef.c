@@ -45,7 +45,7 @@ static void takes_defaults(void **state)
 }
 
 static const char full[] =
-	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"bt\",\"memory_mib\":1024,"
+	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"hvm\",\"passthrough\":[\"03:00.0\"],\"memory_mib\":1024,"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
@@ -58,7 +58,7 @@ static void takes_everything(void **state)
 {
 	struct vmdef *def = parse(full);
 	assert_string_equal(def->uuid, "2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab");
-	assert_int_equal(def->mode, VMDEF_MODE_BT);
+	assert_int_equal(def->mode, VMDEF_MODE_HVM);
 	assert_string_equal(def->boot.cmdline, "a=\"b\" c");
 	assert_string_equal(def->boot.nvram.path, "/n");
 	assert_string_equal(def->boot.nvram.template, "/t");
@@ -166,6 +166,11 @@ static const struct refusal refusals[] = {
 	{"[]", "an object is wanted, not an array"},
 	{"{}", "the key name is missing"},
 	{"{\"name\":\"a\"}", "the key boot is missing"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":\"03:00.0\"}", "passthrough: an array is wanted, not a string"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":[3]}", "passthrough[0]: a PCI address such as"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":[\"03:00.0\",\"0000:03:20.0\"]}", "passthrough[1]: \"0000:03:20.0\" is no PCI address"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":[\"03:00.0\",\"0000:03:00.0\"]}", "passthrough[1]: 0000:03:00.0 is there twice"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":[\"03:00.0\"],\"mode\":\"bt\"}", "passthrough: mode bt cannot pass a device through"},
 	{"{\"name\":\"a\",\"boot\":{}}", "boot: nothing to boot"},
 	{"{\"name\":\"a\",\"boot\":{\"kernal\":\"/k\"}}", "boot.kernal: unknown key; known: kernel, initrd, cmdline, modules, firmware, nvram, menu_ms"},
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"k\"}}", "boot.kernel: \"k\" is not an absolute path"},
@@ -231,6 +236,23 @@ static void refuses_with_reasons(void **state)
 			fail_msg("%s\n  gave %d: %s\n  wanted: %s", refusals[i].text, rc, why, refusals[i].part);
 		assert_null(def);
 	}
+}
+
+static void devices_of_the_host(void **state)
+{
+	static const char text[] = "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"passthrough\":[\"0A:1f.7\",\"0001:03:00.0\"]}";
+	struct vmdef *def = NULL, *again = NULL;
+	char why[VMDEF_ERROR_BYTES] = "";
+
+	assert_int_equal(vmdef_from_text(text, strlen(text), &def, why), 0);
+	struct json_object *json = vmdef_to_json(def);
+	assert_int_equal(vmdef_from_json(json, &again, why), 0);
+	assert_int_equal(again->passthrough_count, 2);
+	assert_string_equal(again->passthrough[0], "0000:0a:1f.7");
+	assert_string_equal(again->passthrough[1], "0001:03:00.0");
+	json_object_put(json);
+	vmdef_free(def);
+	vmdef_free(again);
 }
 
 static void refuses_what_is_too_long(void **state)
@@ -303,7 +325,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything), cmocka_unit_test(wishes_are_checked),
 		cmocka_unit_test(takes_modules),
-		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(refuses_with_reasons),
+		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(devices_of_the_host),
+		cmocka_unit_test(refuses_with_reasons),
 		cmocka_unit_test(refuses_what_is_too_long), cmocka_unit_test(describes_itself),
 		cmocka_unit_test(uuids_differ),
 	};
