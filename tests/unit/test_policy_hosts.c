@@ -109,6 +109,9 @@ static void every_kind_is_recognized(void **state)
 		if (!strstr(judged.remedy, remedy) || (!remedy[0] && judged.remedy[0]))
 			fail_msg("%s: remedy \"%s\"", hosts[i].name, judged.remedy);
 		assert_true(judged.reason[0] != '\0');
+		/* Where its facts come from, and that its figures are none of a real host. */
+		assert_true(json_object_array_length(member(hosts[i].file, "documented_by")) > 0);
+		assert_true(json_object_array_length(member(hosts[i].file, "calibration_modelled")) > 0);
 	}
 }
 
@@ -300,25 +303,68 @@ static struct policy_calibration measured_badly(const struct policy_calibration 
 	return noisy;
 }
 
-/* Can it run a system here at all, by the true table? */
-static bool runs(const struct host *host, enum policy_mode mode, const struct policy_workload *workload, double *ret_cost)
+/* What a guest's kernel really does for an event, which no policy knows: parts of one, and how much of the native time. */
+struct kernel {
+	double integer, memory, tlb, code, of_native;
+};
+
+static struct kernel random_kernel(void)
 {
+	struct kernel k = {.3 + .5 * random_unit(), .05 + .25 * random_unit(), .05 + .15 * random_unit(), .05 + .3 * random_unit(), 0};
+	double sum = k.integer + k.memory + k.tlb + k.code;
+
+	return (struct kernel){k.integer / sum, k.memory / sum, k.tlb / sum, k.code / sum, .5 + .5 * random_unit()};
+}
+
+static double times_native(const struct policy_calibration *c, enum policy_mode mode, enum policy_measure m)
+{
+	return c->mode[mode].of[m].ns / c->native.of[m].ns;
+}
+
+/*
+ * What the work truly costs by the true table, reckoned here and not by the policy's model, whose shares of kernel code
+ * are guesses. False: a system cannot run in that mode here.
+ */
+static bool runs(const struct host *host, enum policy_mode mode, const struct policy_workload *workload, const struct kernel *k,
+		 double *ret_cost)
+{
+	const struct policy_calibration *c = &host->calibration;
 	struct policy_mode_state judged;
-	struct policy_cost cost;
+	double cost = 0;
 
 	policy_mode_judge(mode, &host->facts, &judged);
-	policy_predict(&host->calibration, mode, workload, &cost);
-	*ret_cost = cost.cost;
-	return judged.usable && cost.known;
+	if (!judged.usable || !c->mode[mode].tried)
+		return false;
+	for (int i = 0; i < POLICY_MEASURES; i++) {
+		const struct policy_figure *native = &c->native.of[i], *here = &c->mode[mode].of[i];
+
+		if (here->state != POLICY_FIGURE_NS)
+			return false;
+		if (policy_measure_is_loop((enum policy_measure)i)) {
+			cost += workload->share[i] * times_native(c, mode, (enum policy_measure)i);
+			continue;
+		}
+		/* Ports have no native counterpart: what reaching the kernel costs. */
+		cost += workload->share[i] *
+			(here->ns / (native->state == POLICY_FIGURE_NS ? native : &c->native.of[POLICY_syscall])->ns +
+			 k->of_native * (k->integer * times_native(c, mode, POLICY_integer) + k->memory * times_native(c, mode, POLICY_memory) +
+					 k->tlb * times_native(c, mode, POLICY_tlb) + k->code * times_native(c, mode, POLICY_code)));
+	}
+	*ret_cost = cost;
+	return true;
 }
 
 static void choices_cost_little_more_than_the_best(void **state)
 {
-	double regret = 0, worst = 0;
-	unsigned n = 0, open = 0;
+	/* For each host; and in how many workloads each mode was the best. */
+	static double regrets[HOSTS_MAX];
+	static unsigned wins[HOSTS_MAX][POLICY_MODE_COUNT];
+	double regret = 0, worst = 0, contested = 0;
+	unsigned n = 0, open = 0, contests = 0;
 
 	for (unsigned i = 0; i < WORKLOADS; i++) {
 		struct policy_workload workload = random_workload();
+		struct kernel kernel = random_kernel();
 
 		for (unsigned h = 0; h < host_count; h++) {
 			struct policy_query query = query_of(&hosts[h], &workload);
@@ -326,6 +372,7 @@ static void choices_cost_little_more_than_the_best(void **state)
 			struct policy_decision d;
 			double best = INFINITY, chosen = INFINITY, cost;
 			unsigned possible = 0;
+			int winner = -1;
 
 			if (!hosts[h].calibration.valid)
 				continue;
@@ -336,22 +383,33 @@ static void choices_cost_little_more_than_the_best(void **state)
 			policy_decide(&query, &d);
 			assert_true(d.possible);
 			for (int m = 0; m < POLICY_MODE_COUNT; m++)
-				if (runs(&hosts[h], (enum policy_mode)m, &workload, &cost)) {
+				if (runs(&hosts[h], (enum policy_mode)m, &workload, &kernel, &cost)) {
 					possible++;
+					winner = cost < best ? m : winner;
 					best = fmin(best, cost);
 					if ((int)d.mode == m)
 						chosen = cost;
 				}
 			if (!isfinite(chosen))
 				fail_msg("%s: %s cannot run there", hosts[h].name, policy_mode_name(d.mode));
+			wins[h][winner]++;
+			regrets[h] += chosen / best - 1;
 			regret += chosen / best - 1;
 			worst = fmax(worst, chosen / best - 1);
 			open += possible > 1;
 			n++;
 		}
 	}
-	print_message("# %u choices, %u of them open: %.2f %% above the best on average, %.0f %% at worst\n", n, open,
-		      regret / n * 100, worst * 100);
+	/* Hosts on which it depends on the workload: there only a good prediction chooses well. */
+	for (unsigned h = 0; h < host_count; h++)
+		if (wins[h][POLICY_BT] >= WORKLOADS / 20 && wins[h][POLICY_HVM] >= WORKLOADS / 20) {
+			contested += regrets[h];
+			contests += WORKLOADS;
+		}
+	print_message("# %u choices, %u of them open: %.2f %% above the best on average, %.0f %% at worst; %.2f %% on %u hosts where it "
+		      "depends on the workload\n",
+		      n, open, regret / n * 100, worst * 100, contested / contests * 100, contests / WORKLOADS);
+	assert_true(contests > 0 && contested / contests <= 0.05);
 	assert_true(open > n / 4);
 	assert_true(regret / n <= 0.05);
 	/* Where there was something to choose, too. */
