@@ -74,6 +74,7 @@ static const struct fact facts[] = {
 	{"apicv", FACT_KNOWN, AT(apicv), INTEL "/enable_apicv"},
 	{"npt", FACT_KNOWN, AT(npt), AMD "/npt"},
 	{"avic", FACT_KNOWN, AT(avic), AMD "/avic"},
+	{"asids", FACT_COUNT, AT(asids), "CPUID 0x8000000a"},
 	{"iommu_units", FACT_COUNT, AT(iommu_units), "/sys/class/iommu"},
 	{"iommu_groups", FACT_COUNT, AT(iommu_groups), "/sys/kernel/iommu_groups"},
 };

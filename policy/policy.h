@@ -47,6 +47,7 @@ struct policy_host {
 	enum policy_known kvm_intel, kvm_amd, kvm_pvm; /* modules, loaded or built in */
 	enum policy_known nested;                      /* kvm_intel or kvm_amd's parameter */
 	enum policy_known ept, npt, unrestricted_guest, vpid, apicv, avic; /* their other parameters */
+	int asids;      /* address spaces that AMD-V tells apart in the TLB; -1: not told. VT-x has a yes or no, vpid */
 	enum policy_known kvm_hardware; /* KVM runs guests on the processor's own virtualization */
 	int exec_memory_error; /* 0 or errno: a memfd mapped executable, as bt's code cache needs */
 	int iommu_units;       /* /sys/class/iommu; -1: not readable */

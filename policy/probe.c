@@ -239,6 +239,14 @@ static void probe_kvm_access(struct policy_host *host)
  * 15.30.1: SVMDIS) off until the next boot. Where MSRs cannot be read, a processor that has the extension while Linux
  * hides the flag says the same: Linux clears it for that reason.
  */
+/* APM vol. 3, appendix E: EBX of the SVM leaf. */
+static int probe_asids(const struct policy_host *host)
+{
+	unsigned eax, ebx, ecx, edx;
+
+	return host->cpuid_svm == POLICY_YES && __get_cpuid(0x8000000a, &eax, &ebx, &ecx, &edx) ? (int)ebx : -1;
+}
+
 static enum policy_known probe_lock(const struct policy_host *host)
 {
 	bool intel = host->cpuid_vmx == POLICY_YES;
@@ -281,6 +289,7 @@ static void probe_kvm(struct policy_host *host)
 	host->apicv = parameter("kvm_intel", "enable_apicv");
 	host->npt = parameter("kvm_amd", "npt");
 	host->avic = parameter("kvm_amd", "avic");
+	host->asids = probe_asids(host);
 	host->firmware_locked = probe_lock(host);
 	probe_kvm_access(host);
 

@@ -137,6 +137,7 @@ static int build_engine(struct vm *vm)
 		return fail(vm, -ENODEV, "mode %s cannot be used here: %s%s%s", vm->mode->name, probe.reason,
 			    probe.remedy[0] ? "; " : "", probe.remedy);
 	vm_log("mode %s: %s", probe.variant, probe.reason);
+	snprintf(vm->variant, sizeof(vm->variant), "%s", probe.variant);
 	int rc = vm->mode->vm_create(vm->machine, &vm->engine);
 	if (rc)
 		return fail(vm, rc, "mode %s cannot start: %s", vm->mode->name, strerror(-rc));

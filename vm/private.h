@@ -71,6 +71,7 @@ struct vm {
 	struct vmdef *def;
 	const struct mode_ops *mode;
 	struct machine *machine;
+	char variant[32]; /* of the mode, on this host: hvm/ept; "" until it is known */
 	struct vfio_claim *passthrough; /* NULL: none */
 	struct mode_vm *engine;
 	struct event_base *base;

@@ -120,6 +120,8 @@ struct json_object *vm_stats_json(struct vm *vm)
 {
 	struct json_object *stats = json_object_new_object(), *exits = json_object_new_object();
 	json_object_object_add(stats, "mode", json_object_new_string(vm->mode ? vm->mode->name : vm->options.mode));
+	if (vm->variant[0])
+		json_object_object_add(stats, "variant", json_object_new_string(vm->variant));
 	json_object_object_add(stats, "mode_reason", json_object_new_string(vm->options.mode_reason));
 	put_seconds(stats, "wall_seconds", (double)(vm_now_ns() - vm->start_ns) / 1e9);
 	double boot = vm_boot_seconds(vm);

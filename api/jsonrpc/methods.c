@@ -279,6 +279,10 @@ static const struct rpc_field engine_fields[] = {
 	{"code_meta_bytes", RPC_INTEGER, 0, .summary = "what is known of the translations"},
 	{"code_meta_size", RPC_INTEGER, 0, .summary = "room for it"},
 	{"code_pages", RPC_INTEGER, 0, .summary = "mappings of code pages that translations are for"},
+	{"runs", RPC_INTEGER, 0, .summary = "hvm: how often a vCPU was entered"},
+	{"kernel_irqchip", RPC_INTEGER, 0, .summary = "hvm: 1 where KVM has the interrupt controllers, else 0"},
+	{"ioeventfds", RPC_INTEGER, 0, .summary = "hvm: doorbells of devices that the kernel listens to now"},
+	{"irqfds", RPC_INTEGER, 0, .summary = "hvm: interrupts of devices that the kernel delivers now"},
 	END,
 };
 static const struct rpc_field exits_fields[] = {
@@ -322,6 +326,9 @@ static const struct rpc_field samples_fields[] = {
 };
 static const struct rpc_field stats_fields[] = {
 	{"mode", RPC_STRING, 0, .summary = "the mode"},
+	{"variant", RPC_STRING, 0, .summary = "what it is on this host: bt, hvm/ept, hvm/npt, hvm/shadow, hvm/software"},
+	{"boot_seconds", RPC_NUMBER, RPC_NULLABLE,
+	 .summary = "until the guest was first in user space; under hvm when it was first met there, some 10 ms late"},
 	{"guest_instructions", RPC_INTEGER, RPC_NULLABLE, .summary = "where the engine counts them"},
 	{"exits", RPC_OBJECT, RPC_OPEN, .fields = exits_fields, .summary = "how often the engine left guest code, by kind"},
 	{"engine", RPC_OBJECT, RPC_OPEN, .fields = engine_fields, .summary = "the engine's own counters"},

@@ -161,6 +161,10 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 	rc = hvm_kvm_open(&vm->kvm, &probe);
 	if (rc)
 		fprintf(stderr, "hvm: %s\n", probe.reason);
+	if (!rc && vm->kvm.vcpus && vm->vcpus > vm->kvm.vcpus) {
+		fprintf(stderr, "hvm: this KVM takes %u vCPUs, not %u: give the VM fewer, or mode bt\n", vm->kvm.vcpus, vm->vcpus);
+		rc = -E2BIG;
+	}
 	if (!rc)
 		rc = set_up_vm(vm);
 	if (!rc)
@@ -303,8 +307,22 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 	return n;
 }
 
-/* KVM does not tell when a guest leaves its kernel for the first time. */
-static uint64_t first_user_ns(struct mode_vm *vm) { return 0; }
+/*
+ * KVM does not tell when a guest leaves its kernel for the first time. So whoever waits for it has the vCPUs looked at, as
+ * often as he asks: the answer is late by what user space needs to be met there, some of his intervals.
+ */
+static uint64_t first_user_ns(struct mode_vm *vm)
+{
+	uint64_t ns = atomic_load(&vm->first_user_ns);
+
+	for (unsigned i = 0; i < vm->vcpus && !ns; i++) {
+		if (!vm->vcpu[i])
+			continue;
+		atomic_store(&vm->vcpu[i]->look, true);
+		hvm_kick(vm->vcpu[i]);
+	}
+	return ns;
+}
 
 static void ram_written(struct mode_vm *vm, gpa_t gpa, uint64_t bytes) { hvm_memory_written(vm, gpa, bytes); }
 

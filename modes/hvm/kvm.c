@@ -86,6 +86,14 @@ int hvm_kvm_open(struct hvm_kvm *ret_kvm, struct mode_probe *ret_probe)
 	k.tsc_control = has(k.fd, KVM_CAP_TSC_CONTROL);
 	k.coalesced_page = (unsigned)has(k.fd, KVM_CAP_COALESCED_MMIO);
 	k.coalesced_pio = k.coalesced_page && has(k.fd, KVM_CAP_COALESCED_PIO);
+	k.slots = (unsigned)has(k.fd, KVM_CAP_NR_MEMSLOTS);
+	k.vcpus = (unsigned)has(k.fd, KVM_CAP_MAX_VCPUS);
+	if (k.slots && k.slots < HVM_SLOTS) {
+		SAY(p->reason, "/dev/kvm gives a VM %u memory slots, and %u may be needed", k.slots, (unsigned)HVM_SLOTS);
+		SAY(p->remedy, "Linux 4.13 or later has them");
+		close(k.fd);
+		return -ENOTSUP;
+	}
 	k.doorbells = has(k.fd, KVM_CAP_IOEVENTFD);
 	k.doorbell_any = has(k.fd, KVM_CAP_IOEVENTFD_ANY_LENGTH);
 	k.irqfds = has(k.fd, KVM_CAP_IRQFD);

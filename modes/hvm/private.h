@@ -23,6 +23,7 @@ struct hvm_kvm {
 	bool irqchip, tsc_offset, tsc_control, coalesced_pio, user_msr, kvmclock_ctrl, adjust_clock;
 	bool doorbells, doorbell_any, irqfds;
 	unsigned gsis; /* how many KVM routes */
+	unsigned slots, vcpus; /* how many a VM may have; 0: not told */
 	unsigned coalesced_page; /* where the ring is in a vCPU's shared pages; 0: none */
 };
 
@@ -63,6 +64,7 @@ struct mode_vcpu {
 	struct kvm_run *run;
 	_Atomic int tid;   /* of the thread in run; 0: none yet */
 	_Atomic bool stop; /* run is to return MODE_EXIT_INTERRUPTED */
+	_Atomic bool look; /* somebody wants to know whether it is in user space */
 	bool halted, wait_sipi; /* with the machine's controllers: KVM knows no halt then */
 	uint64_t tsc_delta;     /* its TSC's offset less the machine's, while the machine is paused */
 	uint64_t slots_seen;         /* vm->slot_changes when it was entered */
@@ -77,6 +79,7 @@ struct mode_vm {
 	/* KVM's controllers hold the truth, not the machine's idle ones. Main thread. */
 	bool kernel_has_devices;
 	bool machine_paused;
+	_Atomic uint64_t first_user_ns; /* CLOCK_MONOTONIC, when a vCPU was first seen at CPL 3; 0: not yet */
 	unsigned vcpus;
 	struct mode_vcpu *vcpu[MACHINE_MAX_VCPUS];
 

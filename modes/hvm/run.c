@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KICK_SIGNAL SIGUSR2
@@ -271,9 +272,21 @@ static bool internal_error(struct mode_vcpu *vcpu, struct mode_exit *e)
 static void say_entry_failure(struct mode_vcpu *vcpu, struct mode_exit *e)
 {
 	snprintf(e->message, sizeof(e->message),
-		 "the processor refuses to enter the guest: reason 0x%llx (vCPU %u, rip 0x%llx); the host's dmesg has more",
+		 "the processor refuses to enter the guest: reason 0x%llx (vCPU %u, rip 0x%llx); the host's dmesg has more, and mode bt may run it",
 		 (unsigned long long)vcpu->run->fail_entry.hardware_entry_failure_reason, vcpu->index,
 		 (unsigned long long)rip_of(vcpu));
+}
+
+/* KVM_RUN itself failed. The guest is as it was, but nothing will move it on. */
+static void say_run_failure(struct mode_vcpu *vcpu, int error, struct mode_exit *e)
+{
+	e->reason = MODE_EXIT_ERROR;
+	snprintf(e->message, sizeof(e->message), "KVM_RUN fails: %s (vCPU %u, rip 0x%llx); %s", strerror(error), vcpu->index,
+		 (unsigned long long)rip_of(vcpu),
+		 error == EFAULT   ? "the host cannot give the page that the guest touches: is it out of memory?"
+		 : error == ENOMEM ? "the host is out of memory: give the VM less"
+		 : error == EIO	   ? "KVM has given this VM up: the host's dmesg says why"
+				   : "the host's dmesg may say why; mode bt may run it");
 }
 
 /* What KVM_RUN came back for. False: run ends, with what is in *e. */
@@ -310,6 +323,21 @@ static bool serve(struct mode_vcpu *vcpu, struct mode_exit *e)
 	}
 }
 
+/* Somebody waits for the guest's first user space (first_user_ns). */
+static void look_for_user(struct mode_vcpu *vcpu)
+{
+	struct kvm_sregs s;
+	struct timespec ts;
+	uint64_t none = 0;
+
+	atomic_store(&vcpu->look, false);
+	/* The stack segment's privilege is CPL (SDM vol. 3, 5.5), in real mode too, where it is 0. */
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &s) < 0 || !(s.cr0 & 1) || s.ss.dpl != 3)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	atomic_compare_exchange_strong(&vcpu->vm->first_user_ns, &none, (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec);
+}
+
 /* ---- the loop ----------------------------------------------------------------------------------------------------- */
 
 int hvm_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
@@ -338,6 +366,8 @@ int hvm_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 		int r = ioctl(vcpu->fd, KVM_RUN, 0), error = errno;
 		if (ours)
 			after_run(vcpu);
+		if (atomic_load_explicit(&vcpu->look, memory_order_relaxed))
+			look_for_user(vcpu);
 		if (r < 0 && (error == EINTR || error == EAGAIN)) {
 			vcpu->stats.signals++;
 			flush_ring(vcpu->vm);
@@ -346,8 +376,10 @@ int hvm_run(struct mode_vcpu *vcpu, struct mode_exit *ret_exit)
 		/* EFAULT comes with an exit reason of its own on kernels that tell which memory it was; a hole of ours closes. */
 		if (r < 0 && error == EFAULT && atomic_load(&vcpu->vm->slot_changes) != vcpu->slots_seen)
 			continue;
-		if (r < 0)
-			return -error;
+		if (r < 0) {
+			say_run_failure(vcpu, error, ret_exit);
+			return 0;
+		}
 		if (!serve(vcpu, ret_exit))
 			return 0;
 	}

@@ -8,7 +8,9 @@ are skipped by name. Kernels run twice: with KVM's interrupt controllers, and wi
 
 import importlib.util
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
 
@@ -140,6 +142,82 @@ def told_with_bytes_and_remedy():
     check(re.search(r"cannot emulate the instruction at rip 0x[0-9a-f]+ \(cd f0 [0-9a-f ]+\) .* mode bt runs it", outcome.reason), outcome.reason)
 
 
+def rom(folder, code, fill=b"\xf4"):
+    """A BIOS of 64 KiB whose first instruction is a jump to its start, where `code` is."""
+    image = bytearray(fill * (65536 // len(fill)))
+    image[:len(code)] = code
+    image[0xfff0:0xfff5] = b"\xea\x00\x00\x00\xf0"
+    path = os.path.join(folder, "rom")
+    with open(path, "wb") as f:
+        f.write(image)
+    return path
+
+
+def ends(vm, seconds, *patterns):
+    """It crashes, and says one of these."""
+    check(vm.wait(seconds) == 4, f"it did not crash: {vm.log()}")
+    reason = vm.result()["reason"]
+    check(any(re.search(p, reason) for p in patterns), reason)
+
+
+def into_nowhere():
+    """Reads and writes where nobody is; an instruction there."""
+    #  mov ax,0xb000; mov ds,ax; mov eax,[0]; mov [4],eax; rep movsd within it; in al,0x2f0; mov al,0x55; out 0xf4
+    accesses = bytes.fromhex("b800b0 8ed8 8ec0 66a10000 66a30400 31f6 bf0001 b91000 66f3a5 baf002 ec b055 e6f4")
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "debug_exit": True, "boot": {"firmware": rom(folder, accesses)}}, mode="hvm") as vm:
+        check(vm.wait(60) == 0xab, f"{vm.result()}")
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": rom(folder, bytes.fromhex("ea000000b0"))}}, mode="hvm") as vm:
+        ends(vm, 60, r"cannot emulate the instruction at rip .*; mode bt runs it", "triple fault", "KVM internal error")
+
+
+def does_nothing(code):
+    """Halted for good, or spinning: it can be paused, told about, and ended."""
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": rom(folder, code)}}, mode="hvm") as vm:
+        control = vm.control()
+        wait_until("it runs", lambda: control.result("status")["state"] == "running")
+        for _ in range(3):
+            control.result("pause")
+            control.result("resume")
+        stats = control.result("stats")
+        check(stats["variant"].startswith("hvm/") or stats["variant"] == "hvm", str(stats["variant"]))
+        check(stats["boot_seconds"] is None, "there is no user space in it")
+        control.result("reset")
+        vm.process.terminate()
+        check(vm.wait(30) == 5, vm.log())
+
+
+def garbage():
+    """Random bytes: whatever they do, the process ends as it says, or runs on until it is told to end."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    Tap.explain(f"seed {seed}")
+    dice = random.Random(seed)
+    ended = 0
+    for _ in range(12):
+        with scratch() as folder, Vm(folder, {"memory_mib": 16, "on_reboot": "shutdown",
+                                              "boot": {"firmware": rom(folder, dice.randbytes(4096), dice.randbytes(4096))}}, mode="hvm") as vm:
+            try:
+                vm.process.wait(0.5)
+                ended += 1
+            except subprocess.TimeoutExpired:
+                vm.process.terminate()
+            status = vm.wait(30)
+            result = vm.result()
+            check((status, result["state"]) in ((0, "shutdown"), (4, "crashed"), (5, "destroyed")), f"{status} {result}; {vm.log()}")
+            check(result["reason"], str(result))
+    Tap.explain(f"{ended} of 12 ended by themselves")
+
+
+def signals_without_end():
+    """Kicks from outside, faster than KVM_RUN gets anywhere between some of them, lose nothing."""
+    with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"firmware": seabios()}}, mode="hvm") as vm:
+        console = vm.console()
+        for _ in range(3000):
+            vm.process.send_signal(signal.SIGUSR2)
+            console.pump(0.0005)
+        console.expect(r"No bootable device", 90)
+        check(vm.control().result("stats")["exits"]["signal"] > 0, "no vCPU was met by them")
+
+
 def refused(prefix, *words):
     with scratch(world_readable=True) as folder:
         os.chmod(folder, 0o777)
@@ -209,6 +287,11 @@ def main():
     tap.run("GNU Mach starts", gnu_mach_starts)
     tap.run("paused and resumed", paused_and_resumed)
     tap.run("destroyed while it runs", destroyed_while_it_runs)
+    tap.run("accesses to nowhere, and code there", into_nowhere)
+    tap.run("a processor that halts for good", does_nothing, b"\xfa\xf4\xeb\xfd")
+    tap.run("a processor that spins", does_nothing, b"\xeb\xfe")
+    tap.run("random bytes", garbage)
+    tap.run("signals without end", signals_without_end)
     tap.run("what KVM cannot emulate is told, with bytes and remedy", told_with_bytes_and_remedy)
     tap.run("a device that cannot be passed through is told, with the remedy", passthrough_refused)
     tap.run("no /dev/kvm is told, with the remedy", without_the_device)

@@ -1,4 +1,4 @@
-/* Doorbells and interrupts by eventfd: by an engine of the test's, by the machine itself, and under every real engine. */
+/* Doorbells and interrupts by eventfd: by an engine of the test's, by the machine itself, and under every real engine. And what else small guests show of hvm. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -498,6 +498,68 @@ static void device_memory_is_the_engines(void **state)
 	free(memory);
 }
 
+/* ---- user space ---------------------------------------------------------------------------------------------------------- */
+
+static void set_privilege(struct cpu_state *cs, unsigned dpl)
+{
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		cs->seg[i].selector = (uint16_t)(i == SEG_CS ? 8 | dpl : 16 | dpl);
+		cs->seg[i].base = 0;
+		cs->seg[i].limit = 0xffffffff;
+		cs->seg[i].access = (uint16_t)((i == SEG_CS ? 0xc09b : 0xc093) | dpl << 5);
+	}
+	cs->cr0 |= 1;
+}
+
+/* Code at CPL 3 is noticed while somebody asks; code at CPL 0 is not taken for it. */
+static void user_space_is_noticed(void **state)
+{
+	static const uint8_t spin[] = { 0xeb, 0xfe };
+	struct guest g = { .f = fixture_new(64 << 20, 1), .mode = &hvm_mode };
+	struct machine *m = g.f->machine;
+	struct cpu_state *cs = aligned_alloc(64, (sizeof(*cs) + 63) & ~(size_t)63);
+	struct mode_probe probe;
+	struct timespec ts;
+	uint64_t ns = 0;
+
+	hvm_mode.probe(&probe);
+	if (!probe.usable) {
+		print_message("# SKIP %s\n", probe.reason);
+		skip();
+	}
+	assert_non_null(cs);
+	assert_int_equal(hvm_mode.vm_create(m, &g.vm), 0);
+	assert_int_equal(hvm_mode.vcpu_create(g.vm, 0, &g.vcpu), 0);
+	put_guest(m, cs);
+	assert_true(machine_dma_write(m, 0x7c00, spin, sizeof(spin)));
+	set_privilege(cs, 0);
+	assert_int_equal(hvm_mode.set_state(g.vcpu, cs), 0);
+	assert_int_equal(hvm_mode.take_devices(g.vm), 0);
+	go(&g);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(hvm_mode.first_user_ns(g.vm), 0);
+		nap();
+	}
+	halt(&g);
+	set_privilege(cs, 3);
+	assert_int_equal(hvm_mode.set_state(g.vcpu, cs), 0);
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	go(&g);
+	for (unsigned ms = 0; !ns && ms < PATIENCE_MS && !atomic_load(&g.out); ms += 2) {
+		ns = hvm_mode.first_user_ns(g.vm);
+		nap();
+	}
+	if (!ns)
+		fail_msg("user space is not noticed: %s", g.end.message);
+	assert_true(ns >= (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec);
+	assert_int_equal(hvm_mode.first_user_ns(g.vm), ns);
+	halt(&g);
+	hvm_mode.vcpu_destroy(g.vcpu);
+	hvm_mode.vm_destroy(g.vm);
+	fixture_free(g.f);
+	free(cs);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -508,6 +570,7 @@ int main(void)
 		cmocka_unit_test(under_hvm_kernel),
 		cmocka_unit_test(under_hvm_machine),
 		cmocka_unit_test(device_memory_is_the_engines),
+		cmocka_unit_test(user_space_is_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
