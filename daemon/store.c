@@ -113,7 +113,8 @@ static const char *remedy(int error)
 
 static void describe(const struct store *store, int error, const char *detail, char *message, size_t size)
 {
-	snprintf(message, size, "state directory %s: %s%s%s%s; %s", store->dir, strerror(-error), detail ? " (" : "",
+	snprintf(message, size, "state directory %s: %s%s%s%s; %s", store->dir,
+		 error == -EBADMSG ? "no database of ours" : strerror(-error), detail ? " (" : "",
 		 detail ? detail : "", detail ? ")" : "", remedy(error));
 }
 

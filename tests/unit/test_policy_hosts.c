@@ -466,6 +466,16 @@ static void workloads_are_learned_and_forgotten(void **state)
 	policy_workload_of(&def, &learned, &workload);
 	assert_string_equal(workload.name, "weights");
 	assert_true(fabs(workload.share[POLICY_tlb] - 0.5) < 1e-9 && fabs(workload.share[POLICY_memory] - 0.5) < 1e-9);
+	/* Requests of disks count, also where the host's kernel takes their doorbells and no exit shows. */
+	{
+		struct policy_learned io = {0};
+
+		stats = json_tokener_parse("{\"cpu_user_seconds\":10,\"exits\":{\"mmio\":20},\"machine\":{\"virtio_blk0_reads\":200000,"
+					   "\"virtio_blk1_writes\":100000,\"virtio_blk0_read_ns\":900000000}}");
+		assert_true(policy_learn(&io, stats, POLICY_BT, &host->calibration));
+		assert_true(fabs(io.seconds[POLICY_virtio] - 300000 * host->calibration.native.of[POLICY_virtio].ns / 1e9) < 1e-6);
+		json_object_put(stats);
+	}
 	/* Statistics that say nothing teach nothing. */
 	stats = json_tokener_parse("{\"exits\":{\"syscalls\":\"many\"},\"cpu_user_seconds\":-3}");
 	assert_false(policy_learn(&learned, stats, POLICY_BT, &host->calibration));
