@@ -231,6 +231,41 @@ struct machine_disk {
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
 
+enum machine_nic_type {
+	MACHINE_NIC_USER, /* libslirp, in this process */
+};
+
+struct machine_nic_forward {
+	bool udp;
+	const char *host_address, *guest_address; /* IPv4; NULL: the loopback, and the guest's by DHCP */
+	uint16_t host_port, guest_port;
+};
+
+/* What may change while the machine runs. Rates are bytes a second (0: no limit), bursts bytes (0: a fitting one). */
+struct machine_nic_change {
+	bool link; /* the cable is plugged in */
+	uint64_t receive_rate, receive_burst, transmit_rate, transmit_burst; /* as the guest sees it */
+};
+
+struct machine_nic {
+	enum machine_nic_type type;
+	uint8_t mac[6];
+	unsigned mtu; /* told to the guest; 0: what the back end carries */
+	struct machine_nic_change change;
+	struct {
+		uint32_t subnet; /* 0x0a000200: 10.0.2.0 */
+		unsigned subnet_bits;
+		bool restricted, hide_host;
+		const char *hostname; /* or NULL */
+		const struct machine_nic_forward *forwards;
+		unsigned forward_count;
+	} user;
+};
+/* As machine_add_disk. What the network needs of the host (sockets, devices) is opened here. */
+int machine_add_nic(struct machine *machine, const struct machine_nic *nic, const char **ret_error);
+/* Any thread; takes effect soon. `number`: in the order in which they were added. 0 or -ENOENT. */
+int machine_nic_set(struct machine *machine, unsigned number, const struct machine_nic_change *change);
+
 struct machine_module {
 	const char *path;
 	const char *cmdline; /* or NULL */

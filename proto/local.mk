@@ -9,7 +9,8 @@ libproto_a_SOURCES = \
 	proto/pci_address.h \
 	proto/process.c proto/process.h \
 	proto/sock.c proto/sock.h \
-	proto/vmdef.c proto/vmdef.h
+	proto/nicdef.c \
+	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 # Whoever links libproto.a adds these behind it.
 PROTO_LIBS = libproto.a $(JSONC_LIBS) $(LIBEVENT_LIBS)

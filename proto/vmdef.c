@@ -2,6 +2,7 @@
 #include "proto/vmdef.h"
 
 #include "proto/line.h"
+#include "proto/vmdef_private.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -13,42 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-
-enum field_type {
-	FIELD_NAME,   /* char[VMDEF_NAME_MAX + 1] */
-	FIELD_UUID,   /* char[VMDEF_UUID_BYTES] */
-	FIELD_WORD,   /* char[VMDEF_WORD_MAX + 1] */
-	FIELD_UINT,   /* unsigned, min..max */
-	FIELD_BOOL,   /* bool */
-	FIELD_TRI,    /* enum vmdef_tristate: true, false or "auto" */
-	FIELD_WISH,   /* enum vmdef_tristate that is left out where it is auto */
-	FIELD_ENUM,   /* int-sized enum, by `names` */
-	FIELD_PATH,   /* char *, absolute */
-	FIELD_TEXT,   /* char *, at most `max` bytes */
-	FIELD_PROSE,  /* the same; line ends and tabs are allowed */
-	FIELD_OBJECT, /* `fields` within the same structure */
-	FIELD_SOCKET, /* char *: absolute path, or "" for true; NULL for false */
-	FIELD_DISKS,
-	FIELD_MODULES,
-	FIELD_NICS,
-	FIELD_PCI,
-	FIELD_WEIGHT, /* double, 0..1000 */
-	FIELD_SET,    /* unsigned: 1 << place in `names` */
-};
-
-struct field {
-	const char *key;
-	enum field_type type;
-	size_t offset;
-	unsigned min, max;
-	const char *const *names;
-	const struct field *fields;
-	size_t field_count;
-	bool required;
-	const char *what; /* for the schema */
-};
 
 static const char *const mode_names[] = {"auto", "bt", "hvm", "pv", NULL};
 static const char *const serial_names[] = {"console", "none", NULL};
@@ -129,7 +94,7 @@ static const struct field vm_fields[] = {
 	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "raw disk images, as virtio-blk"},
 	{.key = "passthrough", .type = FIELD_PCI,
 	 .what = "PCI devices of the host for this guest alone, such as 0000:03:00.0; mode hvm and an IOMMU are needed"},
-	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces"},
+	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces, as virtio-net"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
@@ -161,7 +126,7 @@ static const struct field vm_fields[] = {
 static const char *const disk_keys[] = {"path", "readonly"};
 static const char *const module_keys[] = {"path", "cmdline"};
 
-__attribute__((format(printf, 3, 4))) static int refuse(char *ret_error, const char *path, const char *format, ...)
+int vmdef_refuse(char *ret_error, const char *path, const char *format, ...)
 {
 	int n = snprintf(ret_error, VMDEF_ERROR_BYTES, "%s%s", path, *path ? ": " : "");
 	if (n < 0 || n >= VMDEF_ERROR_BYTES)
@@ -173,8 +138,7 @@ __attribute__((format(printf, 3, 4))) static int refuse(char *ret_error, const c
 	return -EINVAL;
 }
 
-/* What was given instead, for messages. */
-static const char *type_of(struct json_object *value)
+const char *vmdef_type_of(struct json_object *value)
 {
 	switch (json_object_get_type(value)) {
 	case json_type_null: return "null";
@@ -195,14 +159,14 @@ static int get_text(struct json_object *value, const char *path, size_t max, boo
 		    char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_string))
-		return refuse(ret_error, path, "a string is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "a string is wanted, not %s", vmdef_type_of(value));
 	const char *text = json_object_get_string(value);
 	size_t bytes = (size_t)json_object_get_string_len(value);
 	if (bytes > max)
-		return refuse(ret_error, path, "%zu bytes are too long; at most %zu", bytes, max);
+		return vmdef_refuse(ret_error, path, "%zu bytes are too long; at most %zu", bytes, max);
 	for (size_t i = 0; i < bytes; i++)
 		if (iscntrl((unsigned char)text[i]) && !(prose && strchr("\t\r\n", text[i]) && text[i]))
-			return refuse(ret_error, path, "a control character (0x%02x) at byte %zu", (unsigned char)text[i],
+			return vmdef_refuse(ret_error, path, "a control character (0x%02x) at byte %zu", (unsigned char)text[i],
 				      i);
 	*ret = text;
 	return 0;
@@ -221,7 +185,7 @@ static int set_text(struct json_object *value, const char *path, size_t max, enu
 	if (rc)
 		return rc;
 	if (type == FIELD_PATH && text[0] != '/')
-		return refuse(ret_error, path, "\"%s\" is not an absolute path", text);
+		return vmdef_refuse(ret_error, path, "\"%s\" is not an absolute path", text);
 	char *copy = strdup(text);
 	if (!copy)
 		return -ENOMEM;
@@ -292,18 +256,18 @@ static int parse_enum(struct json_object *value, const char *path, const char *c
 			*ret = i;
 			return 0;
 		}
-	return refuse(ret_error, path, "\"%s\" is not known; known: %s", text, known);
+	return vmdef_refuse(ret_error, path, "\"%s\" is not known; known: %s", text, known);
 }
 
 static int parse_uint(struct json_object *value, const char *path, const struct field *f, unsigned *ret,
 		      char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_int))
-		return refuse(ret_error, path, "a whole number from %u to %u is wanted, not %s", f->min, f->max,
-			      type_of(value));
+		return vmdef_refuse(ret_error, path, "a whole number from %u to %u is wanted, not %s", f->min, f->max,
+			      vmdef_type_of(value));
 	int64_t n = json_object_get_int64(value);
 	if (n < (int64_t)f->min || n > (int64_t)f->max)
-		return refuse(ret_error, path, "%lld is out of range; from %u to %u", (long long)n, f->min, f->max);
+		return vmdef_refuse(ret_error, path, "%lld is out of range; from %u to %u", (long long)n, f->min, f->max);
 	*ret = (unsigned)n;
 	return 0;
 }
@@ -311,7 +275,7 @@ static int parse_uint(struct json_object *value, const char *path, const struct 
 static int parse_bool(struct json_object *value, const char *path, bool *ret, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_boolean))
-		return refuse(ret_error, path, "true or false is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "true or false is wanted, not %s", vmdef_type_of(value));
 	*ret = json_object_get_boolean(value);
 	return 0;
 }
@@ -323,7 +287,7 @@ static int parse_tristate(struct json_object *value, const char *path, enum vmde
 	else if (json_object_is_type(value, json_type_string) && !strcmp(json_object_get_string(value), "auto"))
 		*ret = VMDEF_AUTO;
 	else
-		return refuse(ret_error, path, "true, false or \"auto\" is wanted");
+		return vmdef_refuse(ret_error, path, "true, false or \"auto\" is wanted");
 	return 0;
 }
 
@@ -335,7 +299,7 @@ static int parse_name(struct json_object *value, const char *path, char *ret, ch
 		return rc;
 	char why[VMDEF_ERROR_BYTES];
 	if (!vmdef_name_valid(text, why))
-		return refuse(ret_error, path, "%s", why);
+		return vmdef_refuse(ret_error, path, "%s", why);
 	strcpy(ret, text);
 	return 0;
 }
@@ -347,7 +311,7 @@ static int parse_uuid(struct json_object *value, const char *path, char *ret, ch
 	if (rc)
 		return rc;
 	if (!vmdef_uuid_valid(text))
-		return refuse(ret_error, path, "\"%s\" is not a UUID such as 2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab", text);
+		return vmdef_refuse(ret_error, path, "\"%s\" is not a UUID such as 2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab", text);
 	for (size_t i = 0; i < VMDEF_UUID_BYTES; i++)
 		ret[i] = (char)tolower((unsigned char)text[i]);
 	return 0;
@@ -360,7 +324,7 @@ static int parse_word(struct json_object *value, const char *path, char *ret, ch
 	if (rc)
 		return rc;
 	if (text[strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_-")])
-		return refuse(ret_error, path, "\"%s\" is not a word of a-z 0-9 _ -", text);
+		return vmdef_refuse(ret_error, path, "\"%s\" is not a word of a-z 0-9 _ -", text);
 	strcpy(ret, text);
 	return 0;
 }
@@ -376,17 +340,17 @@ static int parse_socket(struct json_object *value, const char *path, char **fiel
 		return 0;
 	}
 	if (!json_object_is_type(value, json_type_string))
-		return refuse(ret_error, path, "true, false or a socket's absolute path is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "true, false or a socket's absolute path is wanted, not %s", vmdef_type_of(value));
 	return set_text(value, path, PATH_MAX - 1, FIELD_PATH, field, ret_error);
 }
 
 static int parse_weight(struct json_object *value, const char *path, double *ret, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
-		return refuse(ret_error, path, "a number from 0 to 1000 is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "a number from 0 to 1000 is wanted, not %s", vmdef_type_of(value));
 	double n = json_object_get_double(value);
 	if (!(n >= 0 && n <= 1000))
-		return refuse(ret_error, path, "%g is out of range; from 0 to 1000", n);
+		return vmdef_refuse(ret_error, path, "%g is out of range; from 0 to 1000", n);
 	*ret = n;
 	return 0;
 }
@@ -396,7 +360,7 @@ static int parse_set(struct json_object *value, const char *path, const char *co
 {
 	unsigned set = 0;
 	if (!json_object_is_type(value, json_type_array))
-		return refuse(ret_error, path, "an array of names is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "an array of names is wanted, not %s", vmdef_type_of(value));
 	for (size_t i = 0; i < json_object_array_length(value); i++) {
 		char where[300];
 		int place;
@@ -415,8 +379,8 @@ static int parse_set(struct json_object *value, const char *path, const char *co
 static int parse_disk(struct json_object *value, const char *path, struct vmdef_disk *disk, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_object))
-		return refuse(ret_error, path, "an object such as {\"path\":\"/image.raw\"} is wanted, not %s",
-			      type_of(value));
+		return vmdef_refuse(ret_error, path, "an object such as {\"path\":\"/image.raw\"} is wanted, not %s",
+			      vmdef_type_of(value));
 	json_object_object_foreach(value, key, item) {
 		char where[400];
 		snprintf(where, sizeof(where), "%s.%.80s", path, key);
@@ -426,22 +390,22 @@ static int parse_disk(struct json_object *value, const char *path, struct vmdef_
 		else if (!strcmp(key, disk_keys[1]))
 			rc = parse_bool(item, where, &disk->readonly, ret_error);
 		else
-			rc = refuse(ret_error, where, "unknown key; known: path, readonly");
+			rc = vmdef_refuse(ret_error, where, "unknown key; known: path, readonly");
 		if (rc)
 			return rc;
 	}
 	if (!disk->path)
-		return refuse(ret_error, path, "the key path is missing");
+		return vmdef_refuse(ret_error, path, "the key path is missing");
 	return 0;
 }
 
 static int parse_disks(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_array))
-		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "an array is wanted, not %s", vmdef_type_of(value));
 	size_t n = json_object_array_length(value);
 	if (n > VMDEF_DISKS_MAX)
-		return refuse(ret_error, path, "%zu disks are too many; at most %d", n, VMDEF_DISKS_MAX);
+		return vmdef_refuse(ret_error, path, "%zu disks are too many; at most %d", n, VMDEF_DISKS_MAX);
 	for (size_t i = 0; i < n; i++) {
 		char where[280];
 		snprintf(where, sizeof(where), "%s[%zu]", path, i);
@@ -456,8 +420,8 @@ static int parse_disks(struct json_object *value, const char *path, struct vmdef
 static int parse_module(struct json_object *value, const char *path, struct vmdef_module *module, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_object))
-		return refuse(ret_error, path, "an object such as {\"path\":\"/module\",\"cmdline\":\"\"} is wanted, not %s",
-			      type_of(value));
+		return vmdef_refuse(ret_error, path, "an object such as {\"path\":\"/module\",\"cmdline\":\"\"} is wanted, not %s",
+			      vmdef_type_of(value));
 	json_object_object_foreach(value, key, item) {
 		char where[400];
 		snprintf(where, sizeof(where), "%s.%.80s", path, key);
@@ -467,22 +431,22 @@ static int parse_module(struct json_object *value, const char *path, struct vmde
 		else if (!strcmp(key, module_keys[1]))
 			rc = set_text(item, where, VMDEF_CMDLINE_MAX, FIELD_TEXT, &module->cmdline, ret_error);
 		else
-			rc = refuse(ret_error, where, "unknown key; known: path, cmdline");
+			rc = vmdef_refuse(ret_error, where, "unknown key; known: path, cmdline");
 		if (rc)
 			return rc;
 	}
 	if (!module->path)
-		return refuse(ret_error, path, "the key path is missing");
+		return vmdef_refuse(ret_error, path, "the key path is missing");
 	return 0;
 }
 
 static int parse_modules(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_array))
-		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "an array is wanted, not %s", vmdef_type_of(value));
 	size_t n = json_object_array_length(value);
 	if (n > VMDEF_MODULES_MAX)
-		return refuse(ret_error, path, "%zu modules are too many; at most %d", n, VMDEF_MODULES_MAX);
+		return vmdef_refuse(ret_error, path, "%zu modules are too many; at most %d", n, VMDEF_MODULES_MAX);
 	for (size_t i = 0; i < n; i++) {
 		char where[280];
 		snprintf(where, sizeof(where), "%s[%zu]", path, i);
@@ -494,53 +458,41 @@ static int parse_modules(struct json_object *value, const char *path, struct vmd
 	return 0;
 }
 
-/* The machine has no network device yet: better refused here than silently missing in the guest. */
-static int parse_nics(struct json_object *value, const char *path, char *ret_error)
-{
-	if (!json_object_is_type(value, json_type_array))
-		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
-	if (json_object_array_length(value))
-		return refuse(ret_error, path,
-			      "this version has no network device; leave the list empty or the key out");
-	return 0;
-}
-
 static int parse_pci(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_array))
-		return refuse(ret_error, path, "an array is wanted, not %s", type_of(value));
+		return vmdef_refuse(ret_error, path, "an array is wanted, not %s", vmdef_type_of(value));
 	size_t n = json_object_array_length(value);
 	if (n > VMDEF_PASSTHROUGH_MAX)
-		return refuse(ret_error, path, "%zu devices are too many; at most %d", n, VMDEF_PASSTHROUGH_MAX);
+		return vmdef_refuse(ret_error, path, "%zu devices are too many; at most %d", n, VMDEF_PASSTHROUGH_MAX);
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *item = json_object_array_get_idx(value, i);
 		char where[280];
 		snprintf(where, sizeof(where), "%s[%zu]", path, i);
 		if (!json_object_is_type(item, json_type_string))
-			return refuse(ret_error, where, "a PCI address such as \"0000:03:00.0\" is wanted, not %s", type_of(item));
+			return vmdef_refuse(ret_error, where, "a PCI address such as \"0000:03:00.0\" is wanted, not %s", vmdef_type_of(item));
 		const char *text = json_object_get_string(item);
 		if (!pci_address_parse(text, def->passthrough[i]))
-			return refuse(ret_error, where, "\"%.40s\" is no PCI address such as 0000:03:00.0 (lspci -D lists them)", text);
+			return vmdef_refuse(ret_error, where, "\"%.40s\" is no PCI address such as 0000:03:00.0 (lspci -D lists them)", text);
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(def->passthrough[k], def->passthrough[i]))
-				return refuse(ret_error, where, "%s is there twice", def->passthrough[i]);
+				return vmdef_refuse(ret_error, where, "%s is there twice", def->passthrough[i]);
 		def->passthrough_count = (unsigned)i + 1;
 	}
 	return 0;
 }
 
-static int parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count,
-			struct vmdef *def, char *ret_error);
-
-static int parse_field(struct json_object *value, const char *path, const struct field *f, struct vmdef *def,
+/* base: the structure that the offsets are of; for lists, the definition. */
+static int parse_field(struct json_object *value, const char *path, const struct field *f, void *base,
 		       char *ret_error)
 {
-	void *at = (char *)def + f->offset;
+	void *at = (char *)base + f->offset;
 	switch (f->type) {
 	case FIELD_NAME: return parse_name(value, path, at, ret_error);
 	case FIELD_UUID: return parse_uuid(value, path, at, ret_error);
 	case FIELD_WORD: return parse_word(value, path, at, ret_error);
-	case FIELD_UINT: return parse_uint(value, path, f, at, ret_error);
+	case FIELD_UINT:
+	case FIELD_COUNT: return parse_uint(value, path, f, at, ret_error);
 	case FIELD_BOOL: return parse_bool(value, path, at, ret_error);
 	case FIELD_WISH:
 	case FIELD_TRI: return parse_tristate(value, path, at, ret_error);
@@ -549,11 +501,14 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_TEXT:
 	case FIELD_PROSE: return set_text(value, path, f->max, f->type, at, ret_error);
 	case FIELD_SOCKET: return parse_socket(value, path, at, ret_error);
-	case FIELD_OBJECT: return parse_object(value, path, f->fields, f->field_count, def, ret_error);
-	case FIELD_DISKS: return parse_disks(value, path, def, ret_error);
-	case FIELD_MODULES: return parse_modules(value, path, def, ret_error);
-	case FIELD_PCI: return parse_pci(value, path, def, ret_error);
-	case FIELD_NICS: return parse_nics(value, path, ret_error);
+	case FIELD_OBJECT: return vmdef_parse_object(value, path, f->fields, f->field_count, base, ret_error);
+	case FIELD_DISKS: return parse_disks(value, path, base, ret_error);
+	case FIELD_MODULES: return parse_modules(value, path, base, ret_error);
+	case FIELD_PCI: return parse_pci(value, path, base, ret_error);
+	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
+	case FIELD_MAC:
+	case FIELD_IPV4:
+	case FIELD_SUBNET: return vmdef_parse_address(value, path, f, at, ret_error);
 	case FIELD_WEIGHT: return parse_weight(value, path, at, ret_error);
 	case FIELD_SET: return parse_set(value, path, f->names, at, ret_error);
 	}
@@ -574,26 +529,26 @@ static int refuse_key(const char *path, const struct field *fields, size_t count
 	size_t n = 0;
 	for (size_t i = 0; i < count && n < sizeof(known); i++)
 		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", fields[i].key);
-	return refuse(ret_error, path, "unknown key; known: %s", known);
+	return vmdef_refuse(ret_error, path, "unknown key; known: %s", known);
 }
 
-static int parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count,
-			struct vmdef *def, char *ret_error)
+int vmdef_parse_object(struct json_object *json, const char *path, const struct field *fields, size_t count, void *base,
+		       char *ret_error)
 {
 	if (!json_object_is_type(json, json_type_object))
-		return refuse(ret_error, path, "%san object is wanted, not %s", *path ? "" : "a VM's definition: ",
-			      type_of(json));
+		return vmdef_refuse(ret_error, path, "%san object is wanted, not %s", *path ? "" : "a VM's definition: ",
+			      vmdef_type_of(json));
 	json_object_object_foreach(json, key, value) {
 		char where[256];
 		snprintf(where, sizeof(where), "%s%s%.80s", path, *path ? "." : "", key);
 		const struct field *f = find_field(fields, count, key);
-		int rc = f ? parse_field(value, where, f, def, ret_error) : refuse_key(where, fields, count, ret_error);
+		int rc = f ? parse_field(value, where, f, base, ret_error) : refuse_key(where, fields, count, ret_error);
 		if (rc)
 			return rc;
 	}
 	for (size_t i = 0; i < count; i++)
 		if (fields[i].required && !json_object_object_get_ex(json, fields[i].key, NULL))
-			return refuse(ret_error, path, "the key %s is missing", fields[i].key);
+			return vmdef_refuse(ret_error, path, "the key %s is missing", fields[i].key);
 	return 0;
 }
 
@@ -601,21 +556,24 @@ static int parse_object(struct json_object *json, const char *path, const struct
 static int check_whole(const struct vmdef *def, char *ret_error)
 {
 	if (def->passthrough_count && (def->mode == VMDEF_MODE_BT || def->mode == VMDEF_MODE_PV))
-		return refuse(ret_error, "passthrough", "mode %s cannot pass a device through: mode hvm or auto is needed", vmdef_mode_name(def->mode));
+		return vmdef_refuse(ret_error, "passthrough", "mode %s cannot pass a device through: mode hvm or auto is needed", vmdef_mode_name(def->mode));
 	if (def->policy.require && !(def->policy.require & ~def->policy.forbid))
-		return refuse(ret_error, "policy", "every mode that is required is forbidden too");
+		return vmdef_refuse(ret_error, "policy", "every mode that is required is forbidden too");
 	if (!def->boot.kernel && !def->boot.firmware)
-		return refuse(ret_error, "boot", "nothing to boot: give kernel or firmware");
+		return vmdef_refuse(ret_error, "boot", "nothing to boot: give kernel or firmware");
 	if (!def->boot.kernel && def->boot.initrd)
-		return refuse(ret_error, "boot.initrd", "an initrd needs boot.kernel");
+		return vmdef_refuse(ret_error, "boot.initrd", "an initrd needs boot.kernel");
 	if (!def->boot.kernel && def->boot.cmdline)
-		return refuse(ret_error, "boot.cmdline", "a command line needs boot.kernel");
+		return vmdef_refuse(ret_error, "boot.cmdline", "a command line needs boot.kernel");
 	if (def->boot.module_count && (!def->boot.kernel || def->boot.firmware))
-		return refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
+		return vmdef_refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
+	int rc = vmdef_check_nics(def, ret_error);
+	if (rc)
+		return rc;
 	if (def->boot.nvram.path && !def->boot.firmware)
-		return refuse(ret_error, "boot.nvram", "a firmware's variables need boot.firmware");
+		return vmdef_refuse(ret_error, "boot.nvram", "a firmware's variables need boot.firmware");
 	if (def->boot.menu_ms && !def->boot.firmware)
-		return refuse(ret_error, "boot.menu_ms", "a boot menu is the firmware's: it needs boot.firmware");
+		return vmdef_refuse(ret_error, "boot.menu_ms", "a boot menu is the firmware's: it needs boot.firmware");
 	return 0;
 }
 
@@ -628,11 +586,13 @@ int vmdef_from_json(struct json_object *json, struct vmdef **ret_def, char *ret_
 	}
 	def->memory_mib = 512;
 	def->vcpus = 1;
-	int rc = parse_object(json, "", vm_fields, COUNT(vm_fields), def, ret_error);
+	int rc = vmdef_parse_object(json, "", vm_fields, COUNT(vm_fields), def, ret_error);
 	if (!rc)
 		rc = check_whole(def, ret_error);
 	if (!rc && !def->uuid[0])
 		rc = vmdef_uuid_generate(def->uuid);
+	if (!rc)
+		vmdef_fill_macs(def);
 	if (rc) {
 		if (rc != -EINVAL)
 			snprintf(ret_error, VMDEF_ERROR_BYTES, "%s", strerror(-rc));
@@ -648,10 +608,10 @@ int vmdef_from_text(const char *text, size_t bytes, struct vmdef **ret_def, char
 	struct json_object *json = NULL;
 	const char *why;
 	if (bytes > VMDEF_JSON_MAX)
-		return refuse(ret_error, "", "%zu bytes are too long for a definition; at most %zu", bytes,
+		return vmdef_refuse(ret_error, "", "%zu bytes are too long for a definition; at most %zu", bytes,
 			      VMDEF_JSON_MAX);
 	if (line_parse_json(text, bytes, &json, &why))
-		return refuse(ret_error, "", "this is not JSON: %s", why);
+		return vmdef_refuse(ret_error, "", "this is not JSON: %s", why);
 	int rc = vmdef_from_json(json, ret_def, ret_error);
 	json_object_put(json);
 	return rc;
@@ -677,6 +637,7 @@ void vmdef_free(struct vmdef *def)
 	free(def->libvirt_xml);
 	for (unsigned i = 0; i < def->disk_count; i++)
 		free(def->disks[i].path);
+	vmdef_free_nics(def);
 	free(def);
 }
 
@@ -687,8 +648,7 @@ const char *vmdef_mode_name(enum vmdef_mode mode)
 
 /* ---- back to JSON --------------------------------------------------------- */
 
-/* Adds and consumes `value`; false when it is NULL or memory ran out. */
-static bool add(struct json_object *to, const char *key, struct json_object *value)
+bool vmdef_add(struct json_object *to, const char *key, struct json_object *value)
 {
 	if (value && json_object_object_add(to, key, value) == 0)
 		return true;
@@ -701,8 +661,8 @@ static struct json_object *disks_to_json(const struct vmdef *def)
 	struct json_object *list = json_object_new_array();
 	for (unsigned i = 0; list && i < def->disk_count; i++) {
 		struct json_object *disk = json_object_new_object();
-		if (!disk || !add(disk, disk_keys[0], json_object_new_string(def->disks[i].path)) ||
-		    !add(disk, disk_keys[1], json_object_new_boolean(def->disks[i].readonly)) ||
+		if (!disk || !vmdef_add(disk, disk_keys[0], json_object_new_string(def->disks[i].path)) ||
+		    !vmdef_add(disk, disk_keys[1], json_object_new_boolean(def->disks[i].readonly)) ||
 		    json_object_array_add(list, disk) < 0) {
 			json_object_put(disk);
 			json_object_put(list);
@@ -718,8 +678,8 @@ static struct json_object *modules_to_json(const struct vmdef *def)
 	for (unsigned i = 0; list && i < def->boot.module_count; i++) {
 		const struct vmdef_module *m = &def->boot.modules[i];
 		struct json_object *module = json_object_new_object();
-		if (!module || !add(module, module_keys[0], json_object_new_string(m->path)) ||
-		    (m->cmdline && !add(module, module_keys[1], json_object_new_string(m->cmdline))) ||
+		if (!module || !vmdef_add(module, module_keys[0], json_object_new_string(m->path)) ||
+		    (m->cmdline && !vmdef_add(module, module_keys[1], json_object_new_string(m->cmdline))) ||
 		    json_object_array_add(list, module) < 0) {
 			json_object_put(module);
 			json_object_put(list);
@@ -737,8 +697,6 @@ static struct json_object *pci_to_json(const struct vmdef *def)
 	return list;
 }
 
-static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count);
-
 static struct json_object *set_to_json(unsigned set, const char *const *names)
 {
 	struct json_object *list = json_object_new_array();
@@ -748,13 +706,17 @@ static struct json_object *set_to_json(unsigned set, const char *const *names)
 	return list;
 }
 
-static struct json_object *field_to_json(const struct vmdef *def, const struct field *f)
+static struct json_object *field_to_json(const void *base, const struct field *f)
 {
-	const void *at = (const char *)def + f->offset;
+	const void *at = (const char *)base + f->offset;
 	switch (f->type) {
 	case FIELD_NAME:
 	case FIELD_UUID:
+	case FIELD_MAC:
+	case FIELD_IPV4:
+	case FIELD_SUBNET:
 	case FIELD_WORD: return json_object_new_string(at);
+	case FIELD_COUNT:
 	case FIELD_UINT: return json_object_new_int64(*(const unsigned *)at);
 	case FIELD_BOOL: return json_object_new_boolean(*(const bool *)at);
 	case FIELD_WISH:
@@ -768,11 +730,11 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 	case FIELD_TEXT: return json_object_new_string(*(char *const *)at);
 	case FIELD_SOCKET:
 		return **(char *const *)at ? json_object_new_string(*(char *const *)at) : json_object_new_boolean(true);
-	case FIELD_OBJECT: return object_to_json(def, f->fields, f->field_count);
-	case FIELD_DISKS: return disks_to_json(def);
-	case FIELD_MODULES: return modules_to_json(def);
-	case FIELD_PCI: return pci_to_json(def);
-	case FIELD_NICS: return json_object_new_array();
+	case FIELD_OBJECT: return vmdef_object_to_json(base, f->fields, f->field_count);
+	case FIELD_DISKS: return disks_to_json(base);
+	case FIELD_MODULES: return modules_to_json(base);
+	case FIELD_PCI: return pci_to_json(base);
+	case FIELD_NICS: return vmdef_nics_to_json(base);
 	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
 	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
 	}
@@ -780,15 +742,16 @@ static struct json_object *field_to_json(const struct vmdef *def, const struct f
 }
 
 /* A choice that is what it would be without a word. */
-static bool is_first(const struct vmdef *def, const struct field *f)
+static bool is_first(const void *base, const struct field *f)
 {
-	const void *at = (const char *)def + f->offset;
+	const void *at = (const char *)base + f->offset;
 	return (f->type == FIELD_BOOL && !*(const bool *)at) || (f->type == FIELD_ENUM && !*(const int *)at);
 }
 
-static bool is_absent(const struct vmdef *def, const struct field *f)
+static bool is_absent(const void *base, const struct field *f)
 {
-	const void *at = (const char *)def + f->offset;
+	const void *at = (const char *)base + f->offset;
+	const struct vmdef *def = base; /* for lists */
 	switch (f->type) {
 	case FIELD_PATH:
 	case FIELD_TEXT:
@@ -798,23 +761,27 @@ static bool is_absent(const struct vmdef *def, const struct field *f)
 	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
 	case FIELD_PCI: return !def->passthrough_count;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
+	case FIELD_MAC:
+	case FIELD_IPV4:
+	case FIELD_SUBNET:
 	case FIELD_WORD: return !*(const char *)at;
+	case FIELD_COUNT: return !*(const unsigned *)at;
 	case FIELD_WEIGHT: return *(const double *)at <= 0;
 	case FIELD_SET: return !*(const unsigned *)at;
 	case FIELD_OBJECT:
 		for (size_t i = 0; i < f->field_count; i++)
-			if (f->required || !(is_absent(def, &f->fields[i]) || is_first(def, &f->fields[i])))
+			if (f->required || !(is_absent(base, &f->fields[i]) || is_first(base, &f->fields[i])))
 				return false;
 		return true;
 	default: return false;
 	}
 }
 
-static struct json_object *object_to_json(const struct vmdef *def, const struct field *fields, size_t count)
+struct json_object *vmdef_object_to_json(const void *base, const struct field *fields, size_t count)
 {
 	struct json_object *json = json_object_new_object();
 	for (size_t i = 0; json && i < count; i++)
-		if (!is_absent(def, &fields[i]) && !add(json, fields[i].key, field_to_json(def, &fields[i]))) {
+		if (!is_absent(base, &fields[i]) && !vmdef_add(json, fields[i].key, field_to_json(base, &fields[i]))) {
 			json_object_put(json);
 			return NULL;
 		}
@@ -823,7 +790,7 @@ static struct json_object *object_to_json(const struct vmdef *def, const struct 
 
 struct json_object *vmdef_to_json(const struct vmdef *def)
 {
-	return object_to_json(def, vm_fields, COUNT(vm_fields));
+	return vmdef_object_to_json(def, vm_fields, COUNT(vm_fields));
 }
 
 /* ---- the schema ------------------------------------------------------------ */
@@ -835,8 +802,6 @@ static struct json_object *names_to_json(const char *const *names)
 		json_object_array_add(list, json_object_new_string(names[i]));
 	return list;
 }
-
-static struct json_object *object_schema(const struct field *fields, size_t count);
 
 static struct json_object *disks_item_schema(void)
 {
@@ -854,7 +819,7 @@ static struct json_object *modules_item_schema(void)
 	struct json_object *properties = NULL, *cmdline = NULL;
 	if (json_object_object_get_ex(schema, "properties", &properties) &&
 	    json_object_object_get_ex(properties, "cmdline", &cmdline))
-		add(cmdline, "maxLength", json_object_new_int(VMDEF_CMDLINE_MAX));
+		vmdef_add(cmdline, "maxLength", json_object_new_int(VMDEF_CMDLINE_MAX));
 	return schema;
 }
 
@@ -862,93 +827,101 @@ static void describe_type(struct json_object *s, const struct field *f)
 {
 	switch (f->type) {
 	case FIELD_NAME:
-		add(s, "type", json_object_new_string("string"));
-		add(s, "pattern", json_object_new_string("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"));
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "pattern", json_object_new_string("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"));
 		break;
 	case FIELD_UUID:
-		add(s, "type", json_object_new_string("string"));
-		add(s, "format", json_object_new_string("uuid"));
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "format", json_object_new_string("uuid"));
 		break;
 	case FIELD_WORD:
-		add(s, "type", json_object_new_string("string"));
-		add(s, "pattern", json_object_new_string("^[a-z0-9_-]{0,32}$"));
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "pattern", json_object_new_string("^[a-z0-9_-]{0,32}$"));
 		break;
+	case FIELD_COUNT:
 	case FIELD_UINT:
-		add(s, "type", json_object_new_string("integer"));
-		add(s, "minimum", json_object_new_int64(f->min));
-		add(s, "maximum", json_object_new_int64(f->max));
+		vmdef_add(s, "type", json_object_new_string("integer"));
+		vmdef_add(s, "minimum", json_object_new_int64(f->min));
+		vmdef_add(s, "maximum", json_object_new_int64(f->max));
 		break;
-	case FIELD_BOOL: add(s, "type", json_object_new_string("boolean")); break;
+	case FIELD_BOOL: vmdef_add(s, "type", json_object_new_string("boolean")); break;
 	case FIELD_WISH:
-	case FIELD_TRI: add(s, "enum", json_tokener_parse("[true,false,\"auto\"]")); break;
-	case FIELD_ENUM: add(s, "enum", names_to_json(f->names)); break;
+	case FIELD_TRI: vmdef_add(s, "enum", json_tokener_parse("[true,false,\"auto\"]")); break;
+	case FIELD_ENUM: vmdef_add(s, "enum", names_to_json(f->names)); break;
 	case FIELD_PATH:
-		add(s, "type", json_object_new_string("string"));
-		add(s, "pattern", json_object_new_string("^/"));
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "pattern", json_object_new_string("^/"));
 		break;
 	case FIELD_PROSE:
 	case FIELD_TEXT:
-		add(s, "type", json_object_new_string("string"));
-		add(s, "maxLength", json_object_new_int64(f->max));
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "maxLength", json_object_new_int64(f->max));
 		break;
 	case FIELD_SOCKET:
-		add(s, "oneOf", json_tokener_parse("[{\"type\":\"boolean\"},{\"type\":\"string\",\"pattern\":\"^/\"}]"));
+		vmdef_add(s, "oneOf", json_tokener_parse("[{\"type\":\"boolean\"},{\"type\":\"string\",\"pattern\":\"^/\"}]"));
 		break;
 	case FIELD_OBJECT: break;
 	case FIELD_DISKS:
-		add(s, "type", json_object_new_string("array"));
-		add(s, "maxItems", json_object_new_int(VMDEF_DISKS_MAX));
-		add(s, "items", disks_item_schema());
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_DISKS_MAX));
+		vmdef_add(s, "items", disks_item_schema());
 		break;
 	case FIELD_MODULES:
-		add(s, "type", json_object_new_string("array"));
-		add(s, "maxItems", json_object_new_int(VMDEF_MODULES_MAX));
-		add(s, "items", modules_item_schema());
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_MODULES_MAX));
+		vmdef_add(s, "items", modules_item_schema());
 		break;
 	case FIELD_PCI:
-		add(s, "type", json_object_new_string("array"));
-		add(s, "maxItems", json_object_new_int(VMDEF_PASSTHROUGH_MAX));
-		add(s, "items", json_tokener_parse("{\"type\":\"string\",\"pattern\":\"^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F][.][0-7]$\"}"));
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_PASSTHROUGH_MAX));
+		vmdef_add(s, "items", json_tokener_parse("{\"type\":\"string\",\"pattern\":\"^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F][.][0-7]$\"}"));
 		break;
 	case FIELD_NICS:
-		add(s, "type", json_object_new_string("array"));
-		add(s, "maxItems", json_object_new_int(0));
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_NICS_MAX));
+		vmdef_add(s, "items", vmdef_nics_item_schema());
+		break;
+	case FIELD_MAC:
+	case FIELD_IPV4:
+	case FIELD_SUBNET:
+		vmdef_add(s, "type", json_object_new_string("string"));
+		vmdef_add(s, "pattern", json_object_new_string(vmdef_address_pattern(f->type)));
 		break;
 	case FIELD_WEIGHT:
-		add(s, "type", json_object_new_string("number"));
-		add(s, "minimum", json_object_new_int(0));
-		add(s, "maximum", json_object_new_int(1000));
+		vmdef_add(s, "type", json_object_new_string("number"));
+		vmdef_add(s, "minimum", json_object_new_int(0));
+		vmdef_add(s, "maximum", json_object_new_int(1000));
 		break;
 	case FIELD_SET:
-		add(s, "type", json_object_new_string("array"));
-		add(s, "items", json_object_new_object());
-		add(json_object_object_get(s, "items"), "enum", names_to_json(f->names));
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "items", json_object_new_object());
+		vmdef_add(json_object_object_get(s, "items"), "enum", names_to_json(f->names));
 		break;
 	}
 }
 
-static struct json_object *object_schema(const struct field *fields, size_t count)
+struct json_object *vmdef_object_schema(const struct field *fields, size_t count)
 {
 	struct json_object *schema = json_object_new_object(), *properties = json_object_new_object();
 	struct json_object *required = json_object_new_array();
-	add(schema, "type", json_object_new_string("object"));
+	vmdef_add(schema, "type", json_object_new_string("object"));
 	for (size_t i = 0; i < count; i++) {
 		const struct field *f = &fields[i];
 		struct json_object *s =
-			f->type == FIELD_OBJECT ? object_schema(f->fields, f->field_count) : json_object_new_object();
+			f->type == FIELD_OBJECT ? vmdef_object_schema(f->fields, f->field_count) : json_object_new_object();
 		describe_type(s, f);
-		add(s, "description", json_object_new_string(f->what));
-		add(properties, f->key, s);
+		vmdef_add(s, "description", json_object_new_string(f->what));
+		vmdef_add(properties, f->key, s);
 		if (f->required)
 			json_object_array_add(required, json_object_new_string(f->key));
 	}
-	add(schema, "properties", properties);
-	add(schema, "required", required);
-	add(schema, "additionalProperties", json_object_new_boolean(false));
+	vmdef_add(schema, "properties", properties);
+	vmdef_add(schema, "required", required);
+	vmdef_add(schema, "additionalProperties", json_object_new_boolean(false));
 	return schema;
 }
 
 struct json_object *vmdef_schema(void)
 {
-	return object_schema(vm_fields, COUNT(vm_fields));
+	return vmdef_object_schema(vm_fields, COUNT(vm_fields));
 }

@@ -16,6 +16,11 @@ struct json_object;
 #define VMDEF_DISKS_MAX 16
 #define VMDEF_MODULES_MAX 64
 #define VMDEF_PASSTHROUGH_MAX 8
+#define VMDEF_NICS_MAX 8
+#define VMDEF_FORWARDS_MAX 64
+#define VMDEF_MAC_BYTES 18
+#define VMDEF_IPV4_BYTES 16
+#define VMDEF_SUBNET_BYTES 20
 #define VMDEF_VCPUS_MAX 16
 #define VMDEF_MEMORY_MIN_MIB 16
 #define VMDEF_MEMORY_MAX_MIB (1024 * 1024)
@@ -63,6 +68,39 @@ struct vmdef_module {
 	char *cmdline; /* or NULL */
 };
 
+enum vmdef_nic_type {
+	VMDEF_NIC_USER, /* libslirp in the VM's process */
+};
+
+/* Connections to a port of the host go to a port of the guest. */
+struct vmdef_forward {
+	enum { VMDEF_FORWARD_TCP, VMDEF_FORWARD_UDP } protocol;
+	char host_address[VMDEF_IPV4_BYTES]; /* "": the loopback */
+	unsigned host_port;
+	char guest_address[VMDEF_IPV4_BYTES]; /* "": the one that DHCP gives first */
+	unsigned guest_port;
+};
+
+/* How much may pass on average, and at once. */
+struct vmdef_limit {
+	unsigned kib_per_second; /* 0: no limit */
+	unsigned burst_kib;      /* 0: made up */
+};
+
+struct vmdef_nic {
+	enum vmdef_nic_type type;
+	char mac[VMDEF_MAC_BYTES]; /* lower case */
+	unsigned mtu;              /* 0: the largest that the network carries */
+	enum { VMDEF_LINK_UP, VMDEF_LINK_DOWN } link;
+	struct vmdef_limit receive, transmit; /* as the guest sees it */
+	/* user */
+	char subnet[VMDEF_SUBNET_BYTES]; /* "": 10.0.2.0/24 */
+	bool restricted, hide_host;
+	char hostname[VMDEF_WORD_MAX + 1];
+	struct vmdef_forward *forwards;
+	unsigned forward_count;
+};
+
 /* All strings are owned by the definition; NULL where absent. */
 struct vmdef {
 	char name[VMDEF_NAME_MAX + 1];
@@ -84,6 +122,8 @@ struct vmdef {
 	unsigned disk_count;
 	char passthrough[VMDEF_PASSTHROUGH_MAX][PCI_ADDRESS_BYTES]; /* as sysfs has them */
 	unsigned passthrough_count;
+	struct vmdef_nic nics[VMDEF_NICS_MAX];
+	unsigned nic_count;
 	enum vmdef_serial serial;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;
@@ -125,6 +165,10 @@ const char *vmdef_mode_name(enum vmdef_mode mode);
 /* Whether `name` can name a VM; otherwise false and ret_error says why. */
 bool vmdef_name_valid(const char *name, char *ret_error);
 bool vmdef_uuid_valid(const char *uuid);
+/* The six bytes of a MAC as a definition has it. */
+void vmdef_mac_bytes(const char *mac, unsigned char ret_bytes[6]);
+/* A user NIC's network as a number (10.0.2.0 is 0x0a000200), and its prefix length. */
+unsigned vmdef_subnet(const struct vmdef_nic *nic, unsigned *ret_bits);
 /* A random (version 4) UUID. 0 or -errno. */
 int vmdef_uuid_generate(char ret_uuid[VMDEF_UUID_BYTES]);
 

@@ -1,7 +1,8 @@
 # Files of tests/.
 
 # Loaders, firmware tables and virtio devices.
-BOOT_TESTS = tests/unit/test_boot_formats tests/unit/test_boot_acpi tests/unit/test_virtio_queue tests/unit/test_virtio_blk
+BOOT_TESTS = tests/unit/test_boot_formats tests/unit/test_boot_acpi tests/unit/test_virtio_queue tests/unit/test_virtio_blk \
+	tests/unit/test_virtio_net
 check_PROGRAMS += $(BOOT_TESTS)
 TESTS += $(BOOT_TESTS)
 tests_unit_test_boot_formats_SOURCES = tests/unit/test_boot_formats.c
@@ -13,6 +14,9 @@ tests_unit_test_boot_acpi_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_virtio_queue_SOURCES = tests/unit/test_virtio_queue.c
 tests_unit_test_virtio_queue_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_queue_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
+tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c
+tests_unit_test_virtio_net_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_virtio_net_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_virtio_blk_SOURCES = tests/unit/test_virtio_blk.c
 tests_unit_test_virtio_blk_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_blk_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)

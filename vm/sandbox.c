@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
+#include <linux/sockios.h>
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -49,6 +51,14 @@ static int allow_path(int ruleset, const char *path, uint64_t access)
 	return rc;
 }
 
+static bool has_user_nic(const struct vmdef *def)
+{
+	for (unsigned i = 0; i < def->nic_count; i++)
+		if (def->nics[i].type == VMDEF_NIC_USER)
+			return true;
+	return false;
+}
+
 static int allow_own_files(const struct vm *vm, int ruleset)
 {
 	const struct vmdef *def = vm->def;
@@ -73,6 +83,19 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 		rc = allow_path(ruleset, *file, LL_READ | LL_WRITE_FILE);
 	for (unsigned i = 0; !rc && i < def->disk_count; i++)
 		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
+	/* libslirp's: which name servers the host uses, which may change; and seeds. */
+	if (!rc && has_user_nic(def)) {
+		char real[PATH_MAX];
+
+		rc = allow_path(ruleset, "/dev/urandom", LANDLOCK_ACCESS_FS_READ_FILE);
+		if (!rc)
+			rc = allow_path(ruleset, "/etc/resolv.conf", LANDLOCK_ACCESS_FS_READ_FILE);
+		/* A file that is replaced is found again only through its directory. All of /etc would be too much. */
+		if (!rc && realpath("/etc/resolv.conf", real) && strncmp(real, "/run/", 5) == 0) {
+			*strrchr(real, '/') = '\0';
+			rc = allow_path(ruleset, real, LL_READ);
+		}
+	}
 	return rc;
 }
 
@@ -310,6 +333,23 @@ static int allow_ioctls(scmp_filter_ctx ctx, const struct vm *vm)
 	return rc;
 }
 
+/* A `user` network: connections that the guest opens are sockets of ours, of the Internet's families only. */
+static int allow_internet(scmp_filter_ctx ctx)
+{
+	static const char *const calls[] = {"connect", "bind", "accept", "setsockopt"};
+	static const int families[] = {AF_INET, AF_INET6};
+	int rc = 0;
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(calls); i++)
+		rc = allow(ctx, calls[i]);
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(families); i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, (uint64_t)families[i]));
+	if (!rc) /* urgent data */
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, (uint32_t)SIOCATMARK));
+	/* ICMP and raw sockets may be refused to a plain user; libslirp lives with that. */
+	return rc;
+}
+
 static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++) {
@@ -338,6 +378,8 @@ static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 		rc = allow_ioctls(ctx, vm);
 	if (!rc)
 		rc = allow_open(ctx);
+	if (!rc && has_user_nic(vm->def))
+		rc = allow_internet(ctx);
 	/* Scheduling limits of our own process, read by glibc when it makes a stack. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A2(SCMP_CMP_EQ, 0));

@@ -103,7 +103,7 @@ static void put_engine(struct vm *vm, struct json_object *stats, struct json_obj
 
 static void put_machine(struct vm *vm, struct json_object *stats, struct json_object *exits)
 {
-	struct machine_stat rows[320]; /* a disk has eleven */
+	struct machine_stat rows[384]; /* a disk has eleven, a NIC seven */
 	size_t n = machine_stats(vm->machine, rows, ARRAY_SIZE(rows));
 	struct json_object *machine = json_object_new_object();
 	for (size_t i = 0; i < n; i++) {

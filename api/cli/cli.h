@@ -55,6 +55,8 @@ int command_explain(struct cli *cli, int argc, char **argv);
 int command_history(struct cli *cli, int argc, char **argv);
 int command_fleet(struct cli *cli, int argc, char **argv);
 
+/* Adds what --nic says to a definition; `text` is cut up. 0, or -1 and it was reported. */
+int cli_add_nic(json_object *definition, char *text);
 /* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
 char *cli_absolute(const char *path);
 /* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */

@@ -25,8 +25,15 @@ MACHINE_BOOT_SOURCES = \
 	machine/block/nbd.c \
 	machine/block/pool.c \
 	machine/block/uring.c \
+	machine/net/net.h \
+	machine/net/offload.c \
+	machine/net/rate.c \
+	machine/net/user.c \
 	machine/virtio/blk.c \
 	machine/virtio/device.c \
+	machine/virtio/net.c machine/virtio/net.h \
+	machine/virtio/net_control.c \
+	machine/virtio/net_rx.c \
 	machine/virtio/pci.c \
 	machine/virtio/queue.c machine/virtio/queue.h \
 	machine/virtio/rng.c \

@@ -66,7 +66,7 @@ static void needs_reset(struct virtio_device *dev, unsigned queue, const char *w
 			dev->pci.slot, queue, why);
 }
 
-static bool may_work(const struct virtio_device *dev)
+bool virtio_may_work(const struct virtio_device *dev)
 {
 	return (dev->status & (VIRTIO_DRIVER_OK | VIRTIO_NEEDS_RESET | VIRTIO_FAILED)) == VIRTIO_DRIVER_OK &&
 	       !dev->reset_pending && !dev->paused && !dev->stalled;
@@ -103,7 +103,7 @@ void virtio_status_write(struct virtio_device *dev, uint8_t status)
 			status &= (uint8_t)~VIRTIO_DRIVER_OK;
 		dev->status = (uint8_t)((status & ~VIRTIO_NEEDS_RESET) | kept);
 		/* Requests may already wait. */
-		if (may_work(dev))
+		if (virtio_may_work(dev))
 			worker_ring(&dev->worker);
 	}
 	pthread_mutex_unlock(&dev->lock);
@@ -205,7 +205,7 @@ struct virtio_request *virtio_take(struct virtio_device *dev, unsigned queue)
 	uint16_t vector;
 
 	pthread_mutex_lock(&dev->lock);
-	if (may_work(dev) && dev->budget > 0) {
+	if (virtio_may_work(dev) && dev->budget > 0) {
 		request = unpark(dev, queue);
 		if (!request)
 			request = pop(dev, queue, &is_broken);
@@ -285,12 +285,27 @@ void virtio_signal(struct virtio_device *dev)
 		interrupt(dev, generation, vector[i], ISR_QUEUE);
 }
 
+void virtio_broken(struct virtio_device *dev, unsigned queue)
+{
+	uint32_t generation;
+	uint16_t vector;
+
+	pthread_mutex_lock(&dev->lock);
+	generation = dev->generation;
+	vector = dev->config_vector;
+	/* A reset that came meanwhile has mended it. */
+	if (dev->queue[queue].error)
+		needs_reset(dev, queue, dev->queue[queue].error);
+	pthread_mutex_unlock(&dev->lock);
+	interrupt(dev, generation, vector, ISR_CONFIG);
+}
+
 bool virtio_kicks_on(struct virtio_device *dev, unsigned queue)
 {
 	bool more;
 
 	pthread_mutex_lock(&dev->lock);
-	more = may_work(dev) && virtq_kicks_on(&dev->queue[queue]);
+	more = virtio_may_work(dev) && virtq_kicks_on(&dev->queue[queue]);
 	pthread_mutex_unlock(&dev->lock);
 	return more;
 }
@@ -330,7 +345,7 @@ static void serve_queue(struct virtio_device *dev, unsigned queue)
 	bool wanted, drained;
 
 	pthread_mutex_lock(&dev->lock);
-	wanted = may_work(dev) && (virtq_pending(q) || has_parked(dev, queue));
+	wanted = virtio_may_work(dev) && (virtq_pending(q) || has_parked(dev, queue));
 	if (wanted)
 		virtq_kicks_off(q);
 	dev->budget = ROUND_BUDGET;
@@ -351,6 +366,13 @@ static void on_work(void *opaque)
 
 	for (unsigned i = 0; i < dev->queues; i++)
 		serve_queue(dev, i);
+}
+
+static void own_loop(void *opaque)
+{
+	struct virtio_device *dev = opaque;
+
+	dev->ops->loop(dev);
 }
 
 /* ---- the machine's lifecycle ------------------------------------------------------------ */
@@ -429,6 +451,8 @@ int virtio_device_init(struct virtio_device *dev, struct machine *machine)
 		rc = virtio_pci_init(dev);
 	if (rc < 0)
 		goto fail;
+	if (dev->ops->loop)
+		dev->worker.loop = own_loop;
 	if (dev->ops->prepare)
 		rc = dev->ops->prepare(dev);
 	if (rc == 0)

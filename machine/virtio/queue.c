@@ -183,17 +183,33 @@ enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain)
 
 /* ---- giving back -------------------------------------------------------------- */
 
-void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
+void virtq_stage(struct virtq *q, uint16_t place, uint16_t head, uint32_t written)
 {
-	size_t at = RING_ENTRIES + 8 * (size_t)(q->next_used % q->size);
+	size_t at = RING_ENTRIES + 8 * (size_t)((uint16_t)(q->next_used + place) % q->size);
 	const uint32_t entry[2] = {head, written};
 
 	memcpy(q->used_host + at, entry, sizeof(entry));
-	q->next_used++;
-	q->in_flight--;
-	store16(q->used_host + RING_IDX, q->next_used);
 	machine_dma_written(q->machine, q->used + at, sizeof(entry));
+}
+
+void virtq_publish(struct virtq *q, uint16_t count)
+{
+	q->next_used = (uint16_t)(q->next_used + count);
+	q->in_flight = (uint16_t)(q->in_flight - count);
+	store16(q->used_host + RING_IDX, q->next_used);
 	machine_dma_written(q->machine, q->used + RING_IDX, 2);
+}
+
+void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
+{
+	virtq_stage(q, 0, head, written);
+	virtq_publish(q, 1);
+}
+
+void virtq_unpop(struct virtq *q, uint16_t count)
+{
+	q->next_avail = (uint16_t)(q->next_avail - count);
+	q->in_flight = (uint16_t)(q->in_flight - count);
 }
 
 bool virtq_wants_interrupt(struct virtq *q)

@@ -55,6 +55,14 @@ enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *ret_chain);
 bool virtq_pending(const struct virtq *q);
 /* Gives a request back, with how many bytes of its writable buffers were written. */
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written);
+/*
+ * The same in two steps, for what a driver must see all at once: entries 0, 1, ... of a number of requests, then so many
+ * become visible. Nothing else is pushed in between.
+ */
+void virtq_stage(struct virtq *q, uint16_t place, uint16_t head, uint32_t written);
+void virtq_publish(struct virtq *q, uint16_t count);
+/* The last `count` requests popped were not taken: virtq_pop gives them again. */
+void virtq_unpop(struct virtq *q, uint16_t count);
 /* After pushes: whether the driver wants an interrupt for them. */
 bool virtq_wants_interrupt(struct virtq *q);
 /* While busy with the queue, kicks are of no use. */

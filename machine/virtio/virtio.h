@@ -48,6 +48,11 @@ struct virtio_ops {
 	 * the chain's writable buffers it wrote. Instead of `work`.
 	 */
 	uint32_t (*serve)(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain);
+	/*
+	 * Or, for devices that wait for much that changes all the time: the worker's whole life, until worker.quit. It waits
+	 * for worker.doorbell too, and touches queues and guest memory only under dev->lock while virtio_may_work.
+	 */
+	void (*loop)(struct virtio_device *dev);
 	/* Optional. Before the worker's thread starts: adds events of the device's own to dev->worker.base. 0 or -errno. */
 	int (*prepare)(struct virtio_device *dev);
 	/* Optional. The worker's thread has ended, or never began: frees what `prepare` added, if it came to that. */
@@ -128,6 +133,10 @@ void virtio_park(struct virtio_request *request);
 void virtio_signal(struct virtio_device *dev);
 /* Behind a `work` that said false. True: there are requests already, perhaps without a kick. */
 bool virtio_kicks_on(struct virtio_device *dev, unsigned queue);
+/* Under dev->lock: the queues may be used now. */
+bool virtio_may_work(const struct virtio_device *dev);
+/* queue[queue].error says that it is broken: the device stops, and the driver and the log are told. */
+void virtio_broken(struct virtio_device *dev, unsigned queue);
 /* Whether the driver took this feature. */
 bool virtio_has_feature(struct virtio_device *dev, unsigned bit);
 /* Any thread, no lock held: dev->config is not what it was. */

@@ -47,7 +47,10 @@ static void *worker_main(void *opaque)
 {
 	struct worker *worker = opaque;
 
-	event_base_loop(worker->base, EVLOOP_NO_EXIT_ON_EMPTY);
+	if (worker->loop)
+		worker->loop(worker->opaque);
+	else
+		event_base_loop(worker->base, EVLOOP_NO_EXIT_ON_EMPTY);
 	return NULL;
 }
 

@@ -25,6 +25,8 @@ struct worker {
 	bool running;
 	_Atomic bool rung, quit;
 	void (*work)(void *opaque); /* on the worker, after the doorbell rang */
+	/* Instead of base's loop, set before worker_run: waits for the doorbell by itself, until `quit`. */
+	void (*loop)(void *opaque);
 	void *opaque;
 };
 

@@ -81,6 +81,47 @@ static void takes_everything(void **state)
 	vmdef_free(def);
 }
 
+#define VM(rest) "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}," rest "}"
+
+static void nics_come_and_go(void **state)
+{
+	static const char text[] = VM("\"uuid\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab\",\"nics\":[{\"type\":\"user\"},"
+				      "{\"type\":\"user\",\"mac\":\"52:54:00:AB:cd:ef\",\"mtu\":1500,\"link\":\"down\","
+				      "\"receive\":{\"kib_per_second\":100},\"transmit\":{\"kib_per_second\":50,\"burst_kib\":70},"
+				      "\"subnet\":\"192.168.76.0/25\",\"restrict\":true,\"hostname\":\"box\",\"forward\":["
+				      "{\"host_port\":2222,\"guest_port\":22},{\"protocol\":\"udp\",\"host_address\":\"127.0.0.2\","
+				      "\"host_port\":53,\"guest_address\":\"192.168.76.20\",\"guest_port\":5353}]}]");
+	char error[VMDEF_ERROR_BYTES] = "";
+	struct vmdef *def = NULL, *again = NULL;
+	unsigned bits;
+
+	assert_int_equal(vmdef_from_text(text, strlen(text), &def, error), 0);
+	assert_int_equal(def->nic_count, 2);
+	/* One that was not given is made, the same each time, and no group's. */
+	assert_int_equal(strlen(def->nics[0].mac), 17);
+	assert_memory_equal(def->nics[0].mac, "52:", 3);
+	assert_int_equal(vmdef_subnet(&def->nics[0], &bits), 0x0a000200);
+	assert_int_equal(bits, 24);
+	assert_string_equal(def->nics[1].mac, "52:54:00:ab:cd:ef");
+	assert_int_equal(vmdef_subnet(&def->nics[1], &bits), 0xc0a84c00);
+	assert_int_equal(bits, 25);
+	assert_true(def->nics[1].restricted && !def->nics[1].hide_host && def->nics[1].link == VMDEF_LINK_DOWN);
+	assert_int_equal(def->nics[1].transmit.burst_kib, 70);
+	assert_int_equal(def->nics[1].forward_count, 2);
+	assert_int_equal(def->nics[1].forwards[1].protocol, VMDEF_FORWARD_UDP);
+	assert_string_equal(def->nics[1].forwards[1].guest_address, "192.168.76.20");
+	struct json_object *json = vmdef_to_json(def);
+	assert_int_equal(vmdef_from_json(json, &again, error), 0);
+	struct json_object *json_again = vmdef_to_json(again);
+	assert_string_equal(json_object_to_json_string(json), json_object_to_json_string(json_again));
+	assert_string_equal(again->nics[0].mac, def->nics[0].mac);
+	assert_int_equal(again->nics[1].forwards[0].host_port, 2222);
+	json_object_put(json);
+	json_object_put(json_again);
+	vmdef_free(def);
+	vmdef_free(again);
+}
+
 static void wishes_are_checked(void **state)
 {
 	static const struct {
@@ -157,8 +198,6 @@ struct refusal {
 	const char *text, *part; /* the message holds `part` */
 };
 
-#define VM(rest) "{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}," rest "}"
-
 static const struct refusal refusals[] = {
 	{"", "not JSON"},
 	{"{", "not JSON"},
@@ -204,7 +243,24 @@ static const struct refusal refusals[] = {
 	{VM("\"vcpus\":17"), "vcpus: 17 is out of range"},
 	{VM("\"vcpus\":null"), "not null"},
 	{VM("\"uuid\":\"x\""), "uuid: \"x\" is not a UUID"},
-	{VM("\"nics\":[{}]"), "nics: this version has no network device"},
+	{VM("\"nics\":{}"), "nics: an array is wanted, not an object"},
+	{VM("\"nics\":[5]"), "nics[0]: an object such as {\"type\":\"user\"} is wanted, not a number"},
+	{VM("\"nics\":[{}]"), "nics[0]: the key type is missing"},
+	{VM("\"nics\":[{\"type\":\"wire\"}]"), "nics[0].type: \"wire\" is not known; known: user"},
+	{VM("\"nics\":[{\"type\":\"user\",\"colour\":1}]"), "nics[0].colour: unknown key; known: type, mac, mtu"},
+	{VM("\"nics\":[{\"type\":\"user\",\"mac\":\"52:54:00:12:34\"}]"), "nics[0].mac: \"52:54:00:12:34\" is no address"},
+	{VM("\"nics\":[{\"type\":\"user\",\"mac\":\"53:54:00:12:34:56\"}]"), "nics[0].mac: 53:54:00:12:34:56 is a group's"},
+	{VM("\"nics\":[{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"},{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"}]"),
+	 "nics[1].mac: 52:54:00:12:34:56 is nics[0]'s too"},
+	{VM("\"nics\":[{\"type\":\"user\",\"mtu\":70000}]"), "nics[0].mtu: 70000 is out of range; from 576 to 65520"},
+	{VM("\"nics\":[{\"type\":\"user\",\"subnet\":\"10.0.2.0\"}]"), "nics[0].subnet: \"10.0.2.0\" is no network"},
+	{VM("\"nics\":[{\"type\":\"user\",\"subnet\":\"10.0.2.1/24\"}]"), "nics[0].subnet: \"10.0.2.1/24\" is no network"},
+	{VM("\"nics\":[{\"type\":\"user\",\"subnet\":\"10.0.2.0/28\"}]"), "nics[0].subnet: \"10.0.2.0/28\" is no network"},
+	{VM("\"nics\":[{\"type\":\"user\",\"receive\":{\"kib_per_second\":0}}]"), "nics[0].receive.kib_per_second: 0 is out of range"},
+	{VM("\"nics\":[{\"type\":\"user\",\"forward\":{}}]"), "nics[0].forward: an array is wanted"},
+	{VM("\"nics\":[{\"type\":\"user\",\"forward\":[{\"host_port\":80}]}]"), "nics[0].forward[0]: the key guest_port is missing"},
+	{VM("\"nics\":[{\"type\":\"user\",\"forward\":[{\"host_port\":80,\"guest_port\":80,\"host_address\":\"::1\"}]}]"),
+	 "nics[0].forward[0].host_address: \"::1\" is no IPv4 address"},
 	{VM("\"disks\":{}"), "disks: an array is wanted, not an object"},
 	{VM("\"disks\":[{}]"), "disks[0]: the key path is missing"},
 	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, readonly"},
@@ -323,7 +379,8 @@ static void uuids_differ(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything), cmocka_unit_test(wishes_are_checked),
+		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
+		cmocka_unit_test(nics_come_and_go),	   cmocka_unit_test(wishes_are_checked),
 		cmocka_unit_test(takes_modules),
 		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(devices_of_the_host),
 		cmocka_unit_test(refuses_with_reasons),

@@ -1,0 +1,153 @@
+/* The --nic option: "TYPE[,KEY=VALUE]..." to a network interface of a definition. */
+#include "api/cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void put_text(json_object *to, const char *key, const char *text)
+{
+	json_object_object_add(to, key, json_object_new_string(text));
+}
+
+static bool get_number(const char *text, unsigned long max, unsigned long *ret)
+{
+	char *end = NULL;
+
+	if (text[0] < '0' || text[0] > '9')
+		return false;
+	*ret = strtoul(text, &end, 10);
+	return !*end && *ret <= max;
+}
+
+static json_object *list_of(json_object *nic, const char *key)
+{
+	json_object *list = NULL;
+
+	if (!json_object_object_get_ex(nic, key, &list)) {
+		list = json_object_new_array();
+		json_object_object_add(nic, key, list);
+	}
+	return list;
+}
+
+/* "[tcp:|udp:][ADDRESS:]PORT:[GUEST_ADDRESS:]PORT" */
+static bool put_forward(json_object *nic, char *text)
+{
+	json_object *forward = json_object_new_object();
+	char *part[5], *rest = text;
+	unsigned count = 0, at = 0;
+	unsigned long host_port, guest_port;
+
+	json_object_array_add(list_of(nic, "forward"), forward);
+	while (rest && count < 5)
+		part[count++] = strsep(&rest, ":");
+	if (rest)
+		return false;
+	if (count > 0 && (!strcmp(part[0], "tcp") || !strcmp(part[0], "udp")))
+		put_text(forward, "protocol", part[at++]);
+	if (count - at >= 3 && strchr(part[at], '.'))
+		put_text(forward, "host_address", part[at++]);
+	if (at >= count || !get_number(part[at++], 65535, &host_port))
+		return false;
+	if (count - at >= 2 && strchr(part[at], '.'))
+		put_text(forward, "guest_address", part[at++]);
+	if (at + 1 != count || !get_number(part[at], 65535, &guest_port))
+		return false;
+	json_object_object_add(forward, "host_port", json_object_new_int64((int64_t)host_port));
+	json_object_object_add(forward, "guest_port", json_object_new_int64((int64_t)guest_port));
+	return true;
+}
+
+/* "KIB" or "KIB/BURST", a second's amount and a burst's. */
+static bool put_limit(json_object *nic, const char *key, char *text)
+{
+	json_object *limit = json_object_new_object();
+	char *burst = strchr(text, '/');
+	unsigned long number;
+
+	json_object_object_add(nic, key, limit);
+	if (burst)
+		*burst++ = '\0';
+	if (!get_number(text, 1u << 30, &number))
+		return false;
+	json_object_object_add(limit, "kib_per_second", json_object_new_int64((int64_t)number));
+	if (burst && !get_number(burst, 1u << 30, &number))
+		return false;
+	if (burst)
+		json_object_object_add(limit, "burst_kib", json_object_new_int64((int64_t)number));
+	return true;
+}
+
+static bool put_number(json_object *nic, const char *key, char *text)
+{
+	unsigned long number;
+
+	if (!get_number(text, 1u << 30, &number))
+		return false;
+	json_object_object_add(nic, key, json_object_new_int64((int64_t)number));
+	return true;
+}
+
+static bool put_plain(json_object *nic, const char *key, char *text)
+{
+	put_text(nic, key, text);
+	return true;
+}
+
+static bool put_flag(json_object *nic, const char *key, char *text)
+{
+	bool on = !text || !strcmp(text, "on");
+
+	json_object_object_add(nic, key, json_object_new_boolean(on));
+	return on || !strcmp(text, "off");
+}
+
+static bool put_forward_key(json_object *nic, const char *key, char *text) { return put_forward(nic, text); }
+
+static const struct {
+	const char *key;
+	bool (*put)(json_object *nic, const char *key, char *text);
+	const char *form;
+} keys[] = {
+	{"mac", put_plain, "an address such as 52:54:00:12:34:56"},
+	{"mtu", put_number, "a number of bytes"},
+	{"link", put_plain, "up or down"},
+	{"receive", put_limit, "KIB_A_SECOND[/BURST_KIB]"},
+	{"transmit", put_limit, "KIB_A_SECOND[/BURST_KIB]"},
+	{"forward", put_forward_key, "[tcp:|udp:][ADDRESS:]PORT:[GUEST_ADDRESS:]GUEST_PORT"},
+	{"subnet", put_plain, "a network such as 10.0.2.0/24"},
+	{"restrict", put_flag, "on or off"},
+	{"hide_host", put_flag, "on or off"},
+	{"hostname", put_plain, "a name"},
+};
+
+static int put_key(json_object *nic, char *text)
+{
+	char *value = strchr(text, '=');
+
+	if (value)
+		*value++ = '\0';
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		if (strcmp(keys[i].key, text) != 0)
+			continue;
+		if ((value || keys[i].put == put_flag) && keys[i].put(nic, text, value))
+			return 0;
+		complain("--nic: %s= wants %s", text, keys[i].form);
+		return -1;
+	}
+	complain("--nic: \"%s\" is no option of a network interface", text);
+	return -1;
+}
+
+int cli_add_nic(json_object *definition, char *text)
+{
+	json_object *nic = json_object_new_object();
+	char *rest = text;
+
+	json_object_array_add(list_of(definition, "nics"), nic);
+	put_text(nic, "type", strsep(&rest, ","));
+	while (rest)
+		if (put_key(nic, strsep(&rest, ",")))
+			return -1;
+	return 0;
+}
