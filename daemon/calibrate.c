@@ -32,6 +32,8 @@
 #define PASSES 2
 #define SILENCE_MS 5000  /* no line for so long: it hangs */
 #define TOTAL_S 18.0     /* what was not begun by then is left out; the promise is 20 s */
+#define GRACE_S 1.5      /* for what was */
+#define LEAST_MS 250
 #define AT_START_MS 200  /* clients that start the daemon come first */
 #define CONNECT_MS 5
 #define SILENT_MAX 2     /* runs that do not begin, of a mode that runs */
@@ -65,6 +67,7 @@ struct calibration {
 };
 
 static void begin_step(struct calibration *c);
+static bool can_measure(const struct daemon *daemon, enum policy_mode mode, char *why, size_t size);
 
 static struct policy_figures *figures_of(struct calibration *c)
 {
@@ -154,14 +157,17 @@ static void finish(struct calibration *c)
 	struct daemon *daemon = c->daemon;
 	struct daemon_error error = {.code = DAEMON_START};
 	json_object *json;
+	char why[200];
 
 	c->now.valid = c->now.native.of[POLICY_integer].state == POLICY_FIGURE_NS;
 	c->now.time = epoch_seconds();
 	c->now.seconds = monotonic_seconds() - c->began;
 	for (int m = 0; m < POLICY_MODE_COUNT; m++)
 		if (!c->now.mode[m].tried && !c->now.mode[m].problem[0])
-			snprintf(c->now.mode[m].problem, sizeof(c->now.mode[m].problem),
-				 "not measured: no time was left for it on this busy host; the next start measures it");
+			snprintf(c->now.mode[m].problem, sizeof(c->now.mode[m].problem), "not measured: %s",
+				 can_measure(daemon, (enum policy_mode)m, why, sizeof(why))
+					 ? "no time was left for it on this busy host; the next start measures it"
+					 : why);
 	if (!c->now.valid) {
 		snprintf(error.message, sizeof(error.message), "the host cannot be measured: %s",
 			 c->now.native.problem[0] ? c->now.native.problem : "nothing could be measured natively");
@@ -282,7 +288,8 @@ static void end_soon(struct calibration *c, const char *cause)
 
 static void rearm(struct calibration *c)
 {
-	struct timeval silence = milliseconds(SILENCE_MS);
+	double left = (seconds_left(c) + GRACE_S) * 1000;
+	struct timeval silence = milliseconds(left > SILENCE_MS ? SILENCE_MS : left > LEAST_MS ? (unsigned)left : LEAST_MS);
 
 	event_add(c->timer, &silence);
 }
@@ -292,6 +299,14 @@ static void on_silence(evutil_socket_t fd, short what, void *opaque)
 	struct calibration *c = opaque;
 	char cause[64];
 
+	if (seconds_left(c) <= 0) {
+		/* Not that it could not: the time for everything is over. */
+		c->now.complete &= c->pass > 0;
+		c->ended = true;
+		kill_run(c);
+		rearm(c);
+		return;
+	}
 	snprintf(cause, sizeof(cause), "it did not finish within %d s", SILENCE_MS / 1000);
 	end_soon(c, cause);
 	/* Should even that not end it, the timer comes again. */

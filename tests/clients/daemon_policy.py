@@ -276,6 +276,12 @@ s.listen(1)
 c, _ = s.accept()
 {what}
 """
+HANGS = r"""
+import time
+c.sendall(b"calibrate ready 1\n")
+c.sendall(b"begin " + c.recv(4096).split()[2] + b"\n")
+time.sleep(1000)
+"""
 SPEAKS = r"""
 c.sendall(b"calibrate ready 1\r\nnoise\r\n")
 line = c.recv(4096).split()
@@ -315,6 +321,15 @@ def programs_that_misbehave(folder):
         mode = d.rpc.result("host.calibrate")["modes"]["bt"]
         check("/nowhere/trivisor-vm" in mode["problem"], str(mode))
         check("cannot be measured" in [r for r in d.rpc.result("modes.compare") if r["aspect"] == "performance"][0]["bt"]["host"], "compare")
+    # One that hangs in every measure: the time for everything ends it, and what was not reached is not called impossible.
+    with open(fake, "w") as f:
+        f.write(FAKE.format(what=HANGS))
+    with Daemon(folder, "--no-calibration", "--vm-program", fake) as d:
+        answer = d.rpc.result("host.calibrate")
+        mode = answer["modes"]["bt"]
+        check(not answer["complete"] and "virtio" not in mode["figures"], str(mode))
+        check("did not finish" in mode["figures"]["integer"]["cannot_execute"], str(mode))
+        check("not in this version" in answer["modes"]["pv"]["problem"] or answer["modes"]["pv"]["measured"], str(answer["modes"]["pv"]))
     os.environ["TRIVISOR_CALIBRATE"] = "/nowhere/trivisor-calibrate"
     try:
         with Daemon(folder, "--no-calibration") as d:
