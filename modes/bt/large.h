@@ -9,7 +9,7 @@
 
 #define BT_LARGE_BYTES MACHINE_LARGE_PAGE
 #ifndef BT_LARGE_FILLS
-#define BT_LARGE_FILLS 32u /* TLB fills in a region of RAM until it counts as in use */
+#define BT_LARGE_FILLS 120u /* TLB fills in a region of RAM until it counts as in use */
 #endif
 #define BT_LARGE_DONE 0xffu
 #define BT_LARGE_FAILURES 8u
