@@ -9,6 +9,7 @@ libproto_a_SOURCES = \
 	proto/pci_address.h \
 	proto/process.c proto/process.h \
 	proto/sock.c proto/sock.h \
+	proto/diskdef.c \
 	proto/nicdef.c \
 	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)

@@ -91,7 +91,7 @@ static const struct field vm_fields[] = {
 	{.key = "workload", .type = FIELD_WORD, .offset = AT(workload), .what = "compute, memory, syscall, process, io, mixed or auto: what the guest mostly does"},
 	{.key = "boot", .type = FIELD_OBJECT, .fields = boot_fields, .field_count = COUNT(boot_fields), .required = true,
 	 .what = "what to boot: a kernel, or firmware"},
-	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "raw disk images, as virtio-blk"},
+	{.key = "disks", .type = FIELD_DISKS, .offset = AT(disks), .what = "disk images and block devices, as virtio-blk"},
 	{.key = "passthrough", .type = FIELD_PCI,
 	 .what = "PCI devices of the host for this guest alone, such as 0000:03:00.0; mode hvm and an IOMMU are needed"},
 	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces, as virtio-net"},
@@ -123,7 +123,6 @@ static const struct field vm_fields[] = {
 	 .what = "port 0xe9 writes to the console"},
 };
 
-static const char *const disk_keys[] = {"path", "readonly"};
 static const char *const module_keys[] = {"path", "cmdline"};
 
 int vmdef_refuse(char *ret_error, const char *path, const char *format, ...)
@@ -376,47 +375,6 @@ static int parse_set(struct json_object *value, const char *path, const char *co
 
 /* ---- objects ------------------------------------------------------------- */
 
-static int parse_disk(struct json_object *value, const char *path, struct vmdef_disk *disk, char *ret_error)
-{
-	if (!json_object_is_type(value, json_type_object))
-		return vmdef_refuse(ret_error, path, "an object such as {\"path\":\"/image.raw\"} is wanted, not %s",
-			      vmdef_type_of(value));
-	json_object_object_foreach(value, key, item) {
-		char where[400];
-		snprintf(where, sizeof(where), "%s.%.80s", path, key);
-		int rc;
-		if (!strcmp(key, disk_keys[0]))
-			rc = set_text(item, where, PATH_MAX - 1, FIELD_PATH, &disk->path, ret_error);
-		else if (!strcmp(key, disk_keys[1]))
-			rc = parse_bool(item, where, &disk->readonly, ret_error);
-		else
-			rc = vmdef_refuse(ret_error, where, "unknown key; known: path, readonly");
-		if (rc)
-			return rc;
-	}
-	if (!disk->path)
-		return vmdef_refuse(ret_error, path, "the key path is missing");
-	return 0;
-}
-
-static int parse_disks(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
-{
-	if (!json_object_is_type(value, json_type_array))
-		return vmdef_refuse(ret_error, path, "an array is wanted, not %s", vmdef_type_of(value));
-	size_t n = json_object_array_length(value);
-	if (n > VMDEF_DISKS_MAX)
-		return vmdef_refuse(ret_error, path, "%zu disks are too many; at most %d", n, VMDEF_DISKS_MAX);
-	for (size_t i = 0; i < n; i++) {
-		char where[280];
-		snprintf(where, sizeof(where), "%s[%zu]", path, i);
-		def->disk_count = (unsigned)i + 1;
-		int rc = parse_disk(json_object_array_get_idx(value, i), where, &def->disks[i], ret_error);
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
 static int parse_module(struct json_object *value, const char *path, struct vmdef_module *module, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_object))
@@ -502,7 +460,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_PROSE: return set_text(value, path, f->max, f->type, at, ret_error);
 	case FIELD_SOCKET: return parse_socket(value, path, at, ret_error);
 	case FIELD_OBJECT: return vmdef_parse_object(value, path, f->fields, f->field_count, base, ret_error);
-	case FIELD_DISKS: return parse_disks(value, path, base, ret_error);
+	case FIELD_DISKS: return vmdef_parse_disks(value, path, base, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, base, ret_error);
 	case FIELD_PCI: return parse_pci(value, path, base, ret_error);
 	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
@@ -635,8 +593,7 @@ void vmdef_free(struct vmdef *def)
 	free(def->title);
 	free(def->description);
 	free(def->libvirt_xml);
-	for (unsigned i = 0; i < def->disk_count; i++)
-		free(def->disks[i].path);
+	vmdef_free_disks(def);
 	vmdef_free_nics(def);
 	free(def);
 }
@@ -654,22 +611,6 @@ bool vmdef_add(struct json_object *to, const char *key, struct json_object *valu
 		return true;
 	json_object_put(value);
 	return false;
-}
-
-static struct json_object *disks_to_json(const struct vmdef *def)
-{
-	struct json_object *list = json_object_new_array();
-	for (unsigned i = 0; list && i < def->disk_count; i++) {
-		struct json_object *disk = json_object_new_object();
-		if (!disk || !vmdef_add(disk, disk_keys[0], json_object_new_string(def->disks[i].path)) ||
-		    !vmdef_add(disk, disk_keys[1], json_object_new_boolean(def->disks[i].readonly)) ||
-		    json_object_array_add(list, disk) < 0) {
-			json_object_put(disk);
-			json_object_put(list);
-			return NULL;
-		}
-	}
-	return list;
 }
 
 static struct json_object *modules_to_json(const struct vmdef *def)
@@ -731,7 +672,7 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_SOCKET:
 		return **(char *const *)at ? json_object_new_string(*(char *const *)at) : json_object_new_boolean(true);
 	case FIELD_OBJECT: return vmdef_object_to_json(base, f->fields, f->field_count);
-	case FIELD_DISKS: return disks_to_json(base);
+	case FIELD_DISKS: return vmdef_disks_to_json(base);
 	case FIELD_MODULES: return modules_to_json(base);
 	case FIELD_PCI: return pci_to_json(base);
 	case FIELD_NICS: return vmdef_nics_to_json(base);
@@ -803,13 +744,6 @@ static struct json_object *names_to_json(const char *const *names)
 	return list;
 }
 
-static struct json_object *disks_item_schema(void)
-{
-	return json_tokener_parse("{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"path\"],"
-				  "\"properties\":{\"path\":{\"type\":\"string\",\"pattern\":\"^/\"},"
-				  "\"readonly\":{\"type\":\"boolean\",\"default\":false}}}");
-}
-
 static struct json_object *modules_item_schema(void)
 {
 	struct json_object *schema =
@@ -864,7 +798,7 @@ static void describe_type(struct json_object *s, const struct field *f)
 	case FIELD_DISKS:
 		vmdef_add(s, "type", json_object_new_string("array"));
 		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_DISKS_MAX));
-		vmdef_add(s, "items", disks_item_schema());
+		vmdef_add(s, "items", vmdef_disks_item_schema());
 		break;
 	case FIELD_MODULES:
 		vmdef_add(s, "type", json_object_new_string("array"));

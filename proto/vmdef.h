@@ -14,6 +14,7 @@ struct json_object;
 #define VMDEF_UUID_BYTES 37
 #define VMDEF_WORD_MAX 32
 #define VMDEF_DISKS_MAX 16
+#define VMDEF_SERIAL_MAX 20 /* virtio 1.2, 5.2.6: VIRTIO_BLK_ID_BYTES */
 #define VMDEF_MODULES_MAX 64
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
@@ -58,9 +59,34 @@ enum vmdef_weight {
 	VMDEF_WEIGHTS
 };
 
+/* Of an image: who reads it. All but raw take qemu-nbd. */
+enum vmdef_format {
+	VMDEF_FORMAT_RAW,
+	VMDEF_FORMAT_QCOW2,
+	VMDEF_FORMAT_VDI,
+	VMDEF_FORMAT_VMDK,
+	VMDEF_FORMAT_VPC,
+	VMDEF_FORMAT_VHDX,
+};
+enum vmdef_cache {
+	VMDEF_CACHE_WRITEBACK,
+	VMDEF_CACHE_WRITETHROUGH,
+	VMDEF_CACHE_DIRECT,
+	VMDEF_CACHE_DIRECTSYNC,
+	VMDEF_CACHE_UNSAFE,
+};
+enum vmdef_discard { VMDEF_DISCARD_UNMAP, VMDEF_DISCARD_IGNORE };
+enum vmdef_on_error { VMDEF_ERROR_REPORT, VMDEF_ERROR_PAUSE, VMDEF_ERROR_PAUSE_FULL };
+
 struct vmdef_disk {
 	char *path;
+	enum vmdef_format format;
 	bool readonly;
+	bool snapshot; /* writes are lost in the end */
+	enum vmdef_cache cache;
+	enum vmdef_discard discard;
+	enum vmdef_on_error on_error;
+	char *serial; /* or NULL */
 };
 
 struct vmdef_module {
@@ -162,6 +188,8 @@ struct json_object *vmdef_schema(void);
 
 /* "auto", "bt", "hvm", "pv". */
 const char *vmdef_mode_name(enum vmdef_mode mode);
+/* "raw", "qcow2" and so on: qemu's names. */
+const char *vmdef_format_name(enum vmdef_format format);
 /* Whether `name` can name a VM; otherwise false and ret_error says why. */
 bool vmdef_name_valid(const char *name, char *ret_error);
 bool vmdef_uuid_valid(const char *uuid);

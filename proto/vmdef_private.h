@@ -1,4 +1,4 @@
-/* Between the files that check and print definitions: the table of keys, and the nics in a file of their own. */
+/* Between the files that check and print definitions: the table of keys, the disks and the nics in files of their own. */
 #ifndef PROTO_VMDEF_PRIVATE_H
 #define PROTO_VMDEF_PRIVATE_H
 
@@ -55,6 +55,12 @@ int vmdef_parse_object(struct json_object *json, const char *path, const struct 
 bool vmdef_add(struct json_object *to, const char *key, struct json_object *value);
 struct json_object *vmdef_object_to_json(const void *base, const struct field *fields, size_t count);
 struct json_object *vmdef_object_schema(const struct field *fields, size_t count);
+
+/* ---- diskdef.c ---- */
+int vmdef_parse_disks(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+struct json_object *vmdef_disks_to_json(const struct vmdef *def);
+struct json_object *vmdef_disks_item_schema(void);
+void vmdef_free_disks(struct vmdef *def);
 
 /* ---- nicdef.c ---- */
 int vmdef_parse_nics(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);

@@ -155,12 +155,9 @@ static int build_machine(struct vm *vm)
 		return fail(vm, rc, "cannot make a machine with %u MiB and %u vCPUs: %s%s", vm->def->memory_mib,
 			    vm->def->vcpus, strerror(-rc), rc == -ENOMEM ? "; give it less memory" : "");
 	const char *why = "unknown";
-	for (unsigned i = 0; i < vm->def->disk_count; i++) {
-		struct machine_disk disk = {.path = vm->def->disks[i].path, .readonly = vm->def->disks[i].readonly, .discard = true};
-		rc = machine_add_disk(vm->machine, &disk, &why);
-		if (rc)
-			return fail(vm, rc, "disks[%u]: %s", i, why);
-	}
+	rc = vm_disks_add(vm);
+	if (rc)
+		return rc;
 	for (unsigned i = 0; i < vm->def->passthrough_count; i++) {
 		char text[VFIO_ERROR_BYTES];
 		rc = vfio_device_add(vm->machine, vm->passthrough, i, text);
@@ -280,6 +277,7 @@ void vm_teardown(struct vm *vm)
 	vm->vcpu_count = 0;
 	machine_destroy(vm->machine);
 	vm->machine = NULL;
+	vm_disks_finish(vm);
 }
 
 /* ---- vCPU threads ---- */

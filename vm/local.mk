@@ -7,6 +7,7 @@ trivisor_vm_SOURCES = \
 	vm/crash.c \
 	vm/debug.c \
 	vm/disassemble.c \
+	vm/disks.c \
 	vm/gdb.c vm/gdb.h \
 	vm/gdb_commands.c \
 	vm/gdb_monitor.c \

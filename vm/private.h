@@ -17,6 +17,7 @@ struct event;
 struct event_base;
 struct json_object;
 struct vm_control;
+struct vm_disk_server;
 struct vm_console;
 struct vm_gdb;
 struct vm_profile;
@@ -80,6 +81,7 @@ struct vm {
 	struct vm_gdb *gdb;
 	struct vm_profile *profile;
 	struct vm_debug debug;
+	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
 
 	enum vm_state state;
 	char reason[VM_REASON_BYTES];
@@ -205,6 +207,14 @@ void vm_gdb_close(struct vm *vm);
 /* ---- passthrough.c ---- */
 /* Takes the devices that the definition names from the host. 0, or -errno and vm->reason says why. */
 int vm_passthrough_claim(struct vm *vm);
+
+/* ---- disks.c ---- */
+/* Starts a server for each disk whose format is not raw, or that has a temporary image. 0, or -errno and vm->reason says why. */
+int vm_disks_prepare(struct vm *vm);
+/* Adds all disks to the machine. The same. */
+int vm_disks_add(struct vm *vm);
+/* After the machine is gone: waits until the servers have closed their images. */
+void vm_disks_finish(struct vm *vm);
 
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */

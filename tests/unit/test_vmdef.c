@@ -48,7 +48,8 @@ static const char full[] =
 	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"hvm\",\"passthrough\":[\"03:00.0\"],\"memory_mib\":1024,"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
-	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true}],\"nics\":[],"
+	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
+	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
 	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
@@ -66,6 +67,12 @@ static void takes_everything(void **state)
 	assert_int_equal(def->disk_count, 2);
 	assert_false(def->disks[0].readonly);
 	assert_true(def->disks[1].readonly);
+	assert_int_equal(def->disks[0].cache, VMDEF_CACHE_WRITEBACK);
+	assert_int_equal(def->disks[1].format, VMDEF_FORMAT_QCOW2);
+	assert_int_equal(def->disks[1].cache, VMDEF_CACHE_DIRECT);
+	assert_int_equal(def->disks[1].discard, VMDEF_DISCARD_IGNORE);
+	assert_int_equal(def->disks[1].on_error, VMDEF_ERROR_PAUSE_FULL);
+	assert_string_equal(def->disks[1].serial, "S1");
 	assert_int_equal(def->paravirt, VMDEF_NO);
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_pcid], VMDEF_YES);
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx2], VMDEF_NO);
@@ -263,7 +270,14 @@ static const struct refusal refusals[] = {
 	 "nics[0].forward[0].host_address: \"::1\" is no IPv4 address"},
 	{VM("\"disks\":{}"), "disks: an array is wanted, not an object"},
 	{VM("\"disks\":[{}]"), "disks[0]: the key path is missing"},
-	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, readonly"},
+	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, format, readonly, snapshot, cache, discard, on_error, serial"},
+	{VM("\"disks\":[{\"path\":\"/a\",\"format\":\"qcow\"}]"),
+	 "disks[0].format: \"qcow\" is not known; known: raw, qcow2, vdi, vmdk, vpc, vhdx"},
+	{VM("\"disks\":[{\"path\":\"/a\",\"cache\":\"none\"}]"),
+	 "disks[0].cache: \"none\" is not known; known: writeback, writethrough, direct, directsync, unsafe"},
+	{VM("\"disks\":[{\"path\":\"/a\",\"serial\":\"123456789012345678901\"}]"), "disks[0].serial: 21 bytes are too long; at most 20"},
+	{VM("\"disks\":[{\"path\":\"/a\",\"readonly\":true,\"snapshot\":true}]"), "disks[0]: readonly and snapshot exclude each other"},
+	{VM("\"disks\":[7]"), "disks[0]: an object is wanted, not a number"},
 	{VM("\"disks\":[{\"path\":\"/a\",\"readonly\":1}]"), "disks[0].readonly: true or false is wanted"},
 	{VM("\"title\":\"two\\nlines\""), "title: a control character (0x0a) at byte 3"},
 	{VM("\"description\":\"a bell\\u0007\""), "description: a control character (0x07) at byte 6"},
