@@ -257,6 +257,9 @@ int vm_disks_prepare(struct vm *vm)
 		if (!server->event || event_add(server->event, NULL) < 0)
 			return fail(vm, -ENOMEM, "out of memory");
 	}
+	/* One that dies leaves no zombie; inside the sandbox nobody could wait for it. */
+	if (vm->disk_servers)
+		signal(SIGCHLD, SIG_IGN);
 	return 0;
 }
 

@@ -82,29 +82,75 @@ static int put_path(json_object *to, const char *key, const char *option, const 
 	return 0;
 }
 
+/* Takes one option of a disk. False: it is none. */
+static bool put_disk_option(json_object *disk, const char *option)
+{
+	static const char *const keys[] = {"format", "cache", "discard", "on_error", "serial"};
+	const char *value = strchr(option, '=');
+	size_t n = value ? (size_t)(value - option) : 0;
+
+	if (!strcmp(option, "readonly") || !strcmp(option, "ro"))
+		json_object_object_add(disk, "readonly", json_object_new_boolean(1));
+	else if (!strcmp(option, "snapshot") || !strcmp(option, "snapshot=on"))
+		json_object_object_add(disk, "snapshot", json_object_new_boolean(1));
+	else
+		for (size_t i = 0; n; i++) {
+			if (i == sizeof(keys) / sizeof(keys[0]))
+				return false;
+			if (n == strlen(keys[i]) && !strncmp(option, keys[i], n)) {
+				put(disk, keys[i], value + 1);
+				return true;
+			}
+		}
+	return !n || !strcmp(option, "snapshot=on");
+}
+
+static bool is_qcow2(const char *path)
+{
+	char head[4] = "";
+	FILE *f = fopen(path, "rbe");
+
+	if (f && fread(head, 1, sizeof(head), f) != sizeof(head))
+		head[0] = '\0';
+	if (f)
+		fclose(f);
+	return !memcmp(head, "QFI\xfb", 4);
+}
+
+/* FILE[,OPTION]...: options from the right, since a comma may be part of a name. */
 static int add_disk(json_object *definition, char *text)
 {
-	json_object *disks = NULL, *disk;
-	char *comma = strrchr(text, ',');
-	bool readonly = comma && (!strcmp(comma, ",readonly") || !strcmp(comma, ",ro"));
+	json_object *disks = NULL, *disk = json_object_new_object();
+	char *comma;
 
-	/* A comma may be part of a name, but then there is such a file. */
-	if (comma && !readonly && access(text, F_OK) < 0 && (errno == ENOENT || errno == ENOTDIR)) {
-		complain("--disk: there is no file \"%s\", and \"%s\" is no option of a disk; there is \"readonly\" (or "
-			 "\"ro\")",
-			 text, comma + 1);
-		return -EINVAL;
-	}
-	if (readonly)
-		*comma = '\0';
-	disk = json_object_new_object();
 	if (!json_object_object_get_ex(definition, "disks", &disks)) {
 		disks = json_object_new_array();
 		json_object_object_add(definition, "disks", disks);
 	}
 	json_object_array_add(disks, disk);
-	if (readonly)
-		json_object_object_add(disk, "readonly", json_object_new_boolean(1));
+	while ((comma = strrchr(text, ','))) {
+		static const char *const words[] = {"readonly", "ro", "snapshot", "snapshot=on"};
+		bool known = strchr(comma, '=') != NULL;
+
+		for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+			known = known || !strcmp(comma + 1, words[i]);
+		if (known && put_disk_option(disk, comma + 1)) {
+			*comma = '\0';
+			continue;
+		}
+		if (access(text, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR))
+			break;
+		complain("--disk: there is no file \"%s\", and \"%s\" is no option of a disk; there is readonly (or ro), snapshot=on, "
+			 "format=, cache=, discard=, on_error= and serial=",
+			 text, comma + 1);
+		return -EINVAL;
+	}
+	/* Never guessed for the guest's sake: what it writes into a raw image must not make another image of it. */
+	if (!json_object_object_get_ex(disk, "format", NULL) && is_qcow2(text)) {
+		complain("--disk: %s looks like a qcow2 image: add \",format=qcow2\", or \",format=raw\" if the guest is to see it as it is",
+			 text);
+		return -EINVAL;
+	}
 	return put_path(disk, "path", "--disk", text);
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <unistd.h>
@@ -59,6 +60,7 @@ __attribute__((format(printf, 3, 4))) static void put_head(struct params *p, enu
 /* ---- disks -------------------------------------------------------------------------------- */
 
 struct disk {
+	enum vmdef_format format;
 	char target[32];
 	const char *path;
 	unsigned index;
@@ -78,7 +80,7 @@ static unsigned list_disks(const struct daemon_vm_info *info, struct disk disks[
 	xmlNode *devices = doc ? lv_xml_child(xmlDocGetRootElement(doc), "devices") : NULL;
 
 	for (unsigned i = 0; i < def->disk_count; i++) {
-		disks[i] = (struct disk){.path = def->disks[i].path, .index = i};
+		disks[i] = (struct disk){.path = def->disks[i].path, .format = def->disks[i].format, .index = i};
 		snprintf(disks[i].target, sizeof(disks[i].target), "vd%c", 'a' + (int)i);
 		for (xmlNode *e = lv_xml_child(devices, "disk"); e; e = lv_xml_next(e, "disk")) {
 			xmlNode *source = lv_xml_child(e, "source");
@@ -114,8 +116,17 @@ struct extent {
 	uint64_t capacity, allocation, physical;
 };
 
-/* Raw images only: what is on the host is what the guest sees. */
-static bool look_at(const char *path, struct extent *ret)
+/* What the guest sees of an image: all of a raw one; a qcow2 one says it in its header, big-endian at byte 24. */
+static uint64_t capacity_of(int fd, enum vmdef_format format, uint64_t bytes)
+{
+	uint64_t size;
+
+	if (format == VMDEF_FORMAT_QCOW2 && pread(fd, &size, sizeof(size), 24) == (ssize_t)sizeof(size))
+		return be64toh(size);
+	return bytes;
+}
+
+static bool look_at(const char *path, enum vmdef_format format, struct extent *ret)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct stat st;
@@ -127,7 +138,7 @@ static bool look_at(const char *path, struct extent *ret)
 	else if (ok)
 		bytes = (uint64_t)st.st_size;
 	if (ok)
-		*ret = (struct extent){.capacity = bytes,
+		*ret = (struct extent){.capacity = capacity_of(fd, format, bytes),
 				       .allocation = S_ISBLK(st.st_mode) ? bytes : (uint64_t)st.st_blocks * 512,
 				       .physical = S_ISBLK(st.st_mode) ? bytes : (uint64_t)st.st_size};
 	if (fd >= 0)
@@ -135,12 +146,24 @@ static bool look_at(const char *path, struct extent *ret)
 	return ok;
 }
 
-enum { DISK_READS, DISK_WRITES, DISK_READ_BYTES, DISK_WRITTEN_BYTES, DISK_FLUSHES, DISK_ERRORS, DISK_COUNTERS };
+enum {
+	DISK_READS,
+	DISK_WRITES,
+	DISK_READ_BYTES,
+	DISK_WRITTEN_BYTES,
+	DISK_READ_NS,
+	DISK_WRITE_NS,
+	DISK_FLUSHES,
+	DISK_FLUSH_NS,
+	DISK_ERRORS,
+	DISK_COUNTERS
+};
 
 /* From vm.stats: machine.virtio_blkN_reads and so on. */
 static void disk_counters(json_object *stats, unsigned index, uint64_t ret[DISK_COUNTERS])
 {
-	static const char *const names[] = {"reads", "writes", "read_bytes", "written_bytes", "flushes", "errors"};
+	static const char *const names[] = {"reads",	"writes",  "read_bytes", "written_bytes", "read_ns",
+					    "write_ns", "flushes", "flush_ns",	 "errors"};
 	json_object *machine = NULL, *value;
 
 	memset(ret, 0, DISK_COUNTERS * sizeof(ret[0]));
@@ -190,7 +213,10 @@ static void done_block_stats(void *opaque, const struct daemon_error *error, jso
 	PUT_I64(&p, c[DISK_READS], VIR_DOMAIN_BLOCK_STATS_READ_REQ);
 	PUT_I64(&p, c[DISK_WRITTEN_BYTES], VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES);
 	PUT_I64(&p, c[DISK_WRITES], VIR_DOMAIN_BLOCK_STATS_WRITE_REQ);
+	PUT_I64(&p, c[DISK_READ_NS], VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES);
+	PUT_I64(&p, c[DISK_WRITE_NS], VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES);
 	PUT_I64(&p, c[DISK_FLUSHES], VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ);
+	PUT_I64(&p, c[DISK_FLUSH_NS], VIR_DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES);
 	PUT_I64(&p, c[DISK_ERRORS], VIR_DOMAIN_BLOCK_STATS_ERRS);
 	params_end(&p);
 	xdr_put_i32(&call->out, (int32_t)p.n);
@@ -199,7 +225,7 @@ static void done_block_stats(void *opaque, const struct daemon_error *error, jso
 
 void lv_domain_block_stats(struct lv_call *call, struct vm *vm)
 {
-	enum { ROWS = 6 };
+	enum { ROWS = 9 };
 	struct daemon_vm_info info;
 	struct disk disk;
 
@@ -230,7 +256,7 @@ void lv_domain_get_block_info(struct lv_call *call, struct vm *vm)
 	daemon_vm_inspect(vm, &info);
 	if (!find_disk(call, &info, call->args[1].text, &disk))
 		return;
-	if (!look_at(disk.path, &extent)) {
+	if (!look_at(disk.path, disk.format, &extent)) {
 		lv_fail(call, VIR_ERR_SYSTEM_ERROR, "cannot look at %.300s: %m", disk.path);
 		return;
 	}
@@ -357,12 +383,15 @@ static void put_blocks(struct params *p, const struct daemon_vm_info *info, json
 			disk_counters(stats, i, c);
 			PUT_U64(p, c[DISK_READS], "block.%u.rd.reqs", i);
 			PUT_U64(p, c[DISK_READ_BYTES], "block.%u.rd.bytes", i);
+			PUT_U64(p, c[DISK_READ_NS], "block.%u.rd.times", i);
 			PUT_U64(p, c[DISK_WRITES], "block.%u.wr.reqs", i);
 			PUT_U64(p, c[DISK_WRITTEN_BYTES], "block.%u.wr.bytes", i);
+			PUT_U64(p, c[DISK_WRITE_NS], "block.%u.wr.times", i);
 			PUT_U64(p, c[DISK_FLUSHES], "block.%u.fl.reqs", i);
+			PUT_U64(p, c[DISK_FLUSH_NS], "block.%u.fl.times", i);
 			PUT_U64(p, c[DISK_ERRORS], "block.%u.errors", i);
 		}
-		if (!look_at(disks[i].path, &extent))
+		if (!look_at(disks[i].path, disks[i].format, &extent))
 			continue;
 		PUT_U64(p, extent.allocation, "block.%u.allocation", i);
 		PUT_U64(p, extent.capacity, "block.%u.capacity", i);

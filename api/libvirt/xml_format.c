@@ -263,13 +263,55 @@ static xmlNode *make_disk(xmlNode *devices, const struct vmdef_disk *disk)
 	set(e, "device", "disk");
 	driver = add(e, "driver", NULL);
 	set(driver, "name", "trivisor");
-	set(driver, "type", "raw");
 	source = add(e, "source", NULL);
 	set(source, strncmp(disk->path, "/dev/", 5) ? "file" : "dev", disk->path);
 	target = add(e, "target", NULL);
 	set(target, "dev", name);
 	set(target, "bus", "virtio");
 	return e;
+}
+
+/* An attribute that says `word`; where that is the default (one of two words for it), it may as well be missing. */
+static void set_word(xmlNode *e, const char *attribute, const char *word, bool is_default, const char *also)
+{
+	if (lv_xml_attribute_is(e, attribute, word) || (is_default && also && lv_xml_attribute_is(e, attribute, also)))
+		return;
+	xmlUnsetProp(e, BAD_CAST attribute);
+	if (!is_default)
+		set(e, attribute, word);
+}
+
+/* What the definition says of a disk, in an element that may have said something else. */
+static void write_disk(xmlNode *e, const struct vmdef_disk *disk)
+{
+	static const char *const cache[] = {"writeback", "writethrough", "none", "directsync", "unsafe"};
+	static const char *const discard[] = {"unmap", "ignore"};
+	static const char *const on_error[] = {"report", "stop", "enospace"};
+	const struct {
+		const char *name;
+		bool wanted;
+	} marks[] = {{"readonly", disk->readonly}, {"transient", disk->snapshot}};
+	xmlNode *driver = lv_xml_child(e, "driver"), *serial = lv_xml_child(e, "serial");
+	char *text = serial ? lv_xml_text(serial) : NULL;
+
+	if (!driver)
+		driver = add(e, "driver", NULL);
+	set_word(driver, "type", vmdef_format_name(disk->format), false, NULL);
+	set_word(driver, "cache", cache[disk->cache], disk->cache == VMDEF_CACHE_WRITEBACK, "default");
+	set_word(driver, "discard", discard[disk->discard], disk->discard == VMDEF_DISCARD_UNMAP, NULL);
+	set_word(driver, "error_policy", on_error[disk->on_error], disk->on_error == VMDEF_ERROR_REPORT, NULL);
+	for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++) {
+		if (!marks[i].wanted)
+			drop_children(e, marks[i].name);
+		else if (!lv_xml_child(e, marks[i].name))
+			add(e, marks[i].name, NULL);
+	}
+	if (!disk->serial || !text || strcmp(text, disk->serial)) {
+		drop_children(e, "serial");
+		if (disk->serial)
+			add(e, "serial", disk->serial);
+	}
+	free(text);
 }
 
 static void set_alias(struct formatter *f, xmlNode *device, const char *name)
@@ -303,10 +345,7 @@ static void write_disks(struct formatter *f, xmlNode *devices)
 			e = lv_xml_next(e, "disk");
 		if (!e)
 			e = make_disk(devices, &d->disks[i]);
-		if (!d->disks[i].readonly)
-			drop_children(e, "readonly");
-		else if (!lv_xml_child(e, "readonly"))
-			add(e, "readonly", NULL);
+		write_disk(e, &d->disks[i]);
 		snprintf(alias, sizeof(alias), "virtio-disk%u", i);
 		set_alias(f, e, alias);
 	}

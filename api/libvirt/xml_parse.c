@@ -376,6 +376,48 @@ static bool take_os(struct parser *p, const xmlNode *os)
 
 /* ---- <devices> -------------------------------------------------------------------------------- */
 
+static bool is_format(const char *name)
+{
+	for (unsigned i = VMDEF_FORMAT_RAW; i <= VMDEF_FORMAT_VHDX; i++)
+		if (!strcmp(vmdef_format_name(i), name))
+			return true;
+	return false;
+}
+
+/* An attribute of <driver>, where it names something else here than in libvirt's words; else the same. */
+static bool put_driver(struct parser *p, json_object *item, xmlNode *driver, const char *attribute, const char *key,
+		       const char *const (*words)[2])
+{
+	char *value = driver ? lv_xml_attribute(driver, attribute) : NULL;
+	const char *ours = NULL;
+
+	for (size_t i = 0; value && words[i][0]; i++)
+		if (!strcmp(words[i][0], value))
+			ours = words[i][1];
+	if (value && !ours)
+		refuse_node(p, driver, "%s=\"%.40s\" is not possible", attribute, value);
+	else if (value && ours[0])
+		json_object_object_add(item, key, json_object_new_string(ours));
+	xmlFree(value);
+	return !value || ours;
+}
+
+static bool take_driver(struct parser *p, json_object *item, xmlNode *driver)
+{
+	static const char *const cache[][2] = {{"default", ""}, {"writeback", "writeback"}, {"writethrough", "writethrough"},
+					       {"none", "direct"}, {"directsync", "directsync"}, {"unsafe", "unsafe"}, {NULL, NULL}};
+	static const char *const discard[][2] = {{"unmap", "unmap"}, {"ignore", "ignore"}, {NULL, NULL}};
+	static const char *const on_error[][2] = {
+		{"report", "report"}, {"stop", "pause"}, {"enospace", "pause_when_full"}, {NULL, NULL}};
+	char *format = driver ? lv_xml_attribute(driver, "type") : NULL;
+
+	if (format)
+		json_object_object_add(item, "format", json_object_new_string(format));
+	xmlFree(format);
+	return put_driver(p, item, driver, "cache", "cache", cache) && put_driver(p, item, driver, "discard", "discard", discard) &&
+	       put_driver(p, item, driver, "error_policy", "on_error", on_error);
+}
+
 static bool check_disk(struct parser *p, const xmlNode *disk)
 {
 	xmlNode *driver = lv_xml_child(disk, "driver"), *target = lv_xml_child(disk, "target");
@@ -387,8 +429,8 @@ static bool check_disk(struct parser *p, const xmlNode *disk)
 		ok = refuse_node(p, disk, "a disk of type \"%.40s\" is not possible; file and block are", type);
 	else if (device && strcmp(device, "disk"))
 		ok = refuse_node(p, disk, "this machine has no %.40s; a disk is possible", device);
-	else if (format && strcmp(format, "raw"))
-		ok = refuse_node(p, driver, "the format \"%.40s\" is not possible yet; raw is", format);
+	else if (format && !is_format(format))
+		ok = refuse_node(p, driver, "the format \"%.40s\" is not possible; raw, qcow2, vdi, vmdk, vpc and vhdx are", format);
 	else if (!target)
 		ok = refuse(p, VIR_ERR_XML_ERROR, "a <disk> has no <target>");
 	else if (bus && strcmp(bus, "virtio"))
@@ -433,8 +475,11 @@ static bool take_disk(struct parser *p, xmlNode *disk)
 	json_object_object_add(item, "path", json_object_new_string(path));
 	json_object_object_add(item, "readonly", json_object_new_boolean(lv_xml_child(disk, "readonly") != NULL));
 	json_object_array_add(p->disks, item);
+	if (lv_xml_child(disk, "transient"))
+		json_object_object_add(item, "snapshot", json_object_new_boolean(1));
 	xmlFree(path);
-	return true;
+	return take_driver(p, item, lv_xml_child(disk, "driver")) &&
+	       (!lv_xml_child(disk, "serial") || put_text(p, item, "serial", lv_xml_child(disk, "serial")));
 }
 
 static bool take_serial(struct parser *p, xmlNode *node)

@@ -174,7 +174,7 @@ class Session:
         self.write("vdf", "into-nothing")
         check(self.read("vdb") == "into-nothing" and self.read("vdf") == "into-nothing", "a temporary image forgets")
         servers = children(self.vm.process.pid)
-        check(list(servers.values()).count("qemu-nbd") == 3, f"children: {servers}")
+        check(list(servers.values()).count("qemu-nbd") == 3, f"children: {servers}")  # one was killed
         self.console.type("poweroff -f\n")
         check(self.vm.wait(60) == 0, f"exit status; its log:\n{self.vm.log()}")
         # The images are closed before the VM's process is gone.

@@ -51,6 +51,8 @@ static void comes_back(void **state)
 		DOMAIN(OS "<devices><disk type='file' device='disk'><driver name='qemu' type='raw' io='native'/>"
 			  "<source file='/d'/><target dev='vdc' bus='virtio'/><serial>S1</serial><readonly/></disk>"
 			  "<disk type='block'><source dev='/dev/x'/><target dev='vda'/></disk><serial type='pty'/>"
+			  "<disk type='file'><driver type='qcow2' cache='none' discard='ignore' error_policy='enospace'/>"
+			  "<source file='/q'/><target dev='vdb'/><transient/></disk>"
 			  "<graphics type='vnc'/></devices>"),
 	};
 	char error[900];
@@ -83,6 +85,8 @@ static void keys_are_filled(void **state)
 		       "<os><type arch='x86_64' machine='pc'>hvm</type><kernel>/k</kernel><initrd>/i</initrd>"
 		       "<cmdline>a b</cmdline></os><vcpu>2</vcpu><on_reboot>destroy</on_reboot>"
 		       "<devices><disk type='file'><source file='/d'/><target dev='vda'/><readonly/></disk>"
+		       "<disk type='file'><driver type='qcow2' cache='directsync' discard='ignore' error_policy='stop'/>"
+		       "<source file='/q'/><target dev='vdb'/><serial>S2</serial><transient/></disk>"
 		       "<console type='pty'/><memballoon model='virtio'/></devices>"),
 		&code, error, sizeof(error));
 
@@ -95,7 +99,11 @@ static void keys_are_filled(void **state)
 	assert_string_equal(def->boot.cmdline, "a b");
 	assert_int_equal(def->on_reboot, VMDEF_ON_REBOOT_SHUTDOWN);
 	assert_int_equal(def->serial, VMDEF_SERIAL_CONSOLE);
-	assert_true(def->disk_count == 1 && def->disks[0].readonly);
+	assert_true(def->disk_count == 2 && def->disks[0].readonly);
+	assert_true(def->disks[1].format == VMDEF_FORMAT_QCOW2 && def->disks[1].cache == VMDEF_CACHE_DIRECTSYNC &&
+		    def->disks[1].discard == VMDEF_DISCARD_IGNORE && def->disks[1].on_error == VMDEF_ERROR_PAUSE &&
+		    def->disks[1].snapshot);
+	assert_string_equal(def->disks[1].serial, "S2");
 	text = lv_xml_without_effect(def);
 	assert_string_equal(text, "/domain/devices/memballoon: kept, but has no effect in this version\n");
 	free(text);
@@ -219,8 +227,10 @@ static void refuses_by_path(void **state)
 		 "/domain/devices/interface[1]: this version has no network device"},
 		{DOMAIN(OS "<devices><hostdev/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/hostdev: not supported"},
 		{DOMAIN(OS "<devices><disk type='network'/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "disk of type \"network\""},
-		{DOMAIN(OS "<devices><disk type='file'><driver type='qcow2'/><target dev='vda'/></disk></devices>"),
-		 VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/disk/driver: the format \"qcow2\""},
+		{DOMAIN(OS "<devices><disk type='file'><driver type='luks'/><target dev='vda'/></disk></devices>"),
+		 VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/disk/driver: the format \"luks\""},
+		{DOMAIN(OS "<devices><disk type='file'><driver cache='warm'/><source file='/a'/><target dev='vda'/></disk></devices>"),
+		 VIR_ERR_CONFIG_UNSUPPORTED, "cache=\"warm\" is not possible"},
 		{DOMAIN(OS "<devices><disk type='file'><target dev='vda'/></disk></devices>"), VIR_ERR_CONFIG_UNSUPPORTED,
 		 "names no file"},
 		{DOMAIN(OS "<devices><disk type='file'><source file='/a'/><target dev='vda'/></disk><disk type='file'>"
