@@ -88,7 +88,13 @@ static json_object *constraints_json(const struct policy_constraints *c)
 	if (c->kernel_isolation)
 		json_object_array_add(rows, constraint("policy.isolation", "kernel", "modes that keep the guest's kernel from its "
 										   "programs, speculation included"));
-	if (c->passthrough)
+	if (c->devices) {
+		char count[16];
+
+		snprintf(count, sizeof(count), "%u", c->devices);
+		json_object_array_add(rows, constraint("passthrough", count, "devices of the host: hvm, on a host with an IOMMU, and not "
+									   "to another host"));
+	} else if (c->passthrough)
 		json_object_array_add(rows, constraint("policy.passthrough", "true", "hvm, on a host with an IOMMU"));
 	if (c->nested)
 		json_object_array_add(rows, constraint("policy.nested", "true", "hvm, on a host with nested virtualization"));

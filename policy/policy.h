@@ -258,6 +258,7 @@ struct policy_constraints {
 	unsigned require, forbid; /* 1 << enum policy_mode; require 0: any */
 	uint64_t features;        /* 1 << enum cpu_feature: those that the definition switches on */
 	bool kernel_isolation, passthrough, nested, migratable;
+	unsigned devices; /* of the host, that the definition names; passthrough holds then too */
 };
 
 void policy_constraints_of(const struct vmdef *def, struct policy_constraints *ret);

@@ -35,6 +35,7 @@ void policy_constraints_of(const struct vmdef *def, struct policy_constraints *r
 		.features = wanted_features(def),
 		.kernel_isolation = def->policy.isolation == VMDEF_ISOLATION_KERNEL,
 		.passthrough = def->policy.passthrough || def->passthrough_count,
+		.devices = def->passthrough_count,
 		.nested = def->policy.nested,
 		.migratable = def->policy.migratable,
 	};
@@ -104,7 +105,7 @@ static void check_constraints(enum policy_mode mode, const struct policy_host *h
 	} else if (c->passthrough && host->iommu_groups <= 0) {
 		rule_out(candidate, policy_iommu_remedy(host), "passthrough needs an IOMMU, and this host shows none");
 	} else if (c->passthrough && c->migratable) {
-		rule_out(candidate, "drop policy.passthrough or policy.migratable",
+		rule_out(candidate, c->devices ? "drop passthrough or policy.migratable" : "drop policy.passthrough or policy.migratable",
 			 "a VM with a device of its host cannot move");
 	} else if (c->nested && mode != POLICY_HVM) {
 		rule_out(candidate, NULL, "%s does not offer guests virtualization of their own", name);

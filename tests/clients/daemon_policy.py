@@ -172,6 +172,7 @@ def what_is_demanded_shows(folder):
     cases = (("policy.require", {"policy": {"require": ["bt"]}}, "hvm", "requires another"),
              ("policy.forbid", {"policy": {"forbid": ["hvm"]}}, "hvm", "forbids hvm"),
              ("policy.passthrough", {"policy": {"passthrough": True}}, "bt", "passed through in hvm only"),
+             ("passthrough", {"passthrough": ["03:00.0"]}, "bt", "passed through in hvm only"),
              ("policy.nested", {"policy": {"nested": True}}, "bt", "does not offer guests virtualization"),
              ("policy.isolation", {"policy": {"isolation": "kernel"}}, "bt", "no speculative boundary"),
              ("policy.migratable", {"policy": {"migratable": True}}, None, None),

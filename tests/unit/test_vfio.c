@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "tests/unit/fake_vfio.h"
+#include "machine/vfio/private.h"
 #include "tests/unit/machine_fixture.h"
 
 #define SLOT 1u
@@ -446,12 +447,60 @@ static void line(void **state)
 	rig_down(&r);
 }
 
+/* Any access a guest might make to the device's registers and configuration; whatever it enables, one kind of interrupt is on. */
+static void hostile(void **state)
+{
+	struct rig r;
+	uint64_t seed = 20040101;
+
+	rig_up(&r, 64 << 20);
+	for (unsigned i = 0; i < 60000; i++) {
+		seed = seed * 6364136223846793005u + 1442695040888963407u;
+		uint32_t value = (uint32_t)(seed >> 32), at = value >> 8;
+		static const uint8_t favourites[] = {4, 4, 0x10, 0x14, 0x18, 0x20, 0xa0, 0xa2, 0xd0, 0xd2, 0xd4, 0xdc, 0xe8, 0xcc};
+		unsigned reg = seed >> 20 & 1 ? favourites[at % ARRAY_SIZE(favourites)] : at & 0xff;
+
+		switch (seed >> 16 & 7) {
+		case 0:
+		case 1:
+		case 2: pci_put(r.f, SLOT, reg & 0xfc, value); break;
+		case 3:
+			out32(r.f, 0xcf8, 0x80000000u | SLOT << 11 | (reg & 0xfc));
+			if (seed >> 24 & 1)
+				out16(r.f, 0xcfc + (reg & 2), value);
+			else
+				out8(r.f, 0xcfc + (reg & 3), value);
+			break;
+		case 4: pci_get(r.f, SLOT, reg & 0xfc); break;
+		case 5: pci_put(r.f, SLOT, 0x10, BAR0_GPA + (value & 0xff8000)); break;
+		case 6:
+			mmio32_set(r.f, 0, r.f->machine->pci.device[SLOT * 8]->bar[0].range.base + (at & 0x7ffc), value);
+			break;
+		case 7:
+			if (r.kernel->intx >= 0 && (seed >> 24 & 7) == 0)
+				eventfd_signal(r.kernel->intx);
+			if (r.kernel->msix[1] >= 0 && (seed >> 24 & 7) == 1)
+				eventfd_signal(r.kernel->msix[1]);
+			if ((value & 0xfff) == 0)
+				machine_reset(r.f->machine);
+			break;
+		}
+		/* The make-believe kernel refuses what the real one would; nothing may have been refused. */
+		machine_lock(r.f->machine);
+		struct vfio_device *d = r.f->machine->pci.device[SLOT * 8]->opaque;
+		assert_int_equal(d->interrupts_refused, 0);
+		machine_unlock(r.f->machine);
+	}
+	machine_reset(r.f->machine);
+	rig_down(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(who_may), cmocka_unit_test(taken_and_given_back), cmocka_unit_test(left_without_a_driver), cmocka_unit_test(refusals_name_the_remedy),
 		cmocka_unit_test(configuration), cmocka_unit_test(too_little_locked_memory), cmocka_unit_test(memory),
-		cmocka_unit_test(msix), cmocka_unit_test(msi), cmocka_unit_test(line),
+		cmocka_unit_test(msix), cmocka_unit_test(msi), cmocka_unit_test(line), cmocka_unit_test(hostile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
