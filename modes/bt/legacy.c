@@ -119,9 +119,10 @@ static int64_t sign_extend(uint64_t value, unsigned bytes)
 void bt_op_bound(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	unsigned b = insn->opsize;
-	gva_t gva = bt_operand_gva(v, insn, 2 * b, false);
+	/* The lower bound first: only then is the other looked for, which may lie beyond the segment. */
 	int64_t index = sign_extend(bt_gpr(v, insn->modrm_reg, b), b);
-	int64_t low = sign_extend(bt_load(v, gva, b), b), high = sign_extend(bt_load(v, gva + b, b), b);
+	int64_t low = sign_extend(bt_load(v, bt_operand_gva(v, insn, b, false), b), b);
+	int64_t high = sign_extend(bt_load(v, bt_operand_gva(v, insn, 2 * b, false) + b, b), b);
 
 	if (index < low || index > high)
 		bt_raise(v, VEC_BR);

@@ -108,6 +108,7 @@ static const struct regression {
 	{"movbe of 32 bits", "660f38f114", .bits = 16, .set = {{GPR_RSI, 0x800}}},
 	{"movbe of 16 bits", "0f38f114", .bits = 16, .set = {{GPR_RSI, 0x800}}},
 	{"enter of 32 bits on a 16-bit stack", "66c80d0002", .bits = 16, .set = {{GPR_RSP, 0x100c00}, {GPR_RBP, 0x1c98}}},
+	{"bound reads its lower bound first", "6766621f", .bits = 16, .set = {{GPR_RDI, 0xfffffffc}}},
 	{"fnstsw through cs does not wait", "2edd7cd1", .bits = 16, .set = {{GPR_RSI, 0x100}}, .fcw = 0x37e, .fsw = PENDING},
 };
 
