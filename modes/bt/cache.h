@@ -44,6 +44,7 @@
 #define KEY_BIG 0x10000u      /* ds, es, ss: writable, up to 4 GiB, so nothing to check (KEY_FLAT implies it) */
 #define KEY_64K 0x20000u      /* ds, es, ss: writable, limit 0xffff */
 #define KEY_CS_64K 0x40000u   /* cs: limit 0xffff */
+#define KEY_AC 0x100000u      /* CR0.AM and RFLAGS.AC at privilege 3: data must be aligned */
 #define KEY_CS_LIMIT 0x80000u /* cs: a limit that is neither that nor 4 GiB: in the TB */
 
 struct bt_tb;

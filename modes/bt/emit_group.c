@@ -114,7 +114,7 @@ unsigned bt_group_scan(struct trans *t, unsigned i, struct group *ret)
 	int64_t delta = 0;
 	bool last;
 
-	if (t->bits != 64 || t->tb->page_id2 || t->key & KEY_ONE || t->group_count == TB_MAX_GROUPS)
+	if (t->bits != 64 || t->tb->page_id2 || t->key & (KEY_ONE | KEY_AC) || t->group_count == TB_MAX_GROUPS)
 		return 0;
 	if (plain_operand(first)) {
 		g.base = first->base;

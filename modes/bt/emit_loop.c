@@ -217,7 +217,7 @@ void bt_loop_find(struct trans *t)
 
 	l->last = 0;
 	l->streams = 0;
-	if (t->bits != 64 || t->tb->page_id2 || t->key & KEY_ONE || t->live_in[0])
+	if (t->bits != 64 || t->tb->page_id2 || t->key & (KEY_ONE | KEY_AC) || t->live_in[0])
 		return;
 	unsigned last = back_edge(t);
 	if (!last || !analyse_motion(t, last, &m))

@@ -127,9 +127,10 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 
 	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32 || BT_TLB_ENTRIES != 4096);
 	/* An operand that keeps changing page is better off without its slot (bt_slot_trouble). */
-	if (slot >= 0 && bt_hint(t->vm, t->gpa + t->off[t->i]))
+	if ((slot >= 0 && bt_hint(t->vm, t->gpa + t->off[t->i])) || t->key & KEY_AC)
 		slot = SITE_TLB;
 	s->slot = slot;
+	s->jump_align = NULL;
 	s->group = -1;
 	s->masked = NULL;
 	s->bail = (int8_t)(t->fast ? (int)t->i : -1);
@@ -147,6 +148,10 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 		e_op_mem(e, 1, 0x03, H_T0, MEM_BID(H_VCPU, H_T1, s->tag_off)); /* add r15, [tag] */
 		compare_limit(t, bytes);
 		s->jump = e_jcc_fwd(e, COND_A);
+		if (t->key & KEY_AC && bt_alignment(bytes) > 1 && !(t->insn[t->i].flags & BT_I_MASKED)) {
+			e8(e, 0x41), e8(e, 0xf6), e8(e, 0xc7), e8(e, bt_alignment(bytes) - 1); /* test r15b, align - 1 */
+			s->jump_align = e_jcc_fwd(e, COND_NE);
+		}
 		e_load(e, H_T1, MEM_BID(H_VCPU, H_T1, TLB_OFF(t->op_mmu, host)));
 	}
 	s->tail = s->end = e->p;
@@ -189,7 +194,7 @@ static bool const_operand(const struct trans *t, const struct bt_insn *in, unsig
 {
 	gva_t gva = (uint64_t)in->disp + (in->flags & BT_I_RIP_REL ? t->next : 0);
 
-	if (t->bits != 64 || in->addrsize != 8 || in->base != 0xff || in->index != 0xff || base_segment(t, in) != 0xff)
+	if (t->bits != 64 || t->key & KEY_AC || in->addrsize != 8 || in->base != 0xff || in->index != 0xff || base_segment(t, in) != 0xff)
 		return false;
 	*ret_gva = gva;
 	return fits_i32(-(int64_t)(gva & GUEST_PAGE_MASK)) && (gva & 0xfff) + bytes <= GUEST_PAGE_SIZE &&
@@ -209,6 +214,7 @@ static void emit_const_check(struct trans *t, gva_t gva, unsigned bytes, unsigne
 	e_load(e, H_T1, MEM_BD(H_VCPU, TLB_OFF(t->op_mmu, host) + entry));
 	e_mov_imm(e, H_T0, gva & 0xfff);
 	s->slot = SITE_CONST;
+	s->jump_align = NULL;
 	s->group = -1;
 	s->masked = NULL;
 	s->bail = (int8_t)(t->fast ? (int)t->i : -1);
@@ -298,6 +304,8 @@ void bt_emit_slow_paths(struct trans *t)
 			continue;
 		}
 		e_fix32(s->jump, e->p);
+		if (s->jump_align)
+			e_fix32(s->jump_align, e->p);
 		if (s->bail >= 0) {
 			bt_loop_bail(t, s);
 			continue;

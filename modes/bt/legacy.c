@@ -150,8 +150,11 @@ void bt_op_pusha(struct bt_vcpu *v, const struct bt_insn *insn)
 	uint64_t sp = v->cs.gpr[GPR_RSP];
 	unsigned b = insn->opsize, i;
 
-	for (i = 0; i < 8; i++)
-		bt_probe_store(v, bt_stack_gva(v, sp - (i + 1) * b, b, true), b);
+	for (i = 0; i < 8; i++) {
+		gva_t gva = bt_stack_gva(v, sp - (i + 1) * b, b, true);
+		bt_check_alignment(v, gva, b);
+		bt_probe_store(v, gva, b);
+	}
 	for (i = 0; i < 8; i++)
 		bt_store(v, bt_stack_gva(v, sp - (i + 1) * b, b, true), v->cs.gpr[GPR_RAX + i], b);
 	bt_sp_set(v, bt_sp_mask(v), sp - 8 * b);
@@ -190,7 +193,9 @@ void bt_op_enter(struct bt_vcpu *v, const struct bt_insn *insn)
 		bt_store(v, bt_stack_gva(v, sp, b, true), frame, b);
 	}
 	sp -= insn->imm & 0xffff;
-	bt_probe_store(v, bt_stack_gva(v, sp, b, true), b); /* the new top must be writable */
+	gva_t top = bt_stack_gva(v, sp, b, true);
+	bt_check_alignment(v, top, b);
+	bt_probe_store(v, top, b); /* the new top must be writable */
 	/* With a 16-bit stack pointer, ebp takes the rest of esp. */
 	bt_gpr_set(v, GPR_RBP, b, (v->cs.gpr[GPR_RSP] & ~mask) | (frame & mask));
 	bt_sp_set(v, mask, sp);

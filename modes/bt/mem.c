@@ -17,6 +17,13 @@ static bool canonical_span(const struct bt_vcpu *v, gva_t gva, unsigned n)
 	return canonical(v, gva) && canonical(v, gva + n - 1);
 }
 
+/* What is not canonical raises another fault, which comes first. */
+void bt_check_alignment(struct bt_vcpu *v, gva_t gva, unsigned align)
+{
+	if (v->tb_key & KEY_AC && gva & (align - 1) && canonical_span(v, gva, align))
+		bt_raise_error(v, VEC_AC, 0);
+}
+
 static void mmio_read(struct bt_vcpu *v, gpa_t gpa, void *buf, unsigned n)
 {
 	v->stats.mmio++;
@@ -135,11 +142,16 @@ static void store(struct bt_vcpu *v, gva_t gva, const void *buf, unsigned n, enu
 uint64_t bt_load(struct bt_vcpu *v, gva_t gva, unsigned bytes)
 {
 	uint64_t value = 0;
+	bt_check_alignment(v, gva, bt_alignment(bytes));
 	load(v, gva, &value, bytes, v->mmu);
 	return value;
 }
 
-void bt_store(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes) { store(v, gva, &value, bytes, v->mmu); }
+void bt_store(struct bt_vcpu *v, gva_t gva, uint64_t value, unsigned bytes)
+{
+	bt_check_alignment(v, gva, bt_alignment(bytes));
+	store(v, gva, &value, bytes, v->mmu);
+}
 
 static void split(unsigned n, unsigned *off, unsigned *part)
 {
@@ -397,6 +409,10 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, VEC_GP, 0);
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	/* The end of a flat segment; with another base the sum wraps. */
+	if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & KEY_FLAT)
+		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
+	bt_check_alignment(v, gva, bt_alignment(n));
 	if (v->debug.data)
 		watch(v, gva, site);
 	if (mmu == BT_MMU_KERNEL_SMAP && v->mmu == BT_MMU_KERNEL) {
@@ -408,10 +424,6 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 	}
 	if (n > room_in_page(gva)) {
 		struct bt_mem_result result;
-
-		/* The end of a flat segment; with another base the sum wraps. */
-		if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & KEY_FLAT)
-			bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 
 		v->stats.slow_across++;
 		if ((site->access & SITE_ACCESS) == (BT_ACCESS_READ | BT_ACCESS_WRITE) && v->vm->vcpus > 1 &&

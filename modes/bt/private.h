@@ -344,6 +344,19 @@ void bt_probe_store_sys(struct bt_vcpu *v, gva_t gva, unsigned bytes);
  */
 void *bt_host(struct bt_vcpu *v, gva_t gva, unsigned bytes, bool write);
 
+/*
+ * Where alignment is checked (KEY_AC): what the address of an access of so many bytes is to be a multiple of. The manuals
+ * leave that of vectors to the processor; this is what AMD's do.
+ */
+static inline unsigned bt_alignment(unsigned bytes)
+{
+	if (bytes == 10)
+		return 8;
+	return bytes == 32 ? 16 : bytes <= 16 && !(bytes & (bytes - 1)) ? bytes : 1;
+}
+/* #AC, if alignment is checked now and gva is no multiple of `align`. (mem.c) */
+void bt_check_alignment(struct bt_vcpu *v, gva_t gva, unsigned align);
+
 /* Plain byte copies that use no vector register. */
 static inline void bt_copy(void *dst, const void *src, size_t n)
 {

@@ -264,6 +264,7 @@ void bt_mode_changed(struct bt_vcpu *v)
 	key |= vm86 ? KEY_VM86 : 0;
 	key |= real ? KEY_REAL : 0;
 	key |= v->cpl == 0 ? KEY_IOPL_OK : 0;
+	key |= v->cpl == 3 && cs->cr0 & CR0_AM && cs->rflags & RFLAGS_AC ? KEY_AC : 0;
 	key |= v->one_active ? KEY_ONE : 0;
 	v->tb_key = key;
 	/* Ids of code pages stand for a mode too: another mode at the same privilege empties that half of the itlb. */

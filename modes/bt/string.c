@@ -5,6 +5,7 @@
  * with code, elements across pages). Registers are written back after each piece, so that a fault, or a pending event,
  * finds the instruction half done and restartable, as on hardware.
  */
+#include "modes/bt/cache.h"
 #include "modes/bt/helper.h"
 
 struct string {
@@ -65,6 +66,8 @@ static uint64_t run_length(struct bt_vcpu *v, const struct string *s, unsigned g
 	gva_t gva = bt_seg_gva(v, seg, offset, s->size, write);
 	uint64_t in_page = gva & ~GUEST_PAGE_MASK;
 
+	if (v->tb_key & KEY_AC && gva & (s->size - 1))
+		return 0;
 	if (s->step > 0) {
 		room = (GUEST_PAGE_SIZE - in_page) / s->size;
 		if (bt_size_mask(s->asize) - offset < room * s->size) /* the offset wraps: rare, so leave it */

@@ -20,6 +20,7 @@ enum flags_at { FL_HOST, FL_MEM };
 /* An access whose slow path is still to be emitted. */
 struct slow {
 	uint8_t *jump;       /* rel32 of the ja */
+	uint8_t *jump_align; /* and of the jnz of an alignment check, or NULL */
 	uint8_t *tail, *end; /* the access behind the check */
 	int32_t tag_off;
 	int slot;            /* number of the slot it goes through; below 0: see emit_mem.c */

@@ -66,7 +66,7 @@ void bt_op_gather(struct bt_vcpu *v, const struct bt_insn *insn)
 	unsigned size = insn->vex_w ? 8 : 4, index_size = insn->opcode & 1 ? 8 : 4;
 	unsigned bytes = insn->vex_l ? 32 : 16, n = bytes / (size > index_size ? size : index_size), i;
 	unsigned dst = insn->modrm_reg, mask = insn->vvvv, index = insn->index;
-	uint64_t base = (uint64_t)insn->disp, offset;
+	uint64_t base = (uint64_t)insn->disp, offset, value;
 	struct image image;
 
 	if (dst == mask || dst == index || mask == index)
@@ -82,7 +82,9 @@ void bt_op_gather(struct bt_vcpu *v, const struct bt_insn *insn)
 			offset = (uint64_t)(int32_t)offset;
 		offset = (base + (offset << insn->scale)) & bt_size_mask(insn->addrsize);
 		/* Only dst is written before the last load: registers still have its old value if one faults. */
-		element_set(&image, dst, i, size, bt_load(v, bt_seg_gva(v, insn->seg, offset, size, false), size));
+		value = 0;
+		bt_load_buf(v, bt_seg_gva(v, insn->seg, offset, size, false), &value, size); /* at any alignment */
+		element_set(&image, dst, i, size, value);
 	}
 	clear(&image, dst, n * size);
 	clear(&image, mask, 0);
@@ -91,7 +93,7 @@ void bt_op_gather(struct bt_vcpu *v, const struct bt_insn *insn)
 
 /*
  * vmaskmovps/pd, vpmaskmovd/q where the whole operand is not plain memory: only elements whose mask's top bit is set
- * are accessed. A load faults before the destination changes, a store before anything is stored.
+ * are accessed, at any alignment. A load faults before the destination changes, a store before anything is stored.
  */
 void bt_op_vmaskmov(struct bt_vcpu *v, const struct bt_insn *insn)
 {
@@ -113,11 +115,13 @@ void bt_op_vmaskmov(struct bt_vcpu *v, const struct bt_insn *insn)
 	for (i = 0; i < n; i++) {
 		/* A load's destination may be its mask: element i is read before it is written. */
 		on = element(&image, mask, i, size) >> (size * 8 - 1);
-		value = store ? element(&image, reg, i, size) : on ? bt_load(v, gva[i], size) : 0;
+		value = store ? element(&image, reg, i, size) : 0;
+		if (!store && on)
+			bt_load_buf(v, gva[i], &value, size);
 		if (!store)
 			element_set(&image, reg, i, size, value);
 		else if (on)
-			bt_store(v, gva[i], value, size);
+			bt_store_buf(v, gva[i], &value, size);
 	}
 	if (store)
 		return;

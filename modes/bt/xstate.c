@@ -90,8 +90,19 @@ static gva_t aligned_operand(struct bt_vcpu *v, const struct bt_insn *insn, unsi
 {
 	gva_t gva = bt_operand_gva(v, insn, bytes, write);
 
+	if (align == 16) /* fxsave, fxrstor */
+		bt_check_alignment(v, gva, 4);
 	if (gva & (align - 1))
 		bt_raise_error(v, VEC_GP, 0);
+	return gva;
+}
+
+/* Of fnsave and the like: pieces of 4 or 2 bytes. */
+static gva_t x87_operand(struct bt_vcpu *v, const struct bt_insn *insn, unsigned bytes, bool write)
+{
+	gva_t gva = bt_operand_gva(v, insn, bytes, write);
+
+	bt_check_alignment(v, gva, insn->opsize == 2 ? 2 : 4);
 	return gva;
 }
 
@@ -334,7 +345,7 @@ void bt_op_fnsave(struct bt_vcpu *v, const struct bt_insn *insn)
 	gva_t gva;
 
 	fpu_available(v);
-	gva = bt_operand_gva(v, insn, bytes, true);
+	gva = x87_operand(v, insn, bytes, true);
 	image_probe(v, gva, bytes);
 	if (env == 14)
 		__asm__ volatile("data16 fnsave %0" : "=m"(image) : : "memory");
@@ -352,7 +363,7 @@ void bt_op_frstor(struct bt_vcpu *v, const struct bt_insn *insn)
 	fpu_available(v);
 	if (bt_fpu_pending())
 		bt_raise(v, VEC_MF);
-	image_load(v, bt_operand_gva(v, insn, bytes, false), image.bytes, bytes);
+	image_load(v, x87_operand(v, insn, bytes, false), image.bytes, bytes);
 	if (env == 14)
 		__asm__ volatile("data16 frstor %0" : : "m"(image) : "memory");
 	else
@@ -366,7 +377,7 @@ void bt_op_fnstenv(struct bt_vcpu *v, const struct bt_insn *insn)
 	gva_t gva;
 
 	fpu_available(v);
-	gva = bt_operand_gva(v, insn, env, true);
+	gva = x87_operand(v, insn, env, true);
 	image_probe(v, gva, env);
 	if (env == 14)
 		__asm__ volatile("data16 fnstenv %0" : "=m"(image) : : "memory");
@@ -384,7 +395,7 @@ void bt_op_fldenv(struct bt_vcpu *v, const struct bt_insn *insn)
 	fpu_available(v);
 	if (bt_fpu_pending())
 		bt_raise(v, VEC_MF);
-	image_load(v, bt_operand_gva(v, insn, env, false), image.bytes, env);
+	image_load(v, x87_operand(v, insn, env, false), image.bytes, env);
 	if (env == 14)
 		__asm__ volatile("data16 fldenv %0" : : "m"(image) : "memory");
 	else

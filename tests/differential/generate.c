@@ -738,7 +738,8 @@ static void generate(struct diff_case *c, uint64_t seed, unsigned number, unsign
 	c->fill = (const uint8_t[]){0xcc, 0xf4, 0xfa}[below(&g, 3)];
 	c->start = GVA_CODE + (chance(&g, 70) ? 0x100 + below(&g, 0xe00) : chance(&g, 60) ? 0x1000 - below(&g, 40) : 0x2000 - below(&g, 60));
 	c->cpu.cs = bits == 64 ? SEL_USER_CS64 : bits == 32 ? SEL_USER_CS32 : SEL_CS16;
-	c->cpu.rflags = 0x202 | (rnd(&g) & BT_FLAGS_ARITH) | (chance(&g, 15) ? 0x400 : 0) | (chance(&g, 2) ? 0x100 : 0);
+	c->cpu.rflags = 0x202 | (rnd(&g) & BT_FLAGS_ARITH) | (chance(&g, 15) ? 0x400 : 0) | (chance(&g, 2) ? 0x100 : 0) |
+			(!any && number % 32 == 7 ? 0x40000 : 0); /* alignment checks */
 	c->cpu.fs_base = bits == 64 ? (chance(&g, 80) ? GVA_D0 + below(&g, 0x2000) : target(&g, 8, false)) : data_base(c);
 	c->cpu.gs_base = bits == 64 ? (chance(&g, 80) ? GVA_HIGH + below(&g, 0x1000) : target(&g, 8, false)) : data_base(c);
 	/* A base register holds a canonical address. */

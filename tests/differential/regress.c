@@ -23,6 +23,7 @@ static const struct regression {
 	int xmm;           /* 1..15: gets this value */
 	uint64_t lo, hi;
 	uint64_t flags;    /* 0: as they are */
+	uint64_t push;     /* what is at GVA_D0 + 0x100, if not 0 */
 } regressions[] = {
 	/* faults */
 	{"a non-canonical operand off rbp is #SS", "0f984500", .set = {{GPR_RBP, NOT_CANONICAL}}},
@@ -78,6 +79,19 @@ static const struct regression {
 	{"sha1nexte", "0f38c803", .set = {{GPR_RBX, UNMAPPED}}},
 	{"vaesenc of 32 bytes", "c4e27ddc03", .set = {{GPR_RBX, UNMAPPED}}},
 	{"vpclmulqdq of 32 bytes", "c4e37d440300", .set = {{GPR_RBX, UNMAPPED}}},
+	/* alignment checks */
+	{"a popf that turns them on", "9d 488b03", .set = {{GPR_RSP, GVA_D0 + 0x100}, {GPR_RBX, GVA_D0 + 1}}, .push = 0x40202},
+	{"and one that turns them off", "9d 488b03", .set = {{GPR_RSP, GVA_D0 + 0x100}, {GPR_RBX, GVA_D0 + 1}}, .push = 0x202, .flags = 0x40202},
+	{"alignment comes before a page fault", "488b03", .set = {{GPR_RBX, UNMAPPED + 4}}, .flags = 0x40202},
+	{"and behind what is canonical", "488b03", .set = {{GPR_RBX, NOT_CANONICAL + 1}}, .flags = 0x40202},
+	{"an extended real needs a multiple of 8", "db2b 0fff", .set = {{GPR_RBX, GVA_D0 + 8}}, .flags = 0x40202},
+	{"and across pages too", "db2b 0fff", .set = {{GPR_RBX, GVA_RO - 8}}, .flags = 0x40202},
+	{"rep movs at odd addresses", "f3a5", .set = {{GPR_RSI, GVA_D0}, {GPR_RDI, GVA_D0 + 0x102}, {GPR_RCX, 9}}, .flags = 0x40202},
+	{"a push", "50", .set = {{GPR_RSP, GVA_D0 + 0x104}}, .flags = 0x40202},
+	{"a call", "e800000000", .set = {{GPR_RSP, GVA_D0 + 0x101}}, .flags = 0x40202},
+	{"a ret", "c3", .set = {{GPR_RSP, GVA_D0 + 0x101}}, .flags = 0x40202},
+	{"enter's new top", "c8010000", .set = {{GPR_RSP, GVA_D0 + 0x108}}, .flags = 0x40202},
+	{"fnsave needs a multiple of 4", "dd33", .set = {{GPR_RBX, GVA_D0 + 2}}, .flags = 0x40202},
 	/* 32-bit code */
 	{"mulx ignores W", "c4e2fbf6c6", .bits = 32},
 	{"vpcmpestri ignores W", "c4e3f961eb6b", .bits = 32, .set = {{GPR_RAX, 0xfffffffd}, {GPR_RDX, 5}}},
@@ -151,6 +165,8 @@ const char *regression_case(unsigned i, struct diff_case *ret)
 		ret->cpu.rflags = r->flags;
 	/* What "a store that fails under an unmasked exception" takes as its control word. */
 	put(ret->mem[PHYS_D0] + 0x10, 0x37e, 2);
+	if (r->push)
+		put(ret->mem[PHYS_D0] + 0x100, r->push, 8);
 	case_layout(ret);
 	return r->name;
 }
