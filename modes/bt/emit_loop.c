@@ -216,10 +216,13 @@ void bt_loop_find(struct trans *t)
 	bool spares = true;
 
 	l->last = 0;
+	l->own = false;
 	l->streams = 0;
 	if (t->bits != 64 || t->tb->page_id2 || t->key & (KEY_ONE | KEY_AC) || t->live_in[0])
 		return;
 	unsigned last = back_edge(t);
+
+	l->own = last != 0;
 	if (!last || !analyse_motion(t, last, &m))
 		return;
 	for (unsigned i = 0; i < last; i++) {

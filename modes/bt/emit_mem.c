@@ -126,8 +126,13 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 	struct slow *s = &t->slow[t->slow_count++];
 
 	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32 || BT_TLB_ENTRIES != 4096);
-	/* An operand that keeps changing page is better off without its slot (bt_slot_trouble). */
-	if ((slot >= 0 && bt_hint(t->vm, t->gpa + t->off[t->i])) || t->key & KEY_AC)
+	/*
+	 * An operand that keeps changing page is better off without its slot (bt_slot_trouble). Outside of loops that is so
+	 * nearly always: programs, and kernels even in their loops, go from object to object.
+	 */
+	if (t->key & KEY_AC || (slot >= 0 && bt_hint(t->vm, t->gpa + t->off[t->i])))
+		slot = SITE_TLB;
+	else if (slot >= 0 && slot != GPR_RSP && (t->op_mmu != BT_MMU_USER || (slot != GPR_RBP && !t->loop.own)))
 		slot = SITE_TLB;
 	s->slot = slot;
 	s->jump_align = NULL;

@@ -70,6 +70,7 @@ struct stream {
 
 struct loop {
 	uint8_t last; /* the instruction that goes back to the block's start; 0: no loop, or none worth a second copy */
+	bool own; /* the block jumps back to its own start, whether it gets a second copy or not */
 	uint8_t streams;
 	struct stream stream[BT_LOOP_STREAMS];
 	int8_t of[TB_MAX_INSNS];      /* the stream of an instruction's operand; -1: none */
