@@ -233,6 +233,7 @@ int machine_add_rng(struct machine *machine, const char **ret_error);
 
 enum machine_nic_type {
 	MACHINE_NIC_USER, /* libslirp, in this process */
+	MACHINE_NIC_SWITCH, /* a port of a virtual switch */
 };
 
 struct machine_nic_forward {
@@ -252,6 +253,7 @@ struct machine_nic {
 	uint8_t mac[6];
 	unsigned mtu; /* told to the guest; 0: what the back end carries */
 	struct machine_nic_change change;
+	int fd; /* switch: the connection, greeted (proto/switch.h); the NIC's own on success */
 	struct {
 		uint32_t subnet; /* 0x0a000200: 10.0.2.0 */
 		unsigned subnet_bits;

@@ -13,7 +13,7 @@
 #define DEFAULT_SUBNET "10.0.2.0/24"
 #define LIMIT_KIB_MAX (1u << 30)
 
-static const char *const type_names[] = {"user", NULL};
+static const char *const type_names[] = {"user", "switch", NULL};
 static const char *const link_names[] = {"up", "down", NULL};
 static const char *const protocol_names[] = {"tcp", "udp", NULL};
 
@@ -32,7 +32,7 @@ static const struct field transmit_fields[] = LIMIT_FIELDS(transmit);
 /* What every NIC has. */
 #define COMMON_FIELDS                                                                                                  \
 	{.key = "type", .type = FIELD_ENUM, .offset = AT(type), .names = type_names, .required = true,                 \
-	 .what = "user: a network of its own behind the host's, by NAT"},                                              \
+	 .what = "user: a network of its own behind the host's, by NAT; switch: one with other VMs of this host"},                                              \
 	{.key = "mac", .type = FIELD_MAC, .offset = AT(mac), .what = "made from the VM's UUID when absent"},           \
 	{.key = "mtu", .type = FIELD_COUNT, .offset = AT(mtu), .min = 576, .max = 65520,                               \
 	 .what = "the largest packet the guest is told to use; the largest that the network carries when absent"},     \
@@ -53,11 +53,21 @@ static const struct field user_fields[] = {
 	{.key = "hostname", .type = FIELD_WORD, .offset = AT(hostname), .what = "told by DHCP"},
 };
 
+static const struct field switch_fields[] = {
+	COMMON_FIELDS,
+	{.key = "network", .type = FIELD_NAME, .offset = AT(network), .required = true, .what = "made by net.create"},
+	{.key = "vlan", .type = FIELD_COUNT, .offset = AT(vlan), .min = 1, .max = VMDEF_VLAN_MAX,
+	 .what = "where frames without a tag belong; 1 when absent"},
+	{.key = "mirror", .type = FIELD_BOOL, .offset = AT(mirror),
+	 .what = "it gets a copy of every frame of the network, and may send none"},
+};
+
 static const struct {
 	const struct field *fields;
 	size_t count;
 } by_type[] = {
 	[VMDEF_NIC_USER] = {user_fields, COUNT(user_fields)},
+	[VMDEF_NIC_SWITCH] = {switch_fields, COUNT(switch_fields)},
 };
 
 #undef AT
@@ -206,6 +216,43 @@ static int parse_forwards(struct json_object *value, const char *path, struct vm
 	return 0;
 }
 
+static int parse_trunk(struct json_object *value, const char *path, struct vmdef_nic *nic, char *ret_error)
+{
+	nic->has_trunk = true;
+	if (json_object_is_type(value, json_type_string) && !strcmp(json_object_get_string(value), "all")) {
+		nic->trunk_all = true;
+		return 0;
+	}
+	if (!json_object_is_type(value, json_type_array))
+		return vmdef_refuse(ret_error, path, "\"all\" or an array of VLANs is wanted, not %s", vmdef_type_of(value));
+	for (size_t i = 0; i < json_object_array_length(value); i++) {
+		struct json_object *item = json_object_array_get_idx(value, i);
+		int64_t vlan = json_object_is_type(item, json_type_int) ? json_object_get_int64(item) : 0;
+
+		if (vlan < 1 || vlan > VMDEF_VLAN_MAX)
+			return vmdef_refuse(ret_error, path, "VLANs are numbers from 1 to %d", VMDEF_VLAN_MAX);
+		nic->trunk[vlan / 64] |= 1ull << vlan % 64;
+	}
+	return 0;
+}
+
+/* The key of this type that holds a list. */
+static const char *list_key(enum vmdef_nic_type type)
+{
+	static const char *const keys[] = {[VMDEF_NIC_USER] = "forward", [VMDEF_NIC_SWITCH] = "trunk"};
+
+	return keys[type];
+}
+
+static int parse_list(struct json_object *value, const char *path, struct vmdef_nic *nic, char *ret_error)
+{
+	switch (nic->type) {
+	case VMDEF_NIC_USER: return parse_forwards(value, path, nic, ret_error);
+	case VMDEF_NIC_SWITCH: return parse_trunk(value, path, nic, ret_error);
+	}
+	return -EINVAL;
+}
+
 /* The keys that are lists, which the tables do not have, are taken out; the rest goes by the type's table. */
 static int parse_nic(struct json_object *value, const char *path, struct vmdef_nic *nic, char *ret_error)
 {
@@ -220,17 +267,17 @@ static int parse_nic(struct json_object *value, const char *path, struct vmdef_n
 	/* The type alone first: it decides what else there may be. */
 	rest = json_object_new_object();
 	vmdef_add(rest, "type", json_object_get(type));
-	rc = vmdef_parse_object(rest, path, by_type[0].fields, by_type[0].count, nic, ret_error);
+	rc = vmdef_parse_object(rest, path, user_fields, 1, nic, ret_error);
 	if (rc)
 		goto out;
 	json_object_object_foreach(value, key, item) {
-		if (nic->type != VMDEF_NIC_USER || strcmp(key, "forward") != 0)
+		if (strcmp(key, list_key(nic->type)) != 0)
 			vmdef_add(rest, key, json_object_get(item));
 	}
 	rc = vmdef_parse_object(rest, path, by_type[nic->type].fields, by_type[nic->type].count, nic, ret_error);
-	snprintf(where, sizeof(where), "%s.forward", path);
-	if (!rc && nic->type == VMDEF_NIC_USER && json_object_object_get_ex(value, "forward", &list))
-		rc = parse_forwards(list, where, nic, ret_error);
+	snprintf(where, sizeof(where), "%s.%s", path, list_key(nic->type));
+	if (!rc && json_object_object_get_ex(value, list_key(nic->type), &list))
+		rc = parse_list(list, where, nic, ret_error);
 out:
 	json_object_put(rest);
 	return rc;
@@ -297,6 +344,19 @@ static struct json_object *forwards_to_json(const struct vmdef_nic *nic)
 	return list;
 }
 
+struct json_object *vmdef_trunk_to_json(const struct vmdef_nic *nic)
+{
+	struct json_object *list;
+
+	if (nic->trunk_all)
+		return json_object_new_string("all");
+	list = json_object_new_array();
+	for (unsigned vlan = 1; list && vlan <= VMDEF_VLAN_MAX; vlan++)
+		if (nic->trunk[vlan / 64] >> vlan % 64 & 1)
+			json_object_array_add(list, json_object_new_int((int)vlan));
+	return list;
+}
+
 struct json_object *vmdef_nics_to_json(const struct vmdef *def)
 {
 	struct json_object *list = json_object_new_array();
@@ -306,6 +366,7 @@ struct json_object *vmdef_nics_to_json(const struct vmdef *def)
 		struct json_object *json = vmdef_object_to_json(nic, by_type[nic->type].fields, by_type[nic->type].count);
 
 		if (!json || (nic->forward_count && !vmdef_add(json, "forward", forwards_to_json(nic))) ||
+		    (nic->has_trunk && !vmdef_add(json, "trunk", vmdef_trunk_to_json(nic))) ||
 		    json_object_array_add(list, json) < 0) {
 			json_object_put(json);
 			json_object_put(list);
@@ -336,6 +397,11 @@ struct json_object *vmdef_nics_item_schema(void)
 			vmdef_add(list, "description", json_object_new_string("ports of the host that lead to ports of the guest"));
 			vmdef_add(properties, "forward", list);
 		}
+		if (i == VMDEF_NIC_SWITCH)
+			vmdef_add(properties, "trunk",
+				  json_tokener_parse("{\"description\":\"VLANs whose tagged frames come and go here\",\"oneOf\":["
+						     "{\"const\":\"all\"},{\"type\":\"array\",\"items\":"
+						     "{\"type\":\"integer\",\"minimum\":1,\"maximum\":4094}}]}"));
 		json_object_array_add(kinds, kind);
 	}
 	vmdef_add(schema, "oneOf", kinds);

@@ -38,14 +38,15 @@ static int make_address(const char *path, struct sockaddr_un *ret_addr, int *ret
 	return 0;
 }
 
-static int connect_with(const char *path, int flags)
+/* type: SOCK_STREAM or SOCK_SEQPACKET, and flags. */
+static int connect_with(const char *path, int type)
 {
 	struct sockaddr_un addr;
 	int dir_fd;
 	int rc = make_address(path, &addr, &dir_fd);
 	if (rc)
 		return rc;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	if (fd < 0) {
 		rc = -errno;
 	} else if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
@@ -59,23 +60,28 @@ static int connect_with(const char *path, int flags)
 
 int sock_connect(const char *path)
 {
-	return connect_with(path, 0);
+	return connect_with(path, SOCK_STREAM);
+}
+
+int sock_connect_packets(const char *path)
+{
+	return connect_with(path, SOCK_SEQPACKET);
 }
 
 int sock_connect_nonblock(const char *path)
 {
-	return connect_with(path, SOCK_NONBLOCK);
+	return connect_with(path, SOCK_STREAM | SOCK_NONBLOCK);
 }
 
 /* 0 when the name is free (a stale socket was removed). */
-static int clear_name(const char *path)
+static int clear_name(const char *path, int type)
 {
 	struct stat st;
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
-	int fd = sock_connect(path);
+	int fd = connect_with(path, type);
 	if (fd >= 0) {
 		close(fd);
 		return -EADDRINUSE;
@@ -85,9 +91,9 @@ static int clear_name(const char *path)
 	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int sock_bind(const char *path, unsigned permissions)
+static int bind_with(const char *path, int type, unsigned permissions)
 {
-	int rc = clear_name(path);
+	int rc = clear_name(path, type);
 	if (rc)
 		return rc;
 	struct sockaddr_un addr;
@@ -95,7 +101,7 @@ int sock_bind(const char *path, unsigned permissions)
 	rc = make_address(path, &addr, &dir_fd);
 	if (rc)
 		return rc;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Linux gives the node the socket's own mode (less the umask), so nobody slips in before a chmod. */
 	if (fd < 0 || fchmod(fd, permissions) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
 	    chmod(addr.sun_path, permissions) < 0) {
@@ -108,12 +114,27 @@ int sock_bind(const char *path, unsigned permissions)
 	return rc ? rc : fd;
 }
 
-int sock_listen(const char *path, unsigned permissions)
+int sock_bind(const char *path, unsigned permissions)
 {
-	int fd = sock_bind(path, permissions);
+	return bind_with(path, SOCK_STREAM, permissions);
+}
+
+static int listen_with(const char *path, int type, unsigned permissions)
+{
+	int fd = bind_with(path, type, permissions);
 	if (fd < 0 || listen(fd, SOMAXCONN) == 0)
 		return fd;
 	int rc = -errno;
 	close(fd);
 	return rc;
+}
+
+int sock_listen(const char *path, unsigned permissions)
+{
+	return listen_with(path, SOCK_STREAM, permissions);
+}
+
+int sock_listen_packets(const char *path, unsigned permissions)
+{
+	return listen_with(path, SOCK_SEQPACKET, permissions);
 }

@@ -1,4 +1,4 @@
-/* UNIX stream sockets at paths of any length. */
+/* UNIX sockets at paths of any length. */
 #ifndef PROTO_SOCK_H
 #define PROTO_SOCK_H
 
@@ -14,5 +14,9 @@ int sock_bind(const char *path, unsigned permissions);
 int sock_connect(const char *path);
 /* The same with a non-blocking descriptor: -EAGAIN, instead of a wait, when the server's queue is full. */
 int sock_connect_nonblock(const char *path);
+
+/* The two for SOCK_SEQPACKET, where a message is a packet. */
+int sock_listen_packets(const char *path, unsigned permissions);
+int sock_connect_packets(const char *path);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct json_object;
 
@@ -19,6 +20,7 @@ struct json_object;
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
 #define VMDEF_FORWARDS_MAX 64
+#define VMDEF_VLAN_MAX 4094
 #define VMDEF_MAC_BYTES 18
 #define VMDEF_IPV4_BYTES 16
 #define VMDEF_SUBNET_BYTES 20
@@ -95,7 +97,8 @@ struct vmdef_module {
 };
 
 enum vmdef_nic_type {
-	VMDEF_NIC_USER, /* libslirp in the VM's process */
+	VMDEF_NIC_USER,   /* libslirp in the VM's process */
+	VMDEF_NIC_SWITCH, /* a virtual switch between the VMs of this host */
 };
 
 /* Connections to a port of the host go to a port of the guest. */
@@ -125,6 +128,12 @@ struct vmdef_nic {
 	char hostname[VMDEF_WORD_MAX + 1];
 	struct vmdef_forward *forwards;
 	unsigned forward_count;
+	/* switch */
+	char network[VMDEF_NAME_MAX + 1];
+	unsigned vlan;            /* of frames without a tag; 0: 1 */
+	bool has_trunk, trunk_all; /* tagged frames of these VLANs too */
+	uint64_t trunk[(VMDEF_VLAN_MAX + 1) / 64 + 1];
+	bool mirror;              /* it gets a copy of everything, and sends nothing */
 };
 
 /* All strings are owned by the definition; NULL where absent. */
@@ -193,6 +202,8 @@ const char *vmdef_format_name(enum vmdef_format format);
 /* Whether `name` can name a VM; otherwise false and ret_error says why. */
 bool vmdef_name_valid(const char *name, char *ret_error);
 bool vmdef_uuid_valid(const char *uuid);
+/* "all", or an array of VLANs. The caller puts it. NULL: out of memory. */
+struct json_object *vmdef_trunk_to_json(const struct vmdef_nic *nic);
 /* The six bytes of a MAC as a definition has it. */
 void vmdef_mac_bytes(const char *mac, unsigned char ret_bytes[6]);
 /* A user NIC's network as a number (10.0.2.0 is 0x0a000200), and its prefix length. */

@@ -87,48 +87,6 @@ static int check_memory(struct vm *vm)
 		    vm->def->memory_mib, (unsigned long long)host_mib);
 }
 
-static struct machine_nic_change nic_change(const struct vmdef_nic *nic)
-{
-	return (struct machine_nic_change){
-		.link = nic->link == VMDEF_LINK_UP,
-		.receive_rate = (uint64_t)nic->receive.kib_per_second << 10,
-		.receive_burst = (uint64_t)nic->receive.burst_kib << 10,
-		.transmit_rate = (uint64_t)nic->transmit.kib_per_second << 10,
-		.transmit_burst = (uint64_t)nic->transmit.burst_kib << 10,
-	};
-}
-
-static int add_nic(struct vm *vm, const struct vmdef_nic *def, const char **ret_why)
-{
-	struct machine_nic_forward forwards[VMDEF_FORWARDS_MAX];
-	struct machine_nic nic = {.mtu = def->mtu, .change = nic_change(def)};
-
-	vmdef_mac_bytes(def->mac, nic.mac);
-	switch (def->type) {
-	case VMDEF_NIC_USER:
-		nic.type = MACHINE_NIC_USER;
-		nic.user.subnet = vmdef_subnet(def, &nic.user.subnet_bits);
-		nic.user.restricted = def->restricted;
-		nic.user.hide_host = def->hide_host;
-		nic.user.hostname = def->hostname[0] ? def->hostname : NULL;
-		for (unsigned i = 0; i < def->forward_count; i++) {
-			const struct vmdef_forward *f = &def->forwards[i];
-
-			forwards[i] = (struct machine_nic_forward){
-				.udp = f->protocol == VMDEF_FORWARD_UDP,
-				.host_address = f->host_address[0] ? f->host_address : NULL,
-				.host_port = (uint16_t)f->host_port,
-				.guest_address = f->guest_address[0] ? f->guest_address : NULL,
-				.guest_port = (uint16_t)f->guest_port,
-			};
-		}
-		nic.user.forwards = forwards;
-		nic.user.forward_count = def->forward_count;
-		break;
-	}
-	return machine_add_nic(vm->machine, &nic, ret_why);
-}
-
 static int build_machine(struct vm *vm)
 {
 	struct machine_config config = {
@@ -165,7 +123,7 @@ static int build_machine(struct vm *vm)
 			return fail(vm, rc, "passthrough[%u]: %s", i, text);
 	}
 	for (unsigned i = 0; i < vm->def->nic_count; i++) {
-		rc = add_nic(vm, &vm->def->nics[i], &why);
+		rc = vm_nic_add(vm, i, &why);
 		if (rc)
 			return fail(vm, rc, "nics[%u]: %s", i, why);
 	}

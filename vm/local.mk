@@ -17,6 +17,7 @@ trivisor_vm_SOURCES = \
 	vm/log.c \
 	vm/main.c \
 	vm/memory.c \
+	vm/network.c \
 	vm/nvram.c \
 	vm/passthrough.c \
 	vm/private.h \

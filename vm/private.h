@@ -216,6 +216,10 @@ int vm_disks_add(struct vm *vm);
 /* After the machine is gone: waits until the servers have closed their images. */
 void vm_disks_finish(struct vm *vm);
 
+/* ---- network.c ---- */
+/* Adds the definition's NIC of that number. 0, or -errno and *ret_why (static) says why. */
+int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why);
+
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */
 int vm_nvram_prepare(struct vm *vm);

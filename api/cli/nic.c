@@ -104,6 +104,22 @@ static bool put_flag(json_object *nic, const char *key, char *text)
 
 static bool put_forward_key(json_object *nic, const char *key, char *text) { return put_forward(nic, text); }
 
+static bool put_trunk(json_object *nic, const char *key, char *text)
+{
+	char *part;
+
+	if (!strcmp(text, "all"))
+		return put_plain(nic, key, text);
+	while ((part = strsep(&text, "+"))) {
+		unsigned long vlan;
+
+		if (!get_number(part, 4094, &vlan))
+			return false;
+		json_object_array_add(list_of(nic, key), json_object_new_int64((int64_t)vlan));
+	}
+	return true;
+}
+
 static const struct {
 	const char *key;
 	bool (*put)(json_object *nic, const char *key, char *text);
@@ -119,6 +135,10 @@ static const struct {
 	{"restrict", put_flag, "on or off"},
 	{"hide_host", put_flag, "on or off"},
 	{"hostname", put_plain, "a name"},
+	{"network", put_plain, "the name of a network"},
+	{"vlan", put_number, "a number from 1 to 4094"},
+	{"trunk", put_trunk, "all, or VLANs joined by +, such as 10+20"},
+	{"mirror", put_flag, "on or off"},
 };
 
 static int put_key(json_object *nic, char *text)

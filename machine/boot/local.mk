@@ -27,6 +27,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/block/uring.c \
 	machine/net/net.h \
 	machine/net/offload.c \
+	machine/net/port.c \
 	machine/net/rate.c \
 	machine/net/user.c \
 	machine/virtio/blk.c \

@@ -53,6 +53,7 @@ struct net_backend {
 	bool offloads; /* it takes frames with checksums to be completed and TCP segments to be cut; else it gets neither */
 	unsigned mtu;  /* what it can carry */
 	bool link_up;  /* when the guest starts */
+	bool blocked;  /* it has no room: nothing is to be transmitted until it says otherwise */
 };
 
 struct net_backend_ops {
@@ -102,5 +103,7 @@ void net_rate_take(struct net_rate *rate, uint64_t bytes);
 
 struct machine_nic;
 int net_user_create(const struct machine_nic *nic, struct net_backend **ret_be, const char **ret_error);
+/* Takes nic->fd over, on success. */
+int net_port_create(const struct machine_nic *nic, struct net_backend **ret_be, const char **ret_error);
 
 #endif

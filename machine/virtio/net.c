@@ -95,6 +95,8 @@ static int serve_tx(struct virtio_net *net, bool *ret_more)
 	virtq_kicks_off(q);
 	pthread_mutex_unlock(&net->dev.lock);
 	for (unsigned i = 0; i < TX_BATCH; i++) {
+		if (net->be->blocked)
+			return -1;
 		if (!net_rate_ready(&net->rate[NET_TX], now_ns(), &wait_ms))
 			return wait_ms;
 		pthread_mutex_lock(&net->dev.lock);
@@ -378,6 +380,7 @@ static int create_backend(const struct machine_nic *nic, struct net_backend **re
 {
 	switch (nic->type) {
 	case MACHINE_NIC_USER: return net_user_create(nic, ret_be, ret_error);
+	case MACHINE_NIC_SWITCH: return net_port_create(nic, ret_be, ret_error);
 	}
 	*ret_error = "this kind of network is not known";
 	return -EINVAL;

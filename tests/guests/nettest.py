@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 
-from vmtest import UP, BOOT_TIMEOUT, Skip, Vm, check, kernel_image, make_initramfs, wait_until
+from vmtest import UP, BOOT_TIMEOUT, Rpc, Skip, Tap, Vm, check, kernel_image, make_initramfs, program
 
 DHCP_SCRIPT = """#!/bin/sh
 # What udhcpc calls with what it has got.
@@ -35,7 +35,7 @@ class NetVm(Vm):
     """A guest whose shell is there; `nics` as a definition has them."""
 
     def __init__(self, folder, initrd, nics, name="test", prefix=(), **definition):
-        where = os.path.join(folder, name)
+        where = os.path.join(folder, "vms", name)  # as the daemon has it
         os.makedirs(where, exist_ok=True)
         super().__init__(where, {"name": name, "memory_mib": 192, "nics": nics, **definition, "boot": {
             "kernel": kernel_image(), "initrd": initrd, "cmdline": "console=ttyS0"}}, prefix=prefix)
@@ -47,6 +47,36 @@ class NetVm(Vm):
 
     def count(self, name, nic=0):
         return self.control().result("stats")["machine"][f"virtio_net{nic}_{name}"]
+
+
+class Switch:
+    """A trivisor-switch of our own."""
+
+    def __init__(self, folder, name="lab"):
+        self.folder = os.path.join(folder, "nets", name)
+        os.makedirs(self.folder)
+        self.process = subprocess.Popen([program("trivisor-switch"), "--dir", self.folder], stdin=subprocess.DEVNULL)
+        self.control = Rpc(os.path.join(self.folder, "control.sock"))
+
+    def ports(self):
+        return {(p["vm"], p["nic"]): p for p in self.control.result("ports")["ports"]}
+
+    def stats(self):
+        return self.control.result("stats")
+
+    def log(self):
+        with open(os.path.join(self.folder, "log")) as f:
+            return f.read()[-2000:]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *what):
+        if kind is not None and kind is not Skip:
+            Tap.explain(f"log of trivisor-switch:\n{self.log()}")
+        self.control.close()
+        self.process.terminate()
+        check(self.process.wait(30) == 0, "the switch ends well")
 
 
 class Files:
