@@ -162,6 +162,7 @@ static inline void e_jmp(struct emit *e, const uint8_t *exec_target) { e8(e, 0xe
 static inline void e_call(struct emit *e, const uint8_t *exec_target) { e8(e, 0xe8); e_rel32_to(e, exec_target); }
 
 /* r14d = the offset of r15's TLB entry in its table (entries of 32 bytes, 4096 of them) */
+#define BT_TLB_INDEX_MASK ((1u << BT_TLB_BITS) - 1)
 static inline void e_tlb_index(struct emit *e, bool bmi2)
 {
 	if (bmi2) { /* rorx r14d, r15d, 7 */
@@ -171,7 +172,7 @@ static inline void e_tlb_index(struct emit *e, bool bmi2)
 		e8(e, 0x41), e8(e, 0xc1), e8(e, 0xee), e8(e, 7); /* shr r14d, 7 */
 	}
 	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe6); /* and r14d, index mask * 32 */
-	e32(e, 4095u << 5);
+	e32(e, BT_TLB_INDEX_MASK << 5);
 }
 
 /* A forward jump whose target is set later: returns the place of the displacement. */

@@ -125,7 +125,7 @@ static struct slow *emit_lookup(struct trans *t, unsigned bytes, unsigned access
 	struct emit *e = &t->e;
 	struct slow *s = &t->slow[t->slow_count++];
 
-	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32 || BT_TLB_ENTRIES != 4096);
+	BUG_ON(t->slow_count > TB_MAX_SLOW || sizeof(struct bt_tlb_entry) != 32 || BT_TLB_ENTRIES - 1 != BT_TLB_INDEX_MASK);
 	/*
 	 * An operand that keeps changing page is better off without its slot (bt_slot_trouble). Outside of loops that is so
 	 * nearly always: programs, and kernels even in their loops, go from object to object.

@@ -89,7 +89,9 @@ enum bt_vector {
  * address, so that (address + tag) is the offset in the page on a hit and huge otherwise. An invalid tag is the negated
  * address of a page with another index (bt_tlb_invalid_tag), which cannot hit.
  */
+#ifndef BT_TLB_BITS
 #define BT_TLB_BITS 12
+#endif
 #define BT_TLB_ENTRIES (1u << BT_TLB_BITS)
 enum bt_mmu { BT_MMU_KERNEL, BT_MMU_USER, BT_MMU_KERNEL_SMAP, BT_MMU_COUNT };
 /*

@@ -11,25 +11,29 @@ static void entry_clear(struct bt_tlb_entry *e, unsigned index)
 	e->info = 0;
 }
 
+static void slot_clear(struct bt_vcpu *v, unsigned mmu, unsigned k)
+{
+	const struct bt_slot empty = {BT_SLOT_EMPTY, v->vm->nowhere + (k == GPR_RSP || k == GPR_RBP ? BT_NOWHERE_BYTES / 2 : 0)};
+
+	v->slot[mmu][0][k] = v->slot[mmu][1][k] = empty;
+}
+
+/* Kernels have but the stack's (emit_mem.c), which every switch of address spaces then is the cheaper for. */
 void bt_slots_clear(struct bt_vcpu *v)
 {
-	uint8_t *nowhere = v->vm->nowhere;
-
-	for (unsigned i = 0; i < BT_MMU_COUNT * 2; i++) {
-		struct bt_slot *s = v->slot[i / 2][i % 2];
-		for (unsigned k = 0; k < BT_SLOTS; k++) {
-			s[k].tag = BT_SLOT_EMPTY;
-			s[k].host = k == GPR_RSP || k == GPR_RBP ? nowhere + BT_NOWHERE_BYTES / 2 : nowhere;
-		}
-	}
+	for (unsigned k = 0; k < BT_SLOTS; k++)
+		slot_clear(v, BT_MMU_USER, k);
+	slot_clear(v, BT_MMU_KERNEL, GPR_RSP);
+	slot_clear(v, BT_MMU_KERNEL_SMAP, GPR_RSP);
 }
 
 void bt_tlb_init(struct bt_vcpu *v)
 {
 	v->slot_budget = BT_SLOT_BUDGET;
 	v->loop_warm = 1;
-	bt_slots_clear(v);
 	for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
+		for (unsigned k = 0; k < BT_SLOTS; k++)
+			slot_clear(v, m, k);
 		for (unsigned i = 0; i < BT_TLB_ENTRIES; i++)
 			entry_clear(&v->tlb[m][i], i);
 		v->tlb_used_count[m][0] = v->tlb_used_count[m][1] = 0;
