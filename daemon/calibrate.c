@@ -49,7 +49,8 @@ struct calibration {
 	int pass, step;                /* step -1: natively; else the mode */
 	unsigned todo;                 /* measures, a bit each, that this step has not dealt with */
 	bool spoke;                    /* a run of this step has begun as it should */
-	unsigned silent;               /* later ones that did not */
+	unsigned silent;               /* others that did not */
+	unsigned hung;                 /* measures that stood still once */
 	int current;                   /* the measure that was begun, -1 for none */
 	double khz;                    /* of the TSC; every mode's guests see the host's rate */
 	double began, run_began;       /* CLOCK_MONOTONIC */
@@ -58,7 +59,7 @@ struct calibration {
 	/* The process of this run. */
 	pid_t pid;
 	int pidfd, fd; /* its output: a pipe or the console's socket */
-	bool is_guest, ready, ended, exited;
+	bool is_guest, ready, ended, exited, silenced;
 	char line[LINE_BYTES];
 	size_t line_used;
 	char cause[240]; /* why we ended it */
@@ -152,6 +153,23 @@ static void log_outcome(const struct policy_calibration *now)
 	}
 }
 
+/* What this time was not reached keeps the figures that the same host had before, each mode with their date. */
+static void keep_earlier(const struct policy_calibration *before, struct policy_calibration *now)
+{
+	if (!before->valid || !policy_calibration_same(&before->key, &now->key))
+		return;
+	for (int m = 0; m < POLICY_MODE_COUNT; m++) {
+		const struct policy_figures *old = &before->mode[m];
+		struct policy_figures *f = &now->mode[m];
+
+		if (!f->tried && old->tried)
+			*f = *old;
+		for (int i = 0; i < POLICY_MEASURES && f->tried && !f->problem[0]; i++)
+			if (f->of[i].state == POLICY_FIGURE_NONE)
+				f->of[i] = old->of[i];
+	}
+}
+
 static void finish(struct calibration *c)
 {
 	struct daemon *daemon = c->daemon;
@@ -162,6 +180,8 @@ static void finish(struct calibration *c)
 	c->now.valid = c->now.native.of[POLICY_integer].state == POLICY_FIGURE_NS;
 	c->now.time = epoch_seconds();
 	c->now.seconds = monotonic_seconds() - c->began;
+	if (!c->now.complete)
+		keep_earlier(&daemon->calibration, &c->now);
 	for (int m = 0; m < POLICY_MODE_COUNT; m++)
 		if (!c->now.mode[m].tried && !c->now.mode[m].problem[0])
 			snprintf(c->now.mode[m].problem, sizeof(c->now.mode[m].problem), "not measured: %s",
@@ -208,7 +228,7 @@ static void next_step(struct calibration *c)
 	figures_of(c)->time = epoch_seconds();
 	c->step++;
 	c->spoke = false;
-	c->silent = 0;
+	c->silent = c->hung = 0;
 	begin_step(c);
 }
 
@@ -246,7 +266,8 @@ static void reason_of_end(struct calibration *c, char *why, size_t size)
 static void end_run(struct calibration *c)
 {
 	struct policy_figures *figures = figures_of(c);
-	bool was_ready = c->ready, ended = c->ended;
+	bool was_ready = c->ready, ended = c->ended, silenced = c->silenced;
+	unsigned at = c->current >= 0 ? 1u << c->current : 0;
 	char why[240];
 
 	reason_of_end(c, why, sizeof(why));
@@ -259,13 +280,18 @@ static void end_run(struct calibration *c)
 			c->now.complete &= c->pass > 0;
 			c->todo = 0;
 		}
+	} else if (!was_ready && silenced && ++c->silent < SILENT_MAX) {
+		/* The same before it first spoke: once more. */
 	} else if (!was_ready) {
 		if (!c->pass)
 			snprintf(figures->problem, sizeof(figures->problem), "%s", why);
 		give_up(c, why);
-	} else if (c->current >= 0) {
+	} else if (at && silenced && !(c->hung & at)) {
+		/* A host that stood still looks like a guest that hangs: what happens once proves nothing. */
+		c->hung |= at;
+	} else if (at) {
 		policy_figure_cannot(figures, (enum policy_measure)c->current, why);
-		c->todo &= ~(1u << c->current);
+		c->todo &= ~at;
 	} else {
 		give_up(c, why);
 	}
@@ -308,6 +334,7 @@ static void on_silence(evutil_socket_t fd, short what, void *opaque)
 		return;
 	}
 	snprintf(cause, sizeof(cause), "it did not finish within %d s", SILENCE_MS / 1000);
+	c->silenced = true;
 	end_soon(c, cause);
 	/* Should even that not end it, the timer comes again. */
 	rearm(c);
@@ -524,7 +551,7 @@ static int start_run(struct calibration *c)
 	int fd = -1, rc;
 
 	c->is_guest = c->step >= 0;
-	c->ready = c->ended = c->exited = false;
+	c->ready = c->ended = c->exited = c->silenced = false;
 	c->current = -1;
 	c->line_used = 0;
 	c->cause[0] = c->last[0] = '\0';
@@ -613,9 +640,24 @@ static unsigned worth_measuring(struct calibration *c)
 	return todo;
 }
 
+/* A full disk, or a program that is not there, says nothing about the mode: it is measured when that is mended. */
+static void could_not_start(struct calibration *c, int rc)
+{
+	struct policy_figures *figures = figures_of(c);
+	const struct settings *s = c->daemon->settings;
+	char dir[PATH_MAX] = "";
+
+	if (figures->tried)
+		return; /* what the first pass measured stays */
+	if (c->is_guest)
+		guest_dir(c->daemon, dir, sizeof(dir));
+	snprintf(figures->problem, sizeof(figures->problem), "%scannot start %.100s%s%.80s: %s", c->is_guest ? "not measured: " : "",
+		 c->is_guest ? s->vm_program : s->calibrate_program, c->is_guest ? " in " : "", dir, strerror(-rc));
+	c->now.complete = false;
+}
+
 static void begin_step(struct calibration *c)
 {
-	bool native;
 	int rc;
 
 	while (c->pass < PASSES) {
@@ -638,13 +680,14 @@ static void begin_step(struct calibration *c)
 		finish(c);
 		return;
 	}
-	native = c->step < 0;
-	figures_of(c)->tried = true;
 	rc = start_run(c);
-	if (!rc)
+	if (!rc) {
+		if (!figures_of(c)->tried)
+			figures_of(c)->problem[0] = '\0';
+		figures_of(c)->tried = true;
 		return;
-	snprintf(figures_of(c)->problem, sizeof(figures_of(c)->problem), "cannot start %s: %s",
-		 native ? c->daemon->settings->calibrate_program : c->daemon->settings->vm_program, strerror(-rc));
+	}
+	could_not_start(c, rc);
 	c->todo = 0;
 	next_step(c);
 }

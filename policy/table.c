@@ -208,6 +208,8 @@ static const char *here(const struct row *row, enum policy_mode mode, const stru
 			snprintf(text, size, "cannot be measured: %s", f->problem);
 		else if (!policy_mode_can_try(mode, host))
 			snprintf(text, size, "not measured: %s", state.in_build ? state.reason : "not in this version");
+		else if (f && f->problem[0])
+			snprintf(text, size, "%s", f->problem);
 		else
 			snprintf(text, size, "not measured on this host yet (host.calibrate, \"trictl calibrate\")");
 	} else if (!strcmp(row->aspect, "start-up time") && measured && f->start_ms > 0) {
