@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import typing
 
 import programs
 from base import TOP, Failure, Unavailable
@@ -41,12 +42,17 @@ def workloads(program):
     return found
 
 
-def write_plan(path, plan, target_ms, root, device):
-    """The plan as the guest reads it. `root` is the programs' root file system, or None; `device` is where the guest has it."""
+def write_plan(path, plan, target_ms, root, device, disk):
+    """The plan as the guest reads it. `root` is the programs' root file system, or None; `device` is where the guest has it.
+
+    `disk` is what the group of that name works on, or None.
+    """
     with open(path, "w", encoding="ascii") as f:
         f.write(f"target {target_ms}\n")
         if root:
             f.write(f"root {device}\n")
+        if disk:
+            f.write(f"disk {disk}\n")
         for name, operations in plan.items():
             lines = programs.plan_lines(name, root) or [f"{name} {operations}"]
             f.writelines(line + "\n" for line in lines)
@@ -198,6 +204,13 @@ def stop(process):
             process.wait()
 
 
+class Image(typing.NamedTuple):
+    """A disk of a guest: a raw image."""
+
+    path: str
+    readonly: bool
+
+
 class Peer:
     """One column of the table. With two vCPUs it is called so, and only runs the parallel rows."""
 
@@ -215,15 +228,21 @@ class Peer:
         with tempfile.TemporaryDirectory(prefix="trivisor-bench.") as folder:
             path = os.path.join(folder, "plan")
             root = self.options.root if any(name in plan for name in programs.workloads()) else None
-            write_plan(path, plan, target_ms, root, "/dev/vda" if self.boots else root and root.folder)
+            disk = self.options.disk if any(name.startswith("disk-") for name in plan) else None
+            images = [Image(root.image, True)] if root else []
+            if self.boots:
+                write_plan(path, plan, target_ms, root, "/dev/vda", disk and f"/dev/vd{'ab'[len(images)]}")
+            else:
+                write_plan(path, plan, target_ms, root, root and root.folder, disk)
+            images += [Image(disk, False)] if disk else []
             initrd = None
             if self.boots:
                 initrd = os.path.join(folder, "initrd.cpio")
                 modules = ["--kernel-dir", self.options.kernel_dir, "--module", "virtio_pci", "--module", "virtio_blk"]
                 subprocess.run([os.path.join(TOP, "tools", "make-initramfs"), "--no-modules", "--init", self.options.guest,
-                                "--file", f"{path}:etc/bench.plan", *(modules if root else []), initrd], check=True)
+                                "--file", f"{path}:etc/bench.plan", *(modules if images else []), initrd], check=True)
             run = Run(self)
-            self.launch(run, folder, path, initrd, root and root.image, watcher)
+            self.launch(run, folder, path, initrd, images, watcher)
             missing = [name for name in plan if name not in run.rows]
             if not run.done or missing:
                 run.errors.append(f"no figures for {', '.join(missing)}" if missing else "it ended before its plan did")
@@ -249,20 +268,20 @@ class Native(Peer):
     name = "native"
     boots = False
 
-    def launch(self, run, folder, plan, initrd, disk, watcher):
+    def launch(self, run, folder, plan, initrd, images, watcher):
         self.console(run, [self.options.guest, plan, str(self.vcpus)], watcher)
 
 
 class Qemu(Peer):
     name = "tcg"
 
-    def launch(self, run, folder, plan, initrd, disk, watcher):
+    def launch(self, run, folder, plan, initrd, images, watcher):
         options = self.options
         # No network card: its option ROM would be waited for at each boot.
         command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", str(self.vcpus), "-nographic",
                    "-no-reboot", "-nic", "none", "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
-        if disk:
-            command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
+        for image in images:
+            command += ["-drive", f"file={image.path},format=raw,if=virtio,readonly={'on' if image.readonly else 'off'}"]
         self.console(run, command, watcher)
 
 
@@ -271,29 +290,29 @@ class Trivisor(Peer):
         self.name = self.mode = mode
         super().__init__(options, vcpus)
 
-    def launch(self, run, folder, plan, initrd, disk, watcher):
+    def launch(self, run, folder, plan, initrd, images, watcher):
         if self.options.via == "trictl":
-            self.through_trictl(run, folder, initrd, disk, watcher)
+            self.through_trictl(run, folder, initrd, images, watcher)
         else:
-            self.alone(run, folder, initrd, disk, watcher)
+            self.alone(run, folder, initrd, images, watcher)
 
-    def through_trictl(self, run, folder, initrd, disk, watcher):
+    def through_trictl(self, run, folder, initrd, images, watcher):
         options = self.options
         stats = os.path.join(folder, "stats.json")
         command = [os.path.join(options.build, "trictl"), "--socket", os.path.join(folder, "api.sock"), "run", "--mode",
                    self.mode, "--memory", f"{options.memory}M", "--vcpus", str(self.vcpus), "--kernel", options.kernel, "--initrd", initrd,
                    "--append", options.append, "--no-reboot", "--timeout", str(options.timeout), "--stats", stats]
-        if disk:
-            command += ["--disk", f"{disk},readonly"]
+        for image in images:
+            command += ["--disk", image.path + (",readonly" if image.readonly else "")]
         self.console(run, command, watcher)
         run.stats = read_json(stats)
 
-    def alone(self, run, folder, initrd, disk, watcher):
+    def alone(self, run, folder, initrd, images, watcher):
         """trivisor-vm by itself, as QEMU is: no daemon, no policy."""
         options = self.options
         definition = {"name": "bench", "memory_mib": options.memory, "vcpus": self.vcpus, "on_reboot": "shutdown",
                       "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append},
-                      "disks": [{"path": disk, "readonly": True}] if disk else []}
+                      "disks": [{"path": image.path, "readonly": image.readonly} for image in images]}
         definition.update(json.loads(options.define))
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)

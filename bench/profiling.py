@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 
+import disks
 import peers
 import programs
 import sampling
@@ -29,6 +30,7 @@ def profile(options, known):
     require_tool("perf", "linux-perf")
     require_tool("objdump", "binutils")
     programs.prepare(options, names)
+    disks.prepare(options, known, names)
     peer = peers.Trivisor(options, "bt")
     plan = calibrate(options, peer, [name for name in names if name != "boot"])
     native = peers.Native(options).run(plan, TARGET_MS) if plan else None

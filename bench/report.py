@@ -15,6 +15,7 @@ TARGETS = {
     "programs": (None, 4.0),
     # With two vCPUs: bt's own time with one / its time with two.
     "smp": (1.7, None),
+    "disk": (2.0, 2.0),
 }
 # No trivisor modes: there is no ratio of QEMU's time to theirs.
 NO_MODES = ("tcg", "native")

@@ -24,6 +24,7 @@ extern const struct workload vector_workloads[];
 extern const struct workload memory_workloads[];
 extern const struct workload system_workloads[];
 extern const struct workload smp_workloads[];
+extern const struct workload disk_workloads[];
 
 /*
  * Programs of a root file system. The root is a block device with ext4 on it, which is mounted, or natively a folder. Then
@@ -34,6 +35,12 @@ void programs_root(const char *path, int native);
 void programs_read(const char *paths);
 const char *programs_arguments(char *words);
 extern const struct workload programs_workload;
+
+/* The modules that a stock kernel needs for disks, and /dev; once. Not natively. */
+void programs_devices(void);
+
+/* The block device, or natively the file, that the group `disk` works on. The string is copied. */
+void disk_is(const char *name);
 
 /* How many processors there are to use: at most 64. */
 unsigned guest_processors(void);

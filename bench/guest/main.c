@@ -35,6 +35,7 @@
  *its plan. Programs (programs.c) have three kinds of lines, and what they do is never found by trial:
  *
  *	root DEVICE-OR-FOLDER
+ *	disk DEVICE-OR-FILE
  *	read PATH...                                       what to have in memory before the next program
  *	run NAME OPERATIONS output|status ARGUMENT...
  */
@@ -46,7 +47,7 @@ static long native_processors = 1;
 
 static const struct workload *const lists[] = {
     integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
-    smp_workloads,
+    smp_workloads, disk_workloads,
 };
 
 _Noreturn void guest_die(const char *what)
@@ -204,6 +205,10 @@ static void run_line(char *line, uint64_t *target_ns)
 			run_apart(&w, number, *target_ns);
 	} else if (sscanf(line, "%63s %n", keyword, &length) == 1 && !strcmp(keyword, "root")) {
 		programs_root(line + length, native);
+	} else if (!strcmp(keyword, "disk")) {
+		if (!native)
+			programs_devices();
+		disk_is(line + length);
 	} else if (!strcmp(keyword, "read")) {
 		programs_read(line + length);
 	} else if (sscanf(line, "%63s %" SCNu64, name, &number) != 2) {

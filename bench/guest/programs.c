@@ -36,12 +36,15 @@ static char *copy_of(const char *text)
 	return copy;
 }
 
-/* The modules that a stock kernel needs for the disk, in the order in which they load. */
-static void load_modules(void)
+/* In the order in which they load. */
+void programs_devices(void)
 {
-	FILE *list = fopen("/etc/modules.load", "re");
+	static int done;
+	FILE *list = done ? NULL : fopen("/etc/modules.load", "re");
 	char path[256];
 
+	if (done++)
+		return;
 	if (!list)
 		guest_die("/etc/modules.load");
 	while (fscanf(list, "%255s", path) == 1) {
@@ -52,6 +55,8 @@ static void load_modules(void)
 		close(fd);
 	}
 	fclose(list);
+	if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) && errno != EBUSY)
+		guest_die("/dev");
 }
 
 static void mount_at(const char *source, const char *folder, const char *type, unsigned long flags)
@@ -80,10 +85,8 @@ void programs_root(const char *path, int native)
 		mount_at("/proc", "proc", NULL, MS_BIND | MS_REC);
 		mount_at("/dev", "dev", NULL, MS_BIND | MS_REC);
 	} else {
-		load_modules();
+		programs_devices();
 		root = copy_of("/mnt");
-		if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) && errno != EBUSY)
-			guest_die("/dev");
 		if (mount(path, root, "ext4", MS_RDONLY, NULL))
 			guest_die(path);
 		mount_at("proc", "proc", "proc", 0);

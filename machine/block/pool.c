@@ -69,6 +69,7 @@ static void *pool_main(void *opaque)
 	struct pool *pool = opaque;
 	const uint64_t one = 1;
 
+	pthread_setname_np(pthread_self(), "disk");
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		struct block_request *request = get(&pool->waiting);
@@ -162,8 +163,7 @@ int aio_pool_create(const struct aio_files *files, struct aio **ret_aio)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (rc == 0 && pool->threads < THREADS) {
 		rc = -pthread_create(&pool->thread[pool->threads], NULL, pool_main, pool);
-		if (rc == 0)
-			pthread_setname_np(pool->thread[pool->threads++], "disk");
+		pool->threads += rc == 0;
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc < 0) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -47,6 +48,8 @@ static void *worker_main(void *opaque)
 {
 	struct worker *worker = opaque;
 
+	/* By itself: inside the sandbox nobody may write /proc for another thread. */
+	pthread_setname_np(pthread_self(), worker->name);
 	if (worker->loop)
 		worker->loop(worker->opaque);
 	else
@@ -56,10 +59,10 @@ static void *worker_main(void *opaque)
 
 int worker_run(struct worker *worker, const char *name)
 {
-	char short_name[16] = {0};
 	sigset_t all, old;
 	int rc;
 
+	snprintf(worker->name, sizeof(worker->name), "%s", name);
 	/* Signals are the vCPU threads' and the main thread's. */
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS); /* the sandbox asks every thread to drop its capabilities by it */
@@ -69,9 +72,6 @@ int worker_run(struct worker *worker, const char *name)
 	if (rc != 0)
 		return -rc;
 	worker->running = true;
-	for (unsigned i = 0; i < sizeof(short_name) - 1 && name[i]; i++)
-		short_name[i] = name[i];
-	pthread_setname_np(worker->thread, short_name);
 	return 0;
 }
 

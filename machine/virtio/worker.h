@@ -22,6 +22,7 @@ struct worker {
 	int doorbell; /* eventfd; valid once `bell` is there */
 	struct event *bell;
 	pthread_t thread;
+	char name[16];
 	bool running;
 	_Atomic bool rung, quit;
 	void (*work)(void *opaque); /* on the worker, after the doorbell rang */
