@@ -3,6 +3,7 @@
 
 #include "config.h"
 #include "daemon/log.h"
+#include "daemon/networks.h"
 #include "daemon/pools.h"
 #include "proto/file.h"
 #include "proto/paths.h"
@@ -144,6 +145,13 @@ int daemon_create(struct event_base *base, struct settings *settings, struct dae
 		daemon_destroy(daemon);
 		return -ENOMEM;
 	}
+	/* Before VMs that are to start with the host: they connect to them. */
+	rc = networks_open(daemon, &daemon->networks);
+	if (rc) {
+		snprintf(error, error_size, "networks: %s", strerror(-rc));
+		daemon_destroy(daemon);
+		return rc;
+	}
 	adopt_all(daemon);
 	*ret_daemon = daemon;
 	return 0;
@@ -172,6 +180,7 @@ void daemon_destroy(struct daemon *daemon)
 	}
 	store_close(daemon->store);
 	pools_close(daemon->pools);
+	networks_close(daemon->networks);
 	while (daemon->listeners) {
 		struct daemon_listener *listener = daemon->listeners;
 

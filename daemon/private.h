@@ -102,6 +102,7 @@ struct daemon {
 	struct settings *settings;
 	struct store *store;
 	struct pools *pools;
+	struct networks *networks;
 	int lock_fd; /* of the runtime directory */
 	char vms_dir[PATH_MAX];
 	double started;

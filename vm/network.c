@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define GREETING_MS 10000
+#define CONNECT_MS 5000
+#define CONNECT_RETRY_MS 20
 
 static struct machine_nic_change nic_change(const struct vmdef_nic *nic)
 {
@@ -68,12 +70,19 @@ static int connect_switch(struct vm *vm, unsigned number, const char **ret_why)
 {
 	const struct vmdef_nic *def = &vm->def->nics[number];
 	static char why[400];
-	char path[PATH_MAX + 128];
+	char dir[PATH_MAX + 128], path[PATH_MAX + 160];
 	int fd, rc;
 
 	*ret_why = why;
-	snprintf(path, sizeof(path), "%s/../../" SWITCH_NETS_DIR "/%s/" SWITCH_FILE_PORTS, vm->options.dir, def->network);
-	fd = sock_connect_packets(path);
+	snprintf(dir, sizeof(dir), "%s/../../" SWITCH_NETS_DIR "/%s", vm->options.dir, def->network);
+	snprintf(path, sizeof(path), "%s/" SWITCH_FILE_PORTS, dir);
+	/* With the host, networks start as VMs do: one that is there will come up. */
+	for (unsigned ms = 0;; ms += CONNECT_RETRY_MS) {
+		fd = sock_connect_packets(path);
+		if (fd >= 0 || ms >= CONNECT_MS || (fd != -ENOENT && fd != -ECONNREFUSED) || access(dir, F_OK) < 0)
+			break;
+		usleep(CONNECT_RETRY_MS * 1000);
+	}
 	if (fd < 0) {
 		snprintf(why, sizeof(why), "network \"%s\": %s", def->network,
 			 fd == -ENOENT ? "there is none of that name; trictl net create NAME makes one" : strerror(-fd));

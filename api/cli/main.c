@@ -562,6 +562,7 @@ const struct command commands[] = {
 	{"hot-blocks", command_hot_blocks, "[--seconds S] [--top N] VM", "The guest code that takes its time, by sampling."},
 	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
+	{"net", command_net, "create|delete|get|stats|ports NAME, or list", "Networks between the VMs of this host."},
 	{"host", command_host, "", "What this host offers, and what was measured on it."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
 	{"modes", command_modes, "", "The modes, and which of them work here."},

@@ -1,6 +1,7 @@
-/* The --nic option: "TYPE[,KEY=VALUE]..." to a network interface of a definition. */
+/* Networks: trictl net, and the --nic option, "TYPE[,KEY=VALUE]..." to a network interface of a definition. */
 #include "api/cli/cli.h"
 
+#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,4 +171,76 @@ int cli_add_nic(json_object *definition, char *text)
 		if (put_key(nic, strsep(&rest, ",")))
 			return -1;
 	return 0;
+}
+
+/* ---- trictl net -------------------------------------------------------------------------------- */
+
+static const char *text_of(json_object *row, const char *key)
+{
+	json_object *value = NULL;
+
+	return json_object_object_get_ex(row, key, &value) && value ? json_object_get_string(value) : "-";
+}
+
+static void show_nets(json_object *rows)
+{
+	printf("%-24s %s\n", "NAME", "ACTIVE");
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		json_object *row = json_object_array_get_idx(rows, i);
+
+		printf("%-24s %s\n", text_of(row, "name"), text_of(row, "active"));
+	}
+}
+
+static void show_ports(json_object *result)
+{
+	json_object *rows = json_object_object_get(result, "ports");
+
+	printf("%-20s %3s %-17s %4s %-6s %12s %12s %8s\n", "VM", "NIC", "MAC", "VLAN", "KIND", "FROM VM", "TO VM", "DROPPED");
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		json_object *row = json_object_array_get_idx(rows, i);
+		bool mirror = json_object_get_boolean(json_object_object_get(row, "mirror"));
+
+		printf("%-20s %3s %-17s %4s %-6s %12s %12s %8s\n", text_of(row, "vm"), text_of(row, "nic"), text_of(row, "mac"),
+		       text_of(row, "vlan"), mirror ? "mirror" : json_object_object_get_ex(row, "trunk", NULL) ? "trunk" : "access",
+		       text_of(row, "rx_bytes"), text_of(row, "tx_bytes"), text_of(row, "tx_dropped"));
+	}
+}
+
+static void show_plain(json_object *result)
+{
+	json_object_object_foreach(result, key, value) printf("%-12s %s\n", key, json_object_get_string(value));
+}
+
+int command_net(struct cli *cli, int argc, char **argv)
+{
+	static const struct {
+		const char *word, *method;
+		bool name;
+		void (*show)(json_object *result);
+	} words[] = {{"create", "net.create", true, NULL}, {"list", "net.list", false, show_nets},
+		     {"get", "net.get", true, show_plain}, {"delete", "net.delete", true, NULL},
+		     {"stats", "net.stats", true, show_plain}, {"ports", "net.ports", true, show_ports}};
+	json_object *params = NULL, *result = NULL;
+	int status;
+
+	if (cli_arguments(cli, argc, argv, 1, 2, &status))
+		return status;
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (strcmp(words[i].word, argv[optind]) != 0 || argc - optind != 1 + words[i].name)
+			continue;
+		if (words[i].name) {
+			params = json_object_new_object();
+			put_text(params, "name", argv[optind + 1]);
+		}
+		status = cli_ask(cli, words[i].method, params, &result);
+		if (!status && cli->json)
+			puts(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+		else if (!status && words[i].show)
+			words[i].show(result);
+		json_object_put(result);
+		return status;
+	}
+	cli_usage(argv[0]);
+	return EXIT_USAGE;
 }
