@@ -50,6 +50,8 @@ struct vm_process {
 	struct event *kill_timer;   /* destroy was asked for: SIGKILL when it does not end by itself */
 	struct event *linger_timer; /* it exited: how long to wait for its last messages */
 	struct pending_list starts, destroys;
+	enum vm_state told_state;        /* a final one: how it said that it ends, for when it cannot write its result */
+	char told_reason[300];           /* and why; "" when it said nothing of the kind */
 	char failure[600];               /* why we ended it ourselves, "" otherwise */
 	bool terminated, killed;         /* because a destroy was asked for: SIGTERM, SIGKILL were sent */
 	double event_tokens, event_time; /* how many events it may send now; monotonic seconds of the last one */

@@ -89,10 +89,19 @@ static int push_pending(struct pending_list *list, daemon_done_fn done, void *op
 	return 0;
 }
 
+/* It said how it ends, and then did end: only its result is missing, as when the runtime directory is full. */
+static bool told_its_end(const struct vm_process *process)
+{
+	return process->told_reason[0] && (!process->exit_known || process->exit_code_kind == CLD_EXITED);
+}
+
 static void describe_death(const struct vm_process *process, char *why, size_t size)
 {
 	if (process->failure[0])
 		snprintf(why, size, "%s", process->failure);
+	else if (told_its_end(process))
+		snprintf(why, size, "%s; trivisor-vm left no result: see whether the runtime directory is full",
+			 process->told_reason);
 	else if (!process->exit_known)
 		snprintf(why, size, "trivisor-vm died (how is not known: it was adopted) and left no result");
 	else if (process->exit_code_kind == CLD_EXITED)
@@ -111,6 +120,8 @@ static enum vm_state state_of_death(const struct vm_process *process)
 		return VM_DESTROYED;
 	if (process->terminated && by_signal && process->exit_status == SIGTERM)
 		return VM_DESTROYED;
+	if (told_its_end(process) && !process->failure[0])
+		return process->told_state;
 	return process->ready ? VM_CRASHED : VM_FAILED;
 }
 
@@ -243,11 +254,16 @@ static void take_state(struct vm_process *process, json_object *from)
 	json_object *value = NULL;
 	enum vm_state state;
 
-	/* Final states are taken from the result, once the process is gone. */
-	if (json_object_object_get_ex(from, "state", &value) && json_object_is_type(value, json_type_string) &&
-	    vm_state_parse(json_object_get_string(value), &state) && !vm_state_is_final(state)) {
+	if (!json_object_object_get_ex(from, "state", &value) || !json_object_is_type(value, json_type_string) ||
+	    !vm_state_parse(json_object_get_string(value), &state))
+		return;
+	if (!vm_state_is_final(state)) {
 		process->vm->ran = true;
 		process->vm->state = state;
+	} else if (json_object_object_get_ex(from, "reason", &value) && json_object_is_type(value, json_type_string)) {
+		/* Final states are taken from the result, once the process is gone; from this only when there is none. */
+		process->told_state = state;
+		snprintf(process->told_reason, sizeof(process->told_reason), "%s", json_object_get_string(value));
 	}
 }
 

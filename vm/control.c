@@ -254,10 +254,12 @@ static void do_disassemble(struct vm *vm, struct json_object *params, struct rep
 
 static void do_perf_map(struct vm *vm, struct json_object *params, struct reply *reply)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX] = "";
 	int rc = vm_write_perf_map(vm, path, sizeof(path));
 	if (rc == -ENOTSUP)
 		error(reply, CONTROL_ERROR_STATE, "mode %s translates nothing", vm->mode->name);
+	else if (rc && rc != -EBUSY)
+		error(reply, RPC_INTERNAL_ERROR, "%s: %s", path, strerror(-rc));
 	else
 		state_error(vm, rc, "write a perf map for", reply);
 	put_string(reply->result, "path", path);

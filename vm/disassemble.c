@@ -214,8 +214,12 @@ int vm_write_perf_map(struct vm *vm, char *ret_path, size_t bytes)
 	f = fopen(ret_path, "wxe"); /* made anew: the sandbox allows no other writing */
 	if (f) {
 		vm->mode->translations(vm->engine, 0, 0, write_symbol, f);
-		if (fclose(f))
-			rc = -errno;
+		bool cut = ferror(f);
+		if (fclose(f) || cut)
+			rc = errno ? -errno : -EIO;
+		/* A part of it would mislead perf, and may be what fills the directory. */
+		if (rc)
+			unlink(ret_path);
 	} else {
 		rc = -errno;
 	}

@@ -283,7 +283,8 @@ void bt_tsc_update(struct bt_vcpu *v)
 
 /* ---- KVM's clock (Documentation/virt/kvm/x86/msr.rst) ------------------------------------------------ */
 
-struct pvclock_time {
+/* A guest may put both at any multiple of 4. */
+struct __attribute__((packed, aligned(4))) pvclock_time {
 	uint32_t version; /* odd while the rest is being written */
 	uint32_t pad0;
 	uint64_t tsc_timestamp;

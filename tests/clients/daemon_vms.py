@@ -513,7 +513,16 @@ def runtime_directory_is_full(d):
                 check(other.rpc.result("vm.get", ["full"])["process"] is None, "half started")
                 os.unlink(run + "/filler")
                 Console(other.rpc.result("vm.start", ["full"])["console"]).expect(READY)
+                # Full while it runs: no part of a perf map stays, and how the VM ended is known all the same.
+                with open(run + "/filler", "wb") as f, contextlib.suppress(OSError):
+                    f.write(b"x" * (1 << 20))
+                error = other.rpc.call("vm.perf_map", ["full"])["error"]
+                path = os.path.join(run, "vms", other.rpc.result("vm.get", ["full"])["uuid"], "perf.map")
+                check(path in error["message"] and "space" in error["message"], str(error))
+                check(not os.path.exists(path), "a part of the perf map is left")
                 other.rpc.result("vm.destroy", ["full"])
+                result = other.rpc.result("vm.get", ["full"])["result"]
+                check(result["state"] == "destroyed" and "full" in result["reason"], str(result))
         finally:
             subprocess.run(["umount", "-l", run], check=False)
 
