@@ -797,11 +797,12 @@ void calibrate_init(struct daemon *daemon)
 	json_object *json = text ? json_tokener_parse(text) : NULL;
 	struct timeval soon = milliseconds(AT_START_MS);
 	struct policy_calibration_key key;
+	char why[160];
 	bool fits;
 
 	clean_up(daemon);
-	if (text && !policy_calibration_parse(json, &daemon->calibration))
-		log_warning("calibration: what is stored cannot be read; the host is measured again");
+	if (text && !policy_calibration_parse(json, &daemon->calibration, why, sizeof(why)))
+		log_warning("calibration: what is stored cannot be used (%s): the host is to be measured again", why);
 	json_object_put(json);
 	free(text);
 	key_now(daemon, &key);

@@ -10,6 +10,8 @@
 #define FORMAT 1
 /* Beyond this no figure is one: an operation of ten minutes. */
 #define NS_MAX 6e11
+/* Nor is a thousandth of any processor's cycle. */
+#define NS_MIN 1e-4
 
 static const struct {
 	const char *name, *operation, *native;
@@ -118,7 +120,7 @@ enum policy_line policy_calibration_line(struct policy_figures *figures, const c
 		double ns = rounded((double)least / 1000 / khz * 1e6);
 		double median_ns = rounded((double)median / 1000 / khz * 1e6);
 
-		if (!policy_measure_parse(name, ret_measure) || !(ns > 0 && ns < NS_MAX && median_ns >= ns) || !rounds ||
+		if (!policy_measure_parse(name, ret_measure) || !(ns > NS_MIN && ns < NS_MAX && median_ns >= ns) || !rounds ||
 		    rounds > 1000000)
 			return POLICY_LINE_OTHER;
 		take_figure(&figures->of[*ret_measure], ns, median_ns, (unsigned)rounds);
@@ -229,7 +231,7 @@ static void text_of(json_object *object, const char *key, char *to, size_t size)
 	snprintf(to, size, "%s", value ? json_object_get_string(value) : "");
 }
 
-static bool parse_figure(json_object *row, struct policy_figure *ret)
+static bool parse_figure(json_object *row, struct policy_figure *ret, char *ret_why, size_t size)
 {
 	double rounds = number_of(row, "rounds");
 
@@ -243,15 +245,25 @@ static bool parse_figure(json_object *row, struct policy_figure *ret)
 	ret->median_ns = number_of(row, "median_ns");
 	ret->rounds = rounds > 0 && rounds < 1e9 ? (unsigned)rounds : 0;
 	ret->state = POLICY_FIGURE_NS;
-	return ret->ns > 0 && ret->ns < NS_MAX && ret->median_ns >= ret->ns;
+	if (!(ret->ns > NS_MIN && ret->ns < NS_MAX))
+		snprintf(ret_why, size, "ns: a time from %g to %g is wanted", NS_MIN, NS_MAX);
+	else if (!(ret->median_ns >= ret->ns && ret->median_ns < NS_MAX))
+		snprintf(ret_why, size, "median_ns: a time that is not below ns is wanted");
+	else
+		return true;
+	return false;
 }
 
-static bool parse_figures(json_object *json, struct policy_figures *ret)
+/* path: what it is called in messages. */
+static bool parse_figures(json_object *json, const char *path, struct policy_figures *ret, char *ret_why, size_t size)
 {
 	json_object *rows = member(json, "figures", json_type_object), *measured = member(json, "measured", json_type_boolean);
+	char why[80];
 
-	if (!rows)
+	if (!rows) {
+		snprintf(ret_why, size, "%s: an object with figures is wanted", path);
 		return false;
+	}
 	/* Older files name only what was measured. */
 	ret->tried = !measured || json_object_get_boolean(measured);
 	ret->time = number_of(json, "time");
@@ -262,17 +274,20 @@ static bool parse_figures(json_object *json, struct policy_figures *ret)
 		enum policy_measure measure;
 
 		/* What a newer version measured is no harm. */
-		if (policy_measure_parse(name, &measure) && !parse_figure(row, &ret->of[measure]))
+		if (policy_measure_parse(name, &measure) && !parse_figure(row, &ret->of[measure], why, sizeof(why))) {
+			snprintf(ret_why, size, "%s.figures.%s.%s", path, name, why);
 			return false;
+		}
 	}
 	return true;
 }
 
-bool policy_calibration_parse(json_object *json, struct policy_calibration *ret)
+bool policy_calibration_parse(json_object *json, struct policy_calibration *ret, char *ret_why, size_t size)
 {
 	json_object *modes = member(json, "modes", json_type_object), *key = member(json, "key", json_type_object);
 	json_object *complete = member(json, "complete", json_type_boolean);
 	bool ok = modes && key && number_of(json, "format") == FORMAT;
+	char path[24];
 
 	memset(ret, 0, sizeof(*ret));
 	if (ok) {
@@ -282,13 +297,18 @@ bool policy_calibration_parse(json_object *json, struct policy_calibration *ret)
 		ret->complete = complete && json_object_get_boolean(complete);
 		ret->time = number_of(json, "time");
 		ret->seconds = number_of(json, "seconds");
-		ok = parse_figures(member(json, "native", json_type_object), &ret->native);
+		ok = parse_figures(member(json, "native", json_type_object), "native", &ret->native, ret_why, size);
+	} else {
+		snprintf(ret_why, size, "an object with format %d, key, native and modes is wanted", FORMAT);
 	}
 	for (int m = 0; ok && m < POLICY_MODE_COUNT; m++) {
-		json_object *figures = member(modes, policy_mode_name((enum policy_mode)m), json_type_object);
+		const char *name = policy_mode_name((enum policy_mode)m);
+		json_object *figures = NULL;
 
-		if (figures)
-			ok = parse_figures(figures, &ret->mode[m]);
+		if (!json_object_object_get_ex(modes, name, &figures))
+			continue;
+		snprintf(path, sizeof(path), "modes.%s", name);
+		ok = parse_figures(figures, path, &ret->mode[m], ret_why, size);
 	}
 	if (!ok)
 		memset(ret, 0, sizeof(*ret));

@@ -20,7 +20,8 @@
 #define OVERCOMMIT 4.0
 /* Hosts whose costs differ by less count as the same; then the fuller one is filled up. */
 #define SAME_COST 0.02
-/* Where a mode was measured nowhere in the fleet: real hardware before translation, as a single decision has it. */
+/* Where a mode was measured nowhere in the fleet: real hardware before translation, as a single decision has it. These only
+ * order hosts and modes; no answer has them as a cost. */
 #define UNKNOWN_HARDWARE 1.5
 #define UNKNOWN_BT 3.0
 
@@ -58,6 +59,7 @@ struct fleet_vm {
 	double memory_mib, vcpus;
 	int host; /* -1 */
 	bool confined; /* its demand has been narrowed to its group */
+	bool torn;     /* it must be together with one that it must be apart from */
 	double cost;
 	enum policy_mode mode;
 };
@@ -72,6 +74,7 @@ struct fleet {
 	unsigned demand_count;
 	const char **apart_names;
 	unsigned apart_count;
+	unsigned *apart_seen; /* the last bundle with a VM of that group, from 1 on */
 	double borrowed[POLICY_MODE_COUNT][POLICY_MEASURES]; /* means over the hosts that were measured */
 	char *error;
 	size_t error_size;
@@ -118,7 +121,7 @@ static double number_of(json_object *object, const char *key, double otherwise)
 static int read_host(struct fleet *fleet, json_object *json, unsigned index, struct fleet_host *host)
 {
 	json_object *calibration = member(json, "calibration"), *capacity = member(json, "capacity");
-	char why[200];
+	char why[200] = "";
 
 	host->name = text_of(json, "name");
 	host->group = text_of(json, "group");
@@ -126,8 +129,8 @@ static int read_host(struct fleet *fleet, json_object *json, unsigned index, str
 		return refuse(fleet, "hosts[%u]: a name is missing", index);
 	if (!policy_host_parse(member(json, "facts"), &host->facts, why, sizeof(why)))
 		return refuse(fleet, "hosts[%u] (%.80s): %s", index, host->name, why);
-	if (calibration && !policy_calibration_parse(calibration, &host->calibration))
-		return refuse(fleet, "hosts[%u] (%.80s): calibration: not one that host.calibrate answered", index, host->name);
+	if (calibration && !policy_calibration_parse(calibration, &host->calibration, why, sizeof(why)))
+		return refuse(fleet, "hosts[%u] (%.80s): calibration: %s; export that host again", index, host->name, why);
 	host->memory_mib = number_of(capacity, "memory_mib", (double)host->facts.memory_mib);
 	host->cores = number_of(capacity, "vcpus", host->facts.cores * OVERCOMMIT);
 	if (!(host->memory_mib >= 0 && host->cores >= 0))
@@ -368,8 +371,9 @@ static unsigned possible_modes(const struct fleet_host *host, const struct polic
 	return policy_possible(&query);
 }
 
+/* *ret_known: from figures; else it only tells which mode is rather taken. */
 static double cost_of(const struct fleet *fleet, const struct fleet_host *host, enum policy_mode mode,
-		      const struct policy_workload *workload)
+		      const struct policy_workload *workload, bool *ret_known)
 {
 	const double *factor = host->known[mode] ? host->factor[mode] : fleet->borrowed[mode];
 	double cost = 0, known = 0;
@@ -379,7 +383,8 @@ static double cost_of(const struct fleet *fleet, const struct fleet_host *host, 
 			cost += workload->share[i] * factor[i];
 			known += workload->share[i];
 		}
-	return known >= 0.5 ? cost / known : mode == POLICY_BT ? UNKNOWN_BT : UNKNOWN_HARDWARE;
+	*ret_known = known >= 0.5;
+	return *ret_known ? cost / known : mode == POLICY_BT ? UNKNOWN_BT : UNKNOWN_HARDWARE;
 }
 
 /* A demand's cost and mode on every host. */
@@ -393,10 +398,11 @@ static int price(struct fleet *fleet, struct demand *d, const unsigned char *mod
 		d->cost[h] = -1;
 		for (int m = 0; m < POLICY_MODE_COUNT; m++) {
 			double cost;
+			bool known;
 
 			if (!(modes[h] >> m & 1))
 				continue;
-			cost = cost_of(fleet, &fleet->hosts[h], (enum policy_mode)m, &d->shares);
+			cost = cost_of(fleet, &fleet->hosts[h], (enum policy_mode)m, &d->shares, &known);
 			if (d->cost[h] < 0 || cost < d->cost[h]) {
 				d->cost[h] = (float)cost;
 				d->mode[h] = (unsigned char)m;
@@ -497,11 +503,30 @@ static double bundle_cost(const struct fleet *fleet, const struct bundle *b, uns
 	return cost / b->vcpus;
 }
 
-static int place(struct fleet *fleet, const struct bundle *b)
+/* Whether VMs that must be together must be apart as well. number: the bundle's own, from 1 on. */
+static bool contradicts(struct fleet *fleet, const struct bundle *b, unsigned number)
+{
+	bool torn = false;
+
+	for (unsigned i = 0; i < b->count; i++) {
+		unsigned *seen = b->vms[i]->apart >= 0 ? &fleet->apart_seen[b->vms[i]->apart] : NULL;
+
+		torn |= seen && *seen == number;
+		if (seen)
+			*seen = number;
+	}
+	for (unsigned i = 0; torn && i < b->count; i++)
+		b->vms[i]->torn = true;
+	return torn;
+}
+
+static int place(struct fleet *fleet, const struct bundle *b, unsigned number)
 {
 	int best = -1, rc = 0;
 	double best_cost = 0;
 
+	if (contradicts(fleet, b, number))
+		return 0;
 	for (unsigned h = 0; h < fleet->host_count; h++) {
 		double cost = bundle_cost(fleet, b, h);
 
@@ -603,8 +628,10 @@ static int place_all(struct fleet *fleet)
 	struct fleet_vm **order = calloc(fleet->vm_count + 1, sizeof(*order));
 	struct bundle *bundles = calloc(fleet->vm_count + 1, sizeof(*bundles));
 	unsigned count = 0;
-	int rc = order && bundles ? 0 : -ENOMEM;
+	int rc;
 
+	fleet->apart_seen = calloc(fleet->apart_count + 1, sizeof(*fleet->apart_seen));
+	rc = order && bundles && fleet->apart_seen ? 0 : -ENOMEM;
 	for (unsigned i = 0; i < fleet->vm_count && !rc; i++)
 		order[i] = &fleet->vms[i];
 	if (!rc)
@@ -625,7 +652,7 @@ static int place_all(struct fleet *fleet)
 	if (!rc)
 		qsort(bundles, count, sizeof(*bundles), compare_bundles);
 	for (unsigned i = 0; i < count && !rc; i++)
-		rc = place(fleet, &bundles[i]);
+		rc = place(fleet, &bundles[i], i + 1);
 	free(order);
 	free(bundles);
 	return rc;
@@ -645,13 +672,15 @@ static json_object *placement_json(const struct fleet *fleet, const struct fleet
 {
 	json_object *row = json_object_new_object();
 	struct policy_mode_state state;
+	bool known;
 
+	cost_of(fleet, &fleet->hosts[vm->host], vm->mode, &fleet->demands[vm->demand].shares, &known);
 	policy_mode_judge(vm->mode, &fleet->hosts[vm->host].facts, &state);
 	json_object_object_add(row, "vm", json_object_new_string(vm->name));
 	json_object_object_add(row, "host", json_object_new_string(fleet->hosts[vm->host].name));
 	json_object_object_add(row, "mode", json_object_new_string(policy_mode_name(vm->mode)));
 	json_object_object_add(row, "variant", json_object_new_string(state.variant));
-	json_object_object_add(row, "cost", number(vm->cost));
+	json_object_object_add(row, "cost", known ? number(vm->cost) : NULL);
 	return row;
 }
 
@@ -661,6 +690,8 @@ static const char *why_unplaced(const struct fleet *fleet, const struct fleet_vm
 	const struct demand *d = &fleet->demands[vm->demand];
 	bool fits_empty = false, fits = false;
 
+	if (vm->torn)
+		return "its affinity and an anti_affinity contradict each other: VMs that must be on one host must be apart";
 	if (!d->hosts)
 		return vm->within ? "no mode is possible on every host of its group, or there is no such group"
 				  : "no host has a mode that meets its demands";
@@ -729,6 +760,7 @@ static void fleet_finish(struct fleet *fleet)
 	free(fleet->vms);
 	free(fleet->demands);
 	free(fleet->apart_names);
+	free(fleet->apart_seen);
 }
 
 int policy_plan(json_object *hosts, json_object *vms, json_object **ret_plan, char *error, size_t error_size)

@@ -179,8 +179,8 @@ void policy_figure_cannot(struct policy_figures *figures, enum policy_measure me
 
 /* As it is stored and as host.calibrate answers. */
 json_object *policy_calibration_json(const struct policy_calibration *calibration);
-/* False: it is no calibration (of another format, damaged); then *ret is not valid. */
-bool policy_calibration_parse(json_object *json, struct policy_calibration *ret);
+/* False: it is no calibration (of another format, damaged), and ret_why names the place; then *ret is not valid. */
+bool policy_calibration_parse(json_object *json, struct policy_calibration *ret, char *ret_why, size_t size);
 
 /* ---- workloads (workload.c) ------------------------------------------------------------ */
 

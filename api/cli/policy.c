@@ -85,7 +85,15 @@ int command_history(struct cli *cli, int argc, char **argv)
 
 	while ((option = cli_option(cli, argc, argv, options)) >= 0) {
 		if (option == 'l') {
-			json_object_object_add(params, "limit", json_object_new_int(atoi(optarg)));
+			char *end;
+			long long limit = strtoll(optarg, &end, 10);
+
+			if (end == optarg || *end) {
+				fprintf(stderr, "trictl: --limit: \"%s\" is no number\n", optarg);
+				json_object_put(params);
+				return EXIT_USAGE;
+			}
+			json_object_object_add(params, "limit", json_object_new_int64(limit));
 		} else if (option == 'r') {
 			reset = true;
 		} else {

@@ -995,7 +995,7 @@ static const struct rpc_field plan_params[] = {
 	END,
 };
 static const struct rpc_field plan_fields[] = {
-	{"placements", RPC_ARRAY, RPC_REQUIRED, .summary = "vm, host, mode, variant, cost (times native)"},
+	{"placements", RPC_ARRAY, RPC_REQUIRED, .summary = "vm, host, mode, variant, cost (times native; null where nothing in the fleet was measured)"},
 	{"unplaced", RPC_ARRAY, RPC_REQUIRED, .summary = "vm, reason"},
 	{"hosts", RPC_ARRAY, RPC_REQUIRED, .summary = "host, vms, memory_left_mib, vcpus_left, measured"},
 	{"seconds", RPC_NUMBER, RPC_REQUIRED, .summary = "that planning took"},

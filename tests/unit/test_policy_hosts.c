@@ -57,8 +57,10 @@ static int load_hosts(void **state)
 			return -1;
 		}
 		if (member(host->file, "calibration") &&
-		    !policy_calibration_parse(member(host->file, "calibration"), &host->calibration))
+		    !policy_calibration_parse(member(host->file, "calibration"), &host->calibration, error, sizeof(error))) {
+			fprintf(stderr, "%s: calibration: %s\n", path, error);
 			return -1;
+		}
 		host_count++;
 	}
 	if (stream)
@@ -668,6 +670,34 @@ static void fleets_keep_constraints(void **state)
 	json_object_put(r);
 }
 
+/* Demands that no plan can keep, and costs that nothing is known of, are said to be that. */
+static void fleets_promise_nothing(void **state)
+{
+	static const char *const two[] = {"xeon-ept-iommu", "p4-2004", NULL};
+	json_object *r, *hosts_json = json_tokener_parse("[{\"name\":\"a\",\"facts\":[],\"capacity\":{\"memory_mib\":4096,\"vcpus\":4}}]"),
+			*vms = json_tokener_parse("[{\"name\":\"v\"}]");
+	char error[700];
+
+	r = plan(fleet_hosts(two, 1, NULL),
+		 "[{\"name\":\"a\",\"affinity\":\"x\",\"anti_affinity\":\"y\"},{\"name\":\"b\",\"affinity\":\"x\"},"
+		 "{\"name\":\"c\",\"affinity\":\"x\",\"anti_affinity\":\"y\"},"
+		 "{\"name\":\"d\",\"affinity\":\"z\",\"anti_affinity\":\"y\"},{\"name\":\"e\",\"affinity\":\"z\",\"anti_affinity\":\"w\"}]");
+	assert_non_null(strstr(unplaced(r, "a"), "contradict"));
+	assert_non_null(strstr(unplaced(r, "b"), "contradict"));
+	assert_non_null(strstr(unplaced(r, "c"), "contradict"));
+	assert_string_equal(placed(r, "d", "host"), placed(r, "e", "host"));
+	json_object_put(r);
+
+	assert_int_equal(policy_plan(hosts_json, vms, &r, error, sizeof(error)), 0);
+	assert_string_equal(placed(r, "v", "host"), "a");
+	assert_null(member(json_object_array_get_idx(member(r, "placements"), 0), "cost"));
+	json_object_put(r);
+	json_object_put(hosts_json);
+	json_object_put(vms);
+}
+
+#define HOST_WITH(calibration) "[{\"name\":\"a\",\"facts\":[],\"calibration\":{\"format\":1,\"key\":{}," calibration "}}]"
+
 static void bad_fleets_are_refused(void **state)
 {
 	static const struct {
@@ -678,6 +708,11 @@ static void bad_fleets_are_refused(void **state)
 		{"[{\"name\":\"a\"}]", "[]", "facts"},
 		{"[{\"name\":\"a\",\"facts\":[]},{\"name\":\"a\",\"facts\":[]}]", "[]", "twice"},
 		{"[{\"name\":\"a\",\"facts\":[],\"calibration\":{\"format\":9}}]", "[]", "calibration"},
+		{HOST_WITH("\"native\":5,\"modes\":{}"), "[]", "native"},
+		{HOST_WITH("\"native\":{\"figures\":{\"integer\":{\"ns\":1e-300,\"median_ns\":2}}},\"modes\":{}"), "[]", "native.figures.integer.ns"},
+		{HOST_WITH("\"native\":{\"figures\":{}},\"modes\":{\"bt\":{\"figures\":{\"tlb\":{\"ns\":2,\"median_ns\":1}}}}"), "[]",
+		 "modes.bt.figures.tlb.median_ns"},
+		{HOST_WITH("\"native\":{\"figures\":{}},\"modes\":{\"hvm\":[]}"), "[]", "modes.hvm"},
 		{"[{\"name\":\"a\",\"facts\":[],\"capacity\":{\"vcpus\":-1}}]", "[]", "capacity"},
 		{"[{\"name\":\"a\",\"facts\":[]}]", "{}", "vms"},
 		{"[{\"name\":\"a\",\"facts\":[]}]", "[{}]", "vms[0]"},
@@ -792,6 +827,7 @@ int main(void)
 		cmocka_unit_test(workloads_are_learned_and_forgotten),
 		cmocka_unit_test(outcomes_correct_predictions),
 		cmocka_unit_test(fleets_keep_constraints),
+		cmocka_unit_test(fleets_promise_nothing),
 		cmocka_unit_test(bad_fleets_are_refused),
 		cmocka_unit_test(a_large_fleet),
 		cmocka_unit_test(lines_are_not_trusted),
