@@ -41,7 +41,7 @@
 #define KEY_IOPL_OK 0x4000u /* CPL <= IOPL: cli and sti are allowed */
 #define KEY_TS 0x8000u      /* CR0.TS: SSE traps with #NM */
 /* Segments outside 64-bit code (emit_segment.c). Neither of the first two: ds, es and ss are checked one by one. */
-#define KEY_BIG 0x10000u      /* ds, es, ss: writable, up to 4 GiB, so nothing to check (KEY_FLAT implies it) */
+#define KEY_BIG 0x10000u      /* ds, es, ss: writable, from 0 to 4 GiB, so nothing to check (KEY_FLAT implies it) */
 #define KEY_64K 0x20000u      /* ds, es, ss: writable, limit 0xffff */
 #define KEY_CS_64K 0x40000u   /* cs: limit 0xffff */
 #define KEY_AC 0x100000u      /* CR0.AM and RFLAGS.AC at privilege 3: data must be aligned */

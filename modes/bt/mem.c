@@ -409,8 +409,8 @@ struct bt_mem_result bt_mem_slow(struct bt_vcpu *v, gva_t gva, const struct bt_s
 		bt_raise_error(v, VEC_GP, 0);
 	if (!canonical_span(v, gva, n))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
-	/* The end of a flat segment; with another base the sum wraps. */
-	if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & KEY_FLAT)
+	/* The end of a segment that nothing else checks. */
+	if (gva + n > 1ull << 32 && !bt_code64(v) && v->tb_key & (KEY_FLAT | KEY_BIG))
 		bt_raise_error(v, site->access & BT_SITE_STACK ? VEC_SS : VEC_GP, 0);
 	bt_check_alignment(v, gva, bt_alignment(n));
 	if (v->debug.data)

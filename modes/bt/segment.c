@@ -60,6 +60,7 @@ uint32_t bt_segments_key(struct bt_vcpu *v)
 {
 	const struct cpu_segment *seg = v->cs.seg;
 	uint64_t es, ss, ds;
+	bool zero = !(seg[SEG_ES].base | seg[SEG_SS].base | seg[SEG_DS].base);
 	uint32_t key = 0;
 
 	for (unsigned i = 0; i < SEG_COUNT; i++) {
@@ -69,13 +70,14 @@ uint32_t bt_segments_key(struct bt_vcpu *v)
 	es = v->seg_span[SEG_ES][1];
 	ss = v->seg_span[SEG_SS][1];
 	ds = v->seg_span[SEG_DS][1];
-	if (es == 1ull << 32 && ss == es && ds == es)
+	/* Only at base 0 does an access past 4 GiB show in the linear address (bt_mem_slow). */
+	if (es == 1ull << 32 && ss == es && ds == es && zero)
 		key = KEY_BIG;
 	else if (es == 0x10000 && ss == es && ds == es)
 		key = KEY_64K;
 	if (seg[SEG_CS].limit != 0xffffffffu)
 		key |= seg[SEG_CS].limit == 0xffff ? KEY_CS_64K : KEY_CS_LIMIT;
-	else if (key == KEY_BIG && !(seg[SEG_CS].base | seg[SEG_ES].base | seg[SEG_SS].base | seg[SEG_DS].base))
+	else if (key == KEY_BIG && !seg[SEG_CS].base)
 		key |= KEY_FLAT;
 	return key;
 }

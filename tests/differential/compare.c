@@ -309,9 +309,6 @@ static const char *known_difference(const struct diff_case *c, const struct outc
 	if (both && native->cpu.rip == guest->cpu.rip && native->vector == VEC_PF && native->cr2 < 64 && is_memory_fault(guest) &&
 	    (c->bits != 64 || (last->addrsize == 4 && guest->cr2 >> 32 == 1)))
 		return "an access that wraps at 4 GiB";
-	if (both && c->bits == 16 && native->vector != VEC_PF && is_memory_fault(native) && guest->vector == VEC_PF &&
-	    (uint32_t)(guest->cr2 - (last->seg == SEG_CS ? code_base(c) : data_base(c))) >= 0xffffffc0)
-		return "an access past its segment's limit";
 	if (both && guest->vector == VEC_UD && decodes_at(c, native, guest->cpu.rip) == BT_DECODE_INVALID)
 		return "an encoding that the manuals leave undefined";
 	if (both && native->cpu.rip == guest->cpu.rip && last->cls == BT_CLASS_GATHER && /* with TF it stops before the fault */
