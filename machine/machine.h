@@ -231,9 +231,11 @@ struct machine_disk {
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
 
+#define MACHINE_UPLINKS_MAX 8
 enum machine_nic_type {
 	MACHINE_NIC_USER, /* libslirp, in this process */
 	MACHINE_NIC_SWITCH, /* a port of a virtual switch */
+	MACHINE_NIC_TEAM, /* a network device of the host (tap, macvtap, others by packet socket), or several as one */
 };
 
 struct machine_nic_forward {
@@ -253,6 +255,11 @@ struct machine_nic {
 	uint8_t mac[6];
 	unsigned mtu; /* told to the guest; 0: what the back end carries */
 	struct machine_nic_change change;
+	struct {
+		const char *const *uplinks; /* names */
+		unsigned count;
+		bool balance; /* flows are spread over all; else one works, and others stand by */
+	} team;
 	int fd; /* switch: the connection, greeted (proto/switch.h); the NIC's own on success */
 	struct {
 		uint32_t subnet; /* 0x0a000200: 10.0.2.0 */

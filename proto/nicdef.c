@@ -13,7 +13,8 @@
 #define DEFAULT_SUBNET "10.0.2.0/24"
 #define LIMIT_KIB_MAX (1u << 30)
 
-static const char *const type_names[] = {"user", "switch", NULL};
+static const char *const type_names[] = {"user", "switch", "tap", "team", NULL};
+static const char *const policy_names[] = {"active-backup", "balance", NULL};
 static const char *const link_names[] = {"up", "down", NULL};
 static const char *const protocol_names[] = {"tcp", "udp", NULL};
 
@@ -32,7 +33,8 @@ static const struct field transmit_fields[] = LIMIT_FIELDS(transmit);
 /* What every NIC has. */
 #define COMMON_FIELDS                                                                                                  \
 	{.key = "type", .type = FIELD_ENUM, .offset = AT(type), .names = type_names, .required = true,                 \
-	 .what = "user: a network of its own behind the host's, by NAT; switch: one with other VMs of this host"},                                              \
+	 .what = "user: a network of its own behind the host's, by NAT; switch: one with other VMs of this host; "                           \
+	 "tap: a network device of the host; team: several of them as one"},                                              \
 	{.key = "mac", .type = FIELD_MAC, .offset = AT(mac), .what = "made from the VM's UUID when absent"},           \
 	{.key = "mtu", .type = FIELD_COUNT, .offset = AT(mtu), .min = 576, .max = 65520,                               \
 	 .what = "the largest packet the guest is told to use; the largest that the network carries when absent"},     \
@@ -62,12 +64,26 @@ static const struct field switch_fields[] = {
 	 .what = "it gets a copy of every frame of the network, and may send none"},
 };
 
+static const struct field tap_fields[] = {
+	COMMON_FIELDS,
+	{.key = "interface", .type = FIELD_INTERFACE, .offset = AT(uplinks[0]), .required = true,
+	 .what = "a tap, a macvtap, or any other network device, which then is this VM's way out"},
+};
+
+static const struct field team_fields[] = {
+	COMMON_FIELDS,
+	{.key = "policy", .type = FIELD_ENUM, .offset = AT(policy), .names = policy_names,
+	 .what = "active-backup: one works, the others stand by; balance: flows are spread over all"},
+};
+
 static const struct {
 	const struct field *fields;
 	size_t count;
 } by_type[] = {
 	[VMDEF_NIC_USER] = {user_fields, COUNT(user_fields)},
 	[VMDEF_NIC_SWITCH] = {switch_fields, COUNT(switch_fields)},
+	[VMDEF_NIC_TAP] = {tap_fields, COUNT(tap_fields)},
+	[VMDEF_NIC_TEAM] = {team_fields, COUNT(team_fields)},
 };
 
 #undef AT
@@ -115,6 +131,14 @@ static bool subnet_valid(const char *text)
 	       (ntohl(in.s_addr) & ~(~0u << (32 - bits))) == 0;
 }
 
+/* As the kernel has it (dev_valid_name). */
+static bool interface_valid(const char *text)
+{
+	size_t n = strlen(text);
+
+	return n > 0 && n < VMDEF_INTERFACE_BYTES && strcmp(text, ".") && strcmp(text, "..") && text[strcspn(text, "/: \t\r\n")] == '\0';
+}
+
 int vmdef_parse_address(struct json_object *value, const char *path, const struct field *f, char *ret, char *ret_error)
 {
 	const char *text = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
@@ -131,6 +155,10 @@ int vmdef_parse_address(struct json_object *value, const char *path, const struc
 		if (!strcmp(mac, "00:00:00:00:00:00"))
 			return vmdef_refuse(ret_error, path, "%s is no address of a NIC", mac);
 		strcpy(ret, mac);
+	} else if (f->type == FIELD_INTERFACE) {
+		if (!interface_valid(text))
+			return vmdef_refuse(ret_error, path, "\"%.40s\" is no name of a network device, which has 1 to 15 characters", text);
+		strcpy(ret, text);
 	} else if (f->type == FIELD_SUBNET) {
 		if (!subnet_valid(text))
 			return vmdef_refuse(ret_error, path, "\"%.40s\" is no network such as " DEFAULT_SUBNET " (from /8 to /27)", text);
@@ -147,6 +175,7 @@ const char *vmdef_address_pattern(enum field_type type)
 {
 	switch (type) {
 	case FIELD_MAC: return "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$";
+	case FIELD_INTERFACE: return "^[^/: ]{1,15}$";
 	case FIELD_SUBNET: return "^[0-9]{1,3}(\\.[0-9]{1,3}){3}/[0-9]{1,2}$";
 	default: return "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$";
 	}
@@ -236,12 +265,35 @@ static int parse_trunk(struct json_object *value, const char *path, struct vmdef
 	return 0;
 }
 
+static int parse_uplinks(struct json_object *value, const char *path, struct vmdef_nic *nic, char *ret_error)
+{
+	const struct field f = {.type = FIELD_INTERFACE};
+	size_t n = json_object_is_type(value, json_type_array) ? json_object_array_length(value) : 0;
+
+	if (n == 0 || n > VMDEF_UPLINKS_MAX)
+		return vmdef_refuse(ret_error, path, "an array of 1 to %d network devices is wanted", VMDEF_UPLINKS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		char where[400];
+		int rc;
+
+		snprintf(where, sizeof(where), "%.300s[%zu]", path, i);
+		rc = vmdef_parse_address(json_object_array_get_idx(value, i), where, &f, nic->uplinks[i], ret_error);
+		for (size_t k = 0; !rc && k < i; k++)
+			if (!strcmp(nic->uplinks[k], nic->uplinks[i]))
+				rc = vmdef_refuse(ret_error, where, "%s is there twice", nic->uplinks[i]);
+		if (rc)
+			return rc;
+		nic->uplink_count++;
+	}
+	return 0;
+}
+
 /* The key of this type that holds a list. */
 static const char *list_key(enum vmdef_nic_type type)
 {
-	static const char *const keys[] = {[VMDEF_NIC_USER] = "forward", [VMDEF_NIC_SWITCH] = "trunk"};
+	static const char *const keys[] = {[VMDEF_NIC_USER] = "forward", [VMDEF_NIC_SWITCH] = "trunk", [VMDEF_NIC_TEAM] = "uplinks"};
 
-	return keys[type];
+	return type < COUNT(keys) && keys[type] ? keys[type] : "";
 }
 
 static int parse_list(struct json_object *value, const char *path, struct vmdef_nic *nic, char *ret_error)
@@ -249,6 +301,8 @@ static int parse_list(struct json_object *value, const char *path, struct vmdef_
 	switch (nic->type) {
 	case VMDEF_NIC_USER: return parse_forwards(value, path, nic, ret_error);
 	case VMDEF_NIC_SWITCH: return parse_trunk(value, path, nic, ret_error);
+	case VMDEF_NIC_TEAM: return parse_uplinks(value, path, nic, ret_error);
+	case VMDEF_NIC_TAP: break;
 	}
 	return -EINVAL;
 }
@@ -278,6 +332,10 @@ static int parse_nic(struct json_object *value, const char *path, struct vmdef_n
 	snprintf(where, sizeof(where), "%s.%s", path, list_key(nic->type));
 	if (!rc && json_object_object_get_ex(value, list_key(nic->type), &list))
 		rc = parse_list(list, where, nic, ret_error);
+	if (!rc && nic->type == VMDEF_NIC_TAP)
+		nic->uplink_count = 1;
+	if (!rc && nic->type == VMDEF_NIC_TEAM && nic->uplink_count == 0)
+		rc = vmdef_refuse(ret_error, path, "the key uplinks is missing");
 out:
 	json_object_put(rest);
 	return rc;
@@ -357,6 +415,15 @@ struct json_object *vmdef_trunk_to_json(const struct vmdef_nic *nic)
 	return list;
 }
 
+static struct json_object *uplinks_to_json(const struct vmdef_nic *nic)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (unsigned i = 0; list && i < nic->uplink_count; i++)
+		json_object_array_add(list, json_object_new_string(nic->uplinks[i]));
+	return list;
+}
+
 struct json_object *vmdef_nics_to_json(const struct vmdef *def)
 {
 	struct json_object *list = json_object_new_array();
@@ -366,6 +433,7 @@ struct json_object *vmdef_nics_to_json(const struct vmdef *def)
 		struct json_object *json = vmdef_object_to_json(nic, by_type[nic->type].fields, by_type[nic->type].count);
 
 		if (!json || (nic->forward_count && !vmdef_add(json, "forward", forwards_to_json(nic))) ||
+		    (nic->type == VMDEF_NIC_TEAM && !vmdef_add(json, "uplinks", uplinks_to_json(nic))) ||
 		    (nic->has_trunk && !vmdef_add(json, "trunk", vmdef_trunk_to_json(nic))) ||
 		    json_object_array_add(list, json) < 0) {
 			json_object_put(json);
@@ -402,6 +470,10 @@ struct json_object *vmdef_nics_item_schema(void)
 				  json_tokener_parse("{\"description\":\"VLANs whose tagged frames come and go here\",\"oneOf\":["
 						     "{\"const\":\"all\"},{\"type\":\"array\",\"items\":"
 						     "{\"type\":\"integer\",\"minimum\":1,\"maximum\":4094}}]}"));
+		if (i == VMDEF_NIC_TEAM)
+			vmdef_add(properties, "uplinks",
+				  json_tokener_parse("{\"description\":\"network devices of the host, the preferred one first\",\"type\":\"array\","
+						     "\"minItems\":1,\"maxItems\":8,\"items\":{\"type\":\"string\"}}"));
 		json_object_array_add(kinds, kind);
 	}
 	vmdef_add(schema, "oneOf", kinds);

@@ -466,6 +466,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
 	case FIELD_MAC:
 	case FIELD_IPV4:
+	case FIELD_INTERFACE:
 	case FIELD_SUBNET: return vmdef_parse_address(value, path, f, at, ret_error);
 	case FIELD_WEIGHT: return parse_weight(value, path, at, ret_error);
 	case FIELD_SET: return parse_set(value, path, f->names, at, ret_error);
@@ -655,6 +656,7 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_UUID:
 	case FIELD_MAC:
 	case FIELD_IPV4:
+	case FIELD_INTERFACE:
 	case FIELD_SUBNET:
 	case FIELD_WORD: return json_object_new_string(at);
 	case FIELD_COUNT:
@@ -704,6 +706,7 @@ static bool is_absent(const void *base, const struct field *f)
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_MAC:
 	case FIELD_IPV4:
+	case FIELD_INTERFACE:
 	case FIELD_SUBNET:
 	case FIELD_WORD: return !*(const char *)at;
 	case FIELD_COUNT: return !*(const unsigned *)at;
@@ -817,6 +820,7 @@ static void describe_type(struct json_object *s, const struct field *f)
 		break;
 	case FIELD_MAC:
 	case FIELD_IPV4:
+	case FIELD_INTERFACE:
 	case FIELD_SUBNET:
 		vmdef_add(s, "type", json_object_new_string("string"));
 		vmdef_add(s, "pattern", json_object_new_string(vmdef_address_pattern(f->type)));

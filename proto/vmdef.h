@@ -21,6 +21,8 @@ struct json_object;
 #define VMDEF_NICS_MAX 8
 #define VMDEF_FORWARDS_MAX 64
 #define VMDEF_VLAN_MAX 4094
+#define VMDEF_UPLINKS_MAX 8
+#define VMDEF_INTERFACE_BYTES 16
 #define VMDEF_MAC_BYTES 18
 #define VMDEF_IPV4_BYTES 16
 #define VMDEF_SUBNET_BYTES 20
@@ -99,6 +101,8 @@ struct vmdef_module {
 enum vmdef_nic_type {
 	VMDEF_NIC_USER,   /* libslirp in the VM's process */
 	VMDEF_NIC_SWITCH, /* a virtual switch between the VMs of this host */
+	VMDEF_NIC_TAP,    /* a network device of the host: a tap, a macvtap */
+	VMDEF_NIC_TEAM,   /* several of them as one */
 };
 
 /* Connections to a port of the host go to a port of the guest. */
@@ -133,6 +137,10 @@ struct vmdef_nic {
 	unsigned vlan;            /* of frames without a tag; 0: 1 */
 	bool has_trunk, trunk_all; /* tagged frames of these VLANs too */
 	uint64_t trunk[(VMDEF_VLAN_MAX + 1) / 64 + 1];
+	/* tap, team */
+	char uplinks[VMDEF_UPLINKS_MAX][VMDEF_INTERFACE_BYTES];
+	unsigned uplink_count;
+	enum { VMDEF_TEAM_ACTIVE_BACKUP, VMDEF_TEAM_BALANCE } policy;
 	bool mirror;              /* it gets a copy of everything, and sends nothing */
 };
 

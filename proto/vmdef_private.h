@@ -29,6 +29,7 @@ enum field_type {
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
 	FIELD_MAC,    /* char[VMDEF_MAC_BYTES] */
 	FIELD_IPV4,   /* char[VMDEF_IPV4_BYTES] */
+	FIELD_INTERFACE, /* char[VMDEF_INTERFACE_BYTES]: a network device of the host */
 	FIELD_SUBNET, /* char[VMDEF_SUBNET_BYTES]: an IPv4 network with its prefix length */
 };
 

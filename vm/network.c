@@ -102,6 +102,7 @@ int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why)
 {
 	const struct vmdef_nic *def = &vm->def->nics[number];
 	struct machine_nic_forward forwards[VMDEF_FORWARDS_MAX];
+	const char *uplinks[VMDEF_UPLINKS_MAX];
 	struct machine_nic nic = {.mtu = def->mtu, .change = nic_change(def), .fd = -1};
 	int rc;
 
@@ -126,6 +127,15 @@ int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why)
 		}
 		nic.user.forwards = forwards;
 		nic.user.forward_count = def->forward_count;
+		break;
+	case VMDEF_NIC_TAP:
+	case VMDEF_NIC_TEAM:
+		nic.type = MACHINE_NIC_TEAM;
+		for (unsigned i = 0; i < def->uplink_count; i++)
+			uplinks[i] = def->uplinks[i];
+		nic.team.uplinks = uplinks;
+		nic.team.count = def->uplink_count;
+		nic.team.balance = def->policy == VMDEF_TEAM_BALANCE;
 		break;
 	case VMDEF_NIC_SWITCH:
 		nic.type = MACHINE_NIC_SWITCH;

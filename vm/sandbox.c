@@ -11,6 +11,7 @@
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <linux/sockios.h>
+#include <net/if.h>
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,16 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 		rc = allow_path(ruleset, *file, LL_READ | LL_WRITE_FILE);
 	for (unsigned i = 0; !rc && i < def->disk_count; i++)
 		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
+	/* Taps, and macvtaps by their numbers. */
+	for (unsigned i = 0; !rc && i < def->nic_count; i++)
+		for (unsigned k = 0; !rc && k < def->nics[i].uplink_count; k++) {
+			char path[64];
+
+			snprintf(path, sizeof(path), "/dev/tap%u", if_nametoindex(def->nics[i].uplinks[k]));
+			rc = allow_path(ruleset, "/dev/net/tun", LL_READ | LL_WRITE_FILE);
+			if (!rc)
+				rc = allow_path(ruleset, path, LL_READ | LL_WRITE_FILE);
+		}
 	/* libslirp's: which name servers the host uses, which may change; and seeds. */
 	if (!rc && has_user_nic(def)) {
 		char real[PATH_MAX];

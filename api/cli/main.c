@@ -539,7 +539,7 @@ const struct command commands[] = {
 	{"run", command_run,
 	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
-	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user[,forward=PORT:PORT]...] [--workload W]\n"
+	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|team[,...]] [--workload W]\n"
 	 "                  [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},

@@ -121,6 +121,15 @@ static bool put_trunk(json_object *nic, const char *key, char *text)
 	return true;
 }
 
+static bool put_uplinks(json_object *nic, const char *key, char *text)
+{
+	char *part;
+
+	while ((part = strsep(&text, "+")))
+		json_object_array_add(list_of(nic, key), json_object_new_string(part));
+	return true;
+}
+
 static const struct {
 	const char *key;
 	bool (*put)(json_object *nic, const char *key, char *text);
@@ -137,6 +146,9 @@ static const struct {
 	{"hide_host", put_flag, "on or off"},
 	{"hostname", put_plain, "a name"},
 	{"network", put_plain, "the name of a network"},
+	{"interface", put_plain, "the name of a network device"},
+	{"uplinks", put_uplinks, "names of network devices joined by +"},
+	{"policy", put_plain, "active-backup or balance"},
 	{"vlan", put_number, "a number from 1 to 4094"},
 	{"trunk", put_trunk, "all, or VLANs joined by +, such as 10+20"},
 	{"mirror", put_flag, "on or off"},

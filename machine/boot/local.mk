@@ -29,6 +29,8 @@ MACHINE_BOOT_SOURCES = \
 	machine/net/offload.c \
 	machine/net/port.c \
 	machine/net/rate.c \
+	machine/net/team.c \
+	machine/net/uplink.c machine/net/uplink.h \
 	machine/net/user.c \
 	machine/virtio/blk.c \
 	machine/virtio/device.c \

@@ -103,6 +103,7 @@ void net_rate_take(struct net_rate *rate, uint64_t bytes);
 
 struct machine_nic;
 int net_user_create(const struct machine_nic *nic, struct net_backend **ret_be, const char **ret_error);
+int net_team_create(const struct machine_nic *nic, struct net_backend **ret_be, const char **ret_error);
 /* Takes nic->fd over, on success. */
 int net_port_create(const struct machine_nic *nic, struct net_backend **ret_be, const char **ret_error);
 

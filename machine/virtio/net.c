@@ -380,6 +380,7 @@ static int create_backend(const struct machine_nic *nic, struct net_backend **re
 {
 	switch (nic->type) {
 	case MACHINE_NIC_USER: return net_user_create(nic, ret_be, ret_error);
+	case MACHINE_NIC_TEAM: return net_team_create(nic, ret_be, ret_error);
 	case MACHINE_NIC_SWITCH: return net_port_create(nic, ret_be, ret_error);
 	}
 	*ret_error = "this kind of network is not known";

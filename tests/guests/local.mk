@@ -9,8 +9,8 @@ dist_check_SCRIPTS += tests/guests/systems.py
 TESTS += tests/guests/systems.py
 dist_check_SCRIPTS += tests/guests/hvm.py
 TESTS += tests/guests/hvm.py
-dist_check_SCRIPTS += tests/guests/network.py tests/guests/switch.py
-TESTS += tests/guests/network.py tests/guests/switch.py
+dist_check_SCRIPTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py
+TESTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py
 EXTRA_DIST += tests/guests/nettest.py
 include tests/guests/kernels/kernels.mk
 EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/fetch-package tools/make-initramfs tools/run-vm tools/setup-debian

@@ -125,6 +125,8 @@ class Namespace:
                                        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         if not self.holder.stdout.readline():
             raise Skip("no network namespace here: " + self.holder.stderr.read().decode().strip())
+        # What /sys shows is of the namespace that mounts it.
+        self.run("mount", "-t", "sysfs", "none", "/sys")
         self.run("ip", "link", "set", "lo", "up")
 
     def prefix(self):
