@@ -82,6 +82,22 @@ static const struct fact facts[] = {
 
 /* ---- remedies ---------------------------------------------------------------------------- */
 
+static bool forbidden(const struct policy_host *host)
+{
+	return host->kvm_open_error == EACCES || host->kvm_open_error == EPERM;
+}
+
+/* kvm_access is "owner:group 0660": whether being in that group helps. */
+static void permission_remedy(const struct policy_host *host, char *ret_remedy, size_t size)
+{
+	const char *mode = strrchr(host->kvm_access, ' ');
+	bool group_may = !mode || (strtoul(mode, NULL, 8) & 060) == 060;
+
+	snprintf(ret_remedy, size, "%sadd the daemon's user to the group that owns /dev/kvm%s%s%s",
+		 group_may ? "" : "let a group use it (chgrp kvm /dev/kvm, chmod 0660 /dev/kvm), and ",
+		 host->kvm_access[0] ? " (" : "", host->kvm_access, host->kvm_access[0] ? ")" : "");
+}
+
 void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, size_t size)
 {
 	bool intel = strstr(host->cpu_vendor, "Intel") != NULL;
@@ -91,7 +107,9 @@ void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, si
 	bool loaded = host->kvm_intel == POLICY_YES || host->kvm_amd == POLICY_YES;
 
 	ret_remedy[0] = '\0';
-	if (host->kvm_pvm == POLICY_YES)
+	if (host->kvm_pvm == POLICY_YES && host->kvm_device && forbidden(host))
+		permission_remedy(host, ret_remedy, size);
+	else if (host->kvm_pvm == POLICY_YES)
 		snprintf(ret_remedy, size, "a host with VT-x or AMD-V, or with nested virtualization, has a real one");
 	else if (host->firmware_locked == POLICY_YES)
 		snprintf(ret_remedy, size, "enable %s in the firmware's setup (it is switched off there)", extension);
@@ -107,9 +125,8 @@ void policy_hardware_remedy(const struct policy_host *host, char *ret_remedy, si
 	else if (!host->kvm_device)
 		snprintf(ret_remedy, size, "load %s (modprobe %s)%s", module, module,
 			 loaded ? ", and let udev make /dev/kvm" : "");
-	else if (host->kvm_open_error == EACCES || host->kvm_open_error == EPERM)
-		snprintf(ret_remedy, size, "add the daemon's user to the group that owns /dev/kvm%s%s%s",
-			 host->kvm_access[0] ? " (" : "", host->kvm_access, host->kvm_access[0] ? ")" : "");
+	else if (forbidden(host))
+		permission_remedy(host, ret_remedy, size);
 	else if (host->kvm_open_error)
 		snprintf(ret_remedy, size, "load %s", module);
 	else if (host->kvm_hardware == POLICY_UNKNOWN)
@@ -144,7 +161,9 @@ static void remedy_of(const struct policy_host *host, const char *name, char *re
 	remedy[0] = '\0';
 	if (!strcmp(name, "executable_memfd") && host->exec_memory_error)
 		snprintf(remedy, size, "set sysctl vm.memfd_noexec=0, or let the security policy allow executable memory");
-	else if (!strcmp(name, "kvm_is_hardware") && host->kvm_hardware != POLICY_YES)
+	else if (!strcmp(name, "kvm_opens") && host->kvm_device && host->kvm_open_error)
+		policy_hardware_remedy(host, remedy, size);
+	else if (!strcmp(name, "kvm_is_hardware") && host->kvm_hardware != POLICY_YES && !(host->kvm_device && host->kvm_open_error))
 		policy_hardware_remedy(host, remedy, size);
 	else if (!strcmp(name, "firmware_locked") && host->firmware_locked == POLICY_YES)
 		policy_hardware_remedy(host, remedy, size);

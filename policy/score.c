@@ -181,7 +181,7 @@ static void judge_candidate(enum policy_mode mode, const struct policy_query *q,
 		SAY(remedy, "%s", candidate->remedy);
 		check_figures(mode, q, candidate);
 		if (candidate->verdict == POLICY_RULED_OUT && !candidate->remedy[0])
-			SAY(candidate->remedy, "%s", remedy);
+			SAY(candidate->remedy, "%s", remedy[0] ? remedy : "measure this host again: trictl calibrate");
 	}
 }
 
@@ -224,12 +224,13 @@ static bool keeps_previous(const struct policy_decision *d, const char *previous
 	return true;
 }
 
-/* A reason without what it gives in parentheses as detail. */
-static size_t headline(const char *reason)
+/* How much of a reason comes before what it gives in parentheses as detail. */
+static int headline(const char *reason, int max)
 {
 	const char *detail = strstr(reason, " (");
+	size_t length = detail ? (size_t)(detail - reason) : strlen(reason);
 
-	return detail ? (size_t)(detail - reason) : strlen(reason);
+	return length < (size_t)max ? (int)length : max;
 }
 
 static void say_others(const struct policy_decision *d, char *text, size_t size)
@@ -244,7 +245,7 @@ static void say_others(const struct policy_decision *d, char *text, size_t size)
 		if (c->verdict == POLICY_POSSIBLE && c->predicted.known)
 			snprintf(text + n, size - n, "; %s would cost %.3g", c->variant, c->predicted.cost);
 		else if (c->verdict == POLICY_RULED_OUT && i == POLICY_HVM)
-			snprintf(text + n, size - n, "; hvm is ruled out (%.*s)", (int)headline(c->reason), c->reason);
+			snprintf(text + n, size - n, "; hvm is ruled out (%.*s)", headline(c->reason, 300), c->reason);
 	}
 }
 
@@ -259,9 +260,10 @@ static void decide_auto(const struct policy_query *q, struct policy_decision *d)
 		if (q->guest->problem[0])
 			SAY(d->reason, "this VM cannot start: %.550s", q->guest->problem);
 		else
-			SAY(d->reason, "no mode can run this VM here; bt: %.220s; hvm: %.200s; pv: %.100s",
-			    d->candidates[POLICY_BT].reason, d->candidates[POLICY_HVM].reason,
-			    d->candidates[POLICY_PV].reason);
+			SAY(d->reason, "no mode can run this VM here; bt: %.*s; hvm: %.*s; pv: %.*s",
+			    headline(d->candidates[POLICY_BT].reason, 220), d->candidates[POLICY_BT].reason,
+			    headline(d->candidates[POLICY_HVM].reason, 200), d->candidates[POLICY_HVM].reason,
+			    headline(d->candidates[POLICY_PV].reason, 100), d->candidates[POLICY_PV].reason);
 		return;
 	}
 	kept = keeps_previous(d, q->previous, &d->mode);
@@ -336,6 +338,40 @@ static void note_workloads(const struct policy_query *q, struct policy_decision 
 	}
 }
 
+/*
+ * What it takes for a mode that is ruled out. One reason may hide another: what the definition forbids or requires, its other
+ * demands, the host and its figures. All have to go, so all are told; where one cannot, nothing is promised.
+ */
+static void note_remedy(const struct policy_query *q, enum policy_mode mode, struct policy_decision *d)
+{
+	struct policy_constraints others = q->constraints ? *q->constraints : (struct policy_constraints){0};
+	const struct policy_constraints *demands[] = {q->constraints ? q->constraints : &others, &others, NULL /* the host alone */};
+	struct policy_query alone = *q;
+	const char *name = policy_mode_name(mode);
+	char text[1000] = "", last[sizeof(d->candidates[0].remedy)] = "";
+
+	alone.constraints = NULL;
+	others.require = others.forbid = 0;
+	for (size_t i = 0; i < sizeof(demands) / sizeof(demands[0]); i++) {
+		struct policy_candidate candidate = {.verdict = POLICY_POSSIBLE};
+		size_t n = strlen(text);
+
+		if (!demands[i])
+			judge_candidate(mode, &alone, !strcmp(d->wish, name), &d->workload, &candidate);
+		else
+			check_constraints(mode, q->host, demands[i], &candidate);
+		if (candidate.verdict != POLICY_RULED_OUT)
+			continue;
+		if (!candidate.remedy[0])
+			return;
+		if (strcmp(candidate.remedy, last))
+			snprintf(text + n, sizeof(text) - n, "%s%s", n ? "; and then " : "", candidate.remedy);
+		SAY(last, "%s", candidate.remedy);
+	}
+	if (text[0])
+		change(d, "for %s: %.280s", name, text);
+}
+
 static void note_changes(const struct policy_query *q, struct policy_decision *d)
 {
 	const struct policy_candidate *hvm = &d->candidates[POLICY_HVM];
@@ -345,13 +381,12 @@ static void note_changes(const struct policy_query *q, struct policy_decision *d
 	if (strcmp(d->wish, "auto"))
 		change(d, "\"mode\": \"auto\" in the definition lets the policy choose");
 	for (int m = 0; m < POLICY_MODE_COUNT && !d->possible; m++)
-		if (d->candidates[m].remedy[0])
-			change(d, "for %s: %s", policy_mode_name((enum policy_mode)m), d->candidates[m].remedy);
+		note_remedy(q, (enum policy_mode)m, d);
 	if (d->possible && d->mode != POLICY_HVM && hvm->verdict == POLICY_RULED_OUT) {
 		if (!state.in_build && q->host->kvm_hardware == POLICY_YES)
 			change(d, "a version of trivisor with an hvm engine: this host has hardware virtualization");
-		else if (hvm->remedy[0])
-			change(d, "for hvm: %s", hvm->remedy);
+		else
+			note_remedy(q, POLICY_HVM, d);
 	}
 	if (d->possible && q->guest->xen_pv != POLICY_YES && d->candidates[POLICY_PV].remedy[0])
 		change(d, "for pv: %s", d->candidates[POLICY_PV].remedy);

@@ -125,6 +125,82 @@ static void bt_needs_executable_memory(void **state)
 	assert_non_null(strstr(d.candidates[POLICY_BT].remedy, "memfd_noexec"));
 }
 
+/* The remedy of a fact, "" for none. */
+static const char *fact_remedy(json_object *facts, const char *name)
+{
+	json_object *value = NULL;
+
+	for (size_t i = 0; i < json_object_array_length(facts); i++) {
+		json_object *row = json_object_array_get_idx(facts, i);
+
+		if (json_object_object_get_ex(row, "name", &value) && !strcmp(json_object_get_string(value), name))
+			return json_object_object_get_ex(row, "remedy", &value) ? json_object_get_string(value) : "";
+	}
+	fail_msg("no fact %s", name);
+	return "";
+}
+
+/* Whoever may not open /dev/kvm is told how to, also where what is behind it is software. */
+static void permission_has_a_remedy(void **state)
+{
+	struct policy_host host = hardware_host();
+	struct policy_mode_state judged;
+	json_object *facts;
+
+	host.kvm_open_error = EACCES;
+	snprintf(host.kvm_access, sizeof(host.kvm_access), "root:kvm 0660");
+	facts = policy_host_facts(&host);
+	assert_non_null(strstr(fact_remedy(facts, "kvm_opens"), "add the daemon's user to the group"));
+	assert_null(strstr(fact_remedy(facts, "kvm_opens"), "chmod"));
+	json_object_put(facts);
+	/* A group that itself may not use it is no help. */
+	host.kvm_pvm = POLICY_YES;
+	host.kvm_hardware = POLICY_NO;
+	snprintf(host.kvm_access, sizeof(host.kvm_access), "root:root 0600");
+	policy_mode_judge(POLICY_HVM, &host, &judged);
+	assert_non_null(strstr(judged.remedy, "chmod"));
+	host.kvm_open_error = 0;
+	facts = policy_host_facts(&host);
+	assert_string_equal(fact_remedy(facts, "kvm_opens"), "");
+	assert_non_null(strstr(fact_remedy(facts, "kvm_is_hardware"), "has a real one"));
+	json_object_put(facts);
+}
+
+static const char *change_for(const struct policy_decision *d, const char *mode)
+{
+	char prefix[16];
+
+	snprintf(prefix, sizeof(prefix), "for %s: ", mode);
+	for (unsigned i = 0; i < d->change_count; i++)
+		if (!strncmp(d->would_change[i], prefix, strlen(prefix)))
+			return d->would_change[i];
+	return "";
+}
+
+/* What would change the answer does change it: a reason that hides behind another is told too. */
+static void changes_are_whole(void **state)
+{
+	struct policy_host host = bare_host();
+	struct policy_guest guest = {.image = POLICY_IMAGE_BZIMAGE, .bits = 64, .xen_pv = POLICY_UNKNOWN};
+	struct policy_constraints c = {.forbid = 1u << POLICY_BT | 1u << POLICY_HVM};
+	struct policy_query query = {.host = &host, .guest = &guest, .constraints = &c, .wish = "auto"};
+	struct policy_decision d;
+
+	policy_decide(&query, &d);
+	assert_string_equal(change_for(&d, "bt"), "for bt: take it out of policy.forbid");
+	assert_non_null(strstr(change_for(&d, "hvm"), "policy.forbid; and then "));
+	assert_non_null(strstr(change_for(&d, "hvm"), "firmware"));
+
+	c.kernel_isolation = true;
+	policy_decide(&query, &d);
+	assert_non_null(strstr(change_for(&d, "bt"), "policy.forbid; and then accept policy.isolation"));
+
+	/* bt never passes a device through: leaving policy.forbid alone would not help. */
+	c.passthrough = true;
+	policy_decide(&query, &d);
+	assert_string_equal(change_for(&d, "bt"), "");
+}
+
 static void wishes(void **state)
 {
 	struct policy_host host = bare_host();
@@ -396,6 +472,8 @@ int main(void)
 		cmocka_unit_test(hvm_reasons),
 		cmocka_unit_test(hardware_alone_is_not_enough),
 		cmocka_unit_test(bt_needs_executable_memory),
+		cmocka_unit_test(permission_has_a_remedy),
+		cmocka_unit_test(changes_are_whole),
 		cmocka_unit_test(wishes),
 		cmocka_unit_test(elf_without_pvh_is_ruled_out),
 		cmocka_unit_test(decisions_as_json),
