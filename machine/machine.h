@@ -229,6 +229,8 @@ struct machine_disk {
 };
 /* Before boot. 0 or -errno; *ret_error names the thing and the remedy (static or in a thread-local buffer). */
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
+/* The same as a CD-ROM drive with this disc in it, behind a virtio-scsi adapter of its own; never written. */
+int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
 
 #define MACHINE_UPLINKS_MAX 8

@@ -8,12 +8,15 @@
 #define AT(member) offsetof(struct vmdef_disk, member)
 
 static const char *const format_names[] = {"raw", "qcow2", "vdi", "vmdk", "vpc", "vhdx", NULL};
+static const char *const device_names[] = {"disk", "cdrom", NULL};
 static const char *const cache_names[] = {"writeback", "writethrough", "direct", "directsync", "unsafe", NULL};
 static const char *const discard_names[] = {"unmap", "ignore", NULL};
 static const char *const error_names[] = {"report", "pause", "pause_when_full", NULL};
 
 static const struct field disk_fields[] = {
 	{.key = "path", .type = FIELD_PATH, .offset = AT(path), .required = true, .what = "an image, or a block device"},
+	{.key = "device", .type = FIELD_ENUM, .offset = AT(device), .names = device_names,
+	 .what = "disk: virtio-blk; cdrom: a drive behind virtio-scsi with this image in it, which is never written"},
 	{.key = "format", .type = FIELD_ENUM, .offset = AT(format), .names = format_names,
 	 .what = "of the image; all but raw are read by qemu-nbd, backing files included"},
 	{.key = "readonly", .type = FIELD_BOOL, .offset = AT(readonly), .what = "the guest cannot write it"},
@@ -47,9 +50,11 @@ int vmdef_parse_disks(struct json_object *value, const char *path, struct vmdef 
 					    ret_error);
 		if (rc)
 			return rc;
+		if (disk->device == VMDEF_DEVICE_CDROM)
+			disk->readonly = true;
 		if (disk->readonly && disk->snapshot)
-			return vmdef_refuse(ret_error, where, "readonly and snapshot exclude each other: what is never written needs no "
-							      "temporary image");
+			return vmdef_refuse(ret_error, where, "readonly (a cdrom always is) and snapshot exclude each other: what is never "
+							      "written needs no temporary image");
 	}
 	return 0;
 }

@@ -80,10 +80,12 @@ enum vmdef_cache {
 	VMDEF_CACHE_UNSAFE,
 };
 enum vmdef_discard { VMDEF_DISCARD_UNMAP, VMDEF_DISCARD_IGNORE };
+enum vmdef_disk_device { VMDEF_DEVICE_DISK, VMDEF_DEVICE_CDROM };
 enum vmdef_on_error { VMDEF_ERROR_REPORT, VMDEF_ERROR_PAUSE, VMDEF_ERROR_PAUSE_FULL };
 
 struct vmdef_disk {
 	char *path;
+	enum vmdef_disk_device device;
 	enum vmdef_format format;
 	bool readonly;
 	bool snapshot; /* writes are lost in the end */

@@ -263,6 +263,14 @@ int vm_disks_prepare(struct vm *vm)
 	return 0;
 }
 
+const struct vmdef_disk *vm_disk_numbered(const struct vm *vm, unsigned number)
+{
+	for (unsigned i = 0; i < vm->def->disk_count; i++)
+		if (vm->def->disks[i].device == VMDEF_DEVICE_DISK && !number--)
+			return &vm->def->disks[i];
+	return NULL;
+}
+
 int vm_disks_add(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->def->disk_count; i++) {
@@ -283,7 +291,8 @@ int vm_disks_add(struct vm *vm)
 			disk.nbd_fd = vm->disk_servers[i].socket;
 			vm->disk_servers[i].socket = -1;
 		}
-		rc = machine_add_disk(vm->machine, &disk, &why);
+		rc = def->device == VMDEF_DEVICE_CDROM ? machine_add_cdrom(vm->machine, &disk, &why)
+							: machine_add_disk(vm->machine, &disk, &why);
 		if (rc)
 			return fail(vm, rc, "disks[%u]: %s", i, why);
 	}

@@ -569,9 +569,10 @@ static void pause_for_disk(struct vm *vm)
 {
 	unsigned code = atomic_load(&vm->disk_error), number = code >> 16, error = code & 0xffff;
 	char reason[VM_REASON_BYTES];
-	if (vm->state != VM_RUNNING || number >= vm->def->disk_count || vm_halt(vm))
+	const struct vmdef_disk *disk = vm_disk_numbered(vm, number);
+	if (vm->state != VM_RUNNING || !disk || vm_halt(vm))
 		return;
-	snprintf(reason, sizeof(reason), "disk %.300s: %s; %s, then resume", vm->def->disks[number].path, strerror((int)error),
+	snprintf(reason, sizeof(reason), "disk %.300s: %s; %s, then resume", disk->path, strerror((int)error),
 		 error == ENOSPC || error == EDQUOT ? "make room" : "see to it");
 	vm_set_state(vm, VM_PAUSED, reason);
 }

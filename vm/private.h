@@ -213,6 +213,8 @@ int vm_passthrough_claim(struct vm *vm);
 int vm_disks_prepare(struct vm *vm);
 /* Adds all disks to the machine. The same. */
 int vm_disks_add(struct vm *vm);
+/* By the machine's number, which counts no CD-ROM drives; or NULL. */
+const struct vmdef_disk *vm_disk_numbered(const struct vm *vm, unsigned number);
 /* After the machine is gone: waits until the servers have closed their images. */
 void vm_disks_finish(struct vm *vm);
 

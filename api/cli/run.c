@@ -85,7 +85,7 @@ static int put_path(json_object *to, const char *key, const char *option, const 
 /* Takes one option of a disk. False: it is none. */
 static bool put_disk_option(json_object *disk, const char *option)
 {
-	static const char *const keys[] = {"format", "cache", "discard", "on_error", "serial"};
+	static const char *const keys[] = {"device", "format", "cache", "discard", "on_error", "serial"};
 	const char *value = strchr(option, '=');
 	size_t n = value ? (size_t)(value - option) : 0;
 
@@ -141,7 +141,7 @@ static int add_disk(json_object *definition, char *text)
 		if (access(text, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR))
 			break;
 		complain("--disk: there is no file \"%s\", and \"%s\" is no option of a disk; there is readonly (or ro), snapshot=on, "
-			 "format=, cache=, discard=, on_error= and serial=",
+			 "device=, format=, cache=, discard=, on_error= and serial=",
 			 text, comma + 1);
 		return -EINVAL;
 	}

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <endian.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <unistd.h>
 
@@ -78,9 +79,13 @@ static unsigned list_disks(const struct daemon_vm_info *info, struct disk disks[
 	char error[100], *xml = def->disk_count ? lv_xml_format(info, 0) : NULL;
 	xmlDoc *doc = xml ? lv_xml_read(xml, error, sizeof(error)) : NULL;
 	xmlNode *devices = doc ? lv_xml_child(xmlDocGetRootElement(doc), "devices") : NULL;
+	unsigned number = 0;
 
 	for (unsigned i = 0; i < def->disk_count; i++) {
-		disks[i] = (struct disk){.path = def->disks[i].path, .format = def->disks[i].format, .index = i};
+		disks[i] = (struct disk){.path = def->disks[i].path, .format = def->disks[i].format, .index = UINT_MAX};
+		/* A CD-ROM drive counts nothing, and is not counted. */
+		if (def->disks[i].device == VMDEF_DEVICE_DISK)
+			disks[i].index = number++;
 		snprintf(disks[i].target, sizeof(disks[i].target), "vd%c", 'a' + (int)i);
 		for (xmlNode *e = lv_xml_child(devices, "disk"); e; e = lv_xml_next(e, "disk")) {
 			xmlNode *source = lv_xml_child(e, "source");
@@ -380,7 +385,7 @@ static void put_blocks(struct params *p, const struct daemon_vm_info *info, json
 		PUT_TEXT(p, disks[i].target, "block.%u.name", i);
 		PUT_TEXT(p, disks[i].path, "block.%u.path", i);
 		if (stats) {
-			disk_counters(stats, i, c);
+			disk_counters(stats, disks[i].index, c);
 			PUT_U64(p, c[DISK_READS], "block.%u.rd.reqs", i);
 			PUT_U64(p, c[DISK_READ_BYTES], "block.%u.rd.bytes", i);
 			PUT_U64(p, c[DISK_READ_NS], "block.%u.rd.times", i);

@@ -255,19 +255,22 @@ static bool target_taken(xmlNode *devices, const char *name)
 static xmlNode *make_disk(xmlNode *devices, const struct vmdef_disk *disk)
 {
 	xmlNode *e = add(devices, "disk", NULL), *driver, *source, *target;
+	bool cdrom = disk->device == VMDEF_DEVICE_CDROM;
 	char name[] = "vda";
 
+	if (cdrom)
+		name[0] = 's';
 	while (target_taken(devices, name) && name[2] < 'z')
 		name[2]++;
 	set(e, "type", strncmp(disk->path, "/dev/", 5) ? "file" : "block");
-	set(e, "device", "disk");
+	set(e, "device", cdrom ? "cdrom" : "disk");
 	driver = add(e, "driver", NULL);
 	set(driver, "name", "trivisor");
 	source = add(e, "source", NULL);
 	set(source, strncmp(disk->path, "/dev/", 5) ? "file" : "dev", disk->path);
 	target = add(e, "target", NULL);
 	set(target, "dev", name);
-	set(target, "bus", "virtio");
+	set(target, "bus", cdrom ? "scsi" : "virtio");
 	return e;
 }
 

@@ -427,13 +427,13 @@ static bool check_disk(struct parser *p, const xmlNode *disk)
 
 	if (type && strcmp(type, "file") && strcmp(type, "block"))
 		ok = refuse_node(p, disk, "a disk of type \"%.40s\" is not possible; file and block are", type);
-	else if (device && strcmp(device, "disk"))
-		ok = refuse_node(p, disk, "this machine has no %.40s; a disk is possible", device);
+	else if (device && strcmp(device, "disk") && strcmp(device, "cdrom"))
+		ok = refuse_node(p, disk, "this machine has no %.40s; a disk or a cdrom is possible", device);
 	else if (format && !is_format(format))
 		ok = refuse_node(p, driver, "the format \"%.40s\" is not possible; raw, qcow2, vdi, vmdk, vpc and vhdx are", format);
 	else if (!target)
 		ok = refuse(p, VIR_ERR_XML_ERROR, "a <disk> has no <target>");
-	else if (bus && strcmp(bus, "virtio"))
+	else if (bus && strcmp(bus, "virtio") && !(device && !strcmp(device, "cdrom"))) /* a CD's is virtio-scsi, whatever it says */
 		ok = refuse_node(p, target, "the bus \"%.40s\" is not possible; virtio is", bus);
 	xmlFree(device);
 	xmlFree(type);
@@ -475,6 +475,8 @@ static bool take_disk(struct parser *p, xmlNode *disk)
 	json_object_object_add(item, "path", json_object_new_string(path));
 	json_object_object_add(item, "readonly", json_object_new_boolean(lv_xml_child(disk, "readonly") != NULL));
 	json_object_array_add(p->disks, item);
+	if (lv_xml_attribute_is(disk, "device", "cdrom"))
+		json_object_object_add(item, "device", json_object_new_string("cdrom"));
 	if (lv_xml_child(disk, "transient"))
 		json_object_object_add(item, "snapshot", json_object_new_boolean(1));
 	xmlFree(path);

@@ -40,5 +40,6 @@ MACHINE_BOOT_SOURCES = \
 	machine/virtio/pci.c \
 	machine/virtio/queue.c machine/virtio/queue.h \
 	machine/virtio/rng.c \
+	machine/virtio/scsi.c \
 	machine/virtio/virtio.h \
 	machine/virtio/worker.c machine/virtio/worker.h

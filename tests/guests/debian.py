@@ -119,12 +119,12 @@ def image():
 class System:
     """One VM with an image over the made one."""
 
-    def __init__(self, folder, base, name):
+    def __init__(self, folder, base, name, more_disks=()):
         self.overlay, self.vm_dir = os.path.join(folder, name + ".qcow2"), os.path.join(folder, name)
         make("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", self.overlay)
         os.mkdir(self.vm_dir)
         self.vm = Vm(self.vm_dir, {"memory_mib": 512, "boot": {"firmware": seabios()},
-                                   "disks": [{"path": self.overlay, "format": "qcow2"}]})
+                                   "disks": [{"path": self.overlay, "format": "qcow2"}, *more_disks]})
 
     def login(self):
         self.console = self.vm.console()
@@ -163,7 +163,7 @@ class System:
 
 
 def boots_and_shuts_down(folder, base):
-    system = System(folder, base, "whole")
+    system = System(folder, base, "whole", [{"path": systems.rescue_disc(), "device": "cdrom"}])
     with system.vm:
         system.login()
         command = system.command
@@ -173,6 +173,10 @@ def boots_and_shuts_down(folder, base):
         check("active" == command("systemctl is-active multi-user.target").strip(), "no multi-user system")
         out = command("findmnt -n -o FSTYPE,SOURCE /; . /etc/os-release; echo $VERSION_CODENAME; dpkg-query -f x -W | wc -c")
         check("ext4" in out and "/dev/vda1" in out and SUITE in out and int(out.split()[-1]) > 50, out)
+        out = command("mount -o ro /dev/sr0 /mnt; md5sum /dev/sr0 | cut -c1-32; ls /mnt/boot/grub; echo no >/dev/sr0 || echo refused", 120)
+        with open(systems.rescue_disc(), "rb") as f:
+            disc = hashlib.md5(f.read()).hexdigest()
+        check(disc in out and "i386-pc" in out and "refused" in out, out)
         out = command("dd if=/dev/urandom of=/root/noise bs=1M count=24 2>/dev/null; md5sum </root/noise >/root/sum; cat /root/sum", 120)
         want = out.split()[0]
         system.vm.control().result("power_button")
