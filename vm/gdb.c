@@ -15,6 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define REFUSED_MAX 8 /* clients that are heard out at once */
+
 #define OUTPUT_MAX (1u << 20) /* a client that does not read is not heard either */
 #define CR0_PE 1u
 #define CR0_PG (1u << 31)
@@ -203,16 +205,33 @@ static enum gdb_width choose_width(struct gdb_client *c)
 	return width;
 }
 
-static void refuse(int sock, const char *why)
+static void on_refused(evutil_socket_t sock, short what, void *arg)
 {
+	struct vm_gdb *g = arg;
+
+	close(sock);
+	g->refused--;
+}
+
+/*
+ * GDB writes before it reads and shows an error only as the answer to its first packet: what it writes must find
+ * somebody for a moment, and be acknowledged, or all that it says is "Broken pipe".
+ */
+static void refuse(struct vm_gdb *g, int sock, const char *why)
+{
+	struct timeval moment = {.tv_sec = 1};
 	char frame[256];
 	size_t n;
 
 	vm_log("debugger: a client was refused: %s", why);
-	n = gdb_frame(frame, why, strlen(why));
-	if (send(sock, frame, n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		n = 0;
-	close(sock);
+	frame[0] = '+';
+	n = 1 + gdb_frame(frame + 1, why, strlen(why));
+	if (send(sock, frame, n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 || shutdown(sock, SHUT_WR) || g->refused >= REFUSED_MAX ||
+	    event_base_once(g->vm->base, sock, EV_TIMEOUT, on_refused, g, &moment)) {
+		close(sock);
+		return;
+	}
+	g->refused++;
 }
 
 static const char *attach(struct vm_gdb *g, int sock)
@@ -266,7 +285,7 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 	if (g->client && g->client->detached)
 		client_free(g->client);
 	if (g->client) {
-		refuse(sock, "E.another debugger is attached");
+		refuse(g, sock, "E.another debugger is attached");
 		return;
 	}
 	const char *why = attach(g, sock);

@@ -49,6 +49,7 @@ struct vm_gdb {
 	enum vmdef_gdb_architecture architecture; /* for the next client */
 	struct event *acceptable;
 	struct gdb_client *client;
+	unsigned refused; /* clients that were told so, and may still be writing */
 };
 
 /* ---- gdb.c ---- */

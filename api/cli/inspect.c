@@ -3,6 +3,7 @@
 
 #include <getopt.h>
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 static json_object *member(json_object *object, const char *key)
@@ -63,7 +64,8 @@ static bool put_parameter(json_object *params, const struct parameter *p, const 
 	default: json = json_object_new_double(strtod(value, &end)); break;
 	}
 	json_object_object_add(params, p->name, json);
-	if (end && (*end || end == value)) {
+	/* JSON has no infinities and no NaN. */
+	if (end && (*end || end == value || !isfinite(json_object_get_double(json)))) {
 		complain("--%s: \"%s\" is no number", p->option, value);
 		return false;
 	}

@@ -11,6 +11,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -446,7 +447,7 @@ static int command_wait(struct cli *cli, int argc, char **argv)
 	while ((option = cli_option(cli, argc, argv, options)) >= 0) {
 		if (option == 't') {
 			json_object_object_add(params, "timeout", json_object_new_double(strtod(optarg, &end)));
-			if (!*end && end != optarg)
+			if (!*end && end != optarg && isfinite(strtod(optarg, NULL)))
 				continue;
 			complain("--timeout: \"%s\" is no number of seconds", optarg);
 		}

@@ -250,6 +250,9 @@ def one_at_a_time(folder, shared):
     second = connect(shared["vm"].path("gdb.sock"))
     check("another debugger" in Wire(second).packet(), "the second is told why not")
     check(second.recv(10) == b"", "and closed")
+    r = subprocess.run(["gdb", "-nx", "-batch", "-ex", f"target remote {shared['vm'].path('gdb.sock')}"], capture_output=True, text=True,
+                       timeout=GDB_TIMEOUT, stdin=subprocess.DEVNULL)
+    check("another debugger is attached" in r.stdout + r.stderr, f"GDB does not say why: {r.stdout} {r.stderr}")
     first.close()
     third = connect(shared["vm"].path("gdb.sock"))
     deadline = time.monotonic() + 30
