@@ -38,6 +38,7 @@
  *                   -> {"address","physical","bits","code":[…],"translations":[…]}
  *   hot_blocks    {"seconds":number?, "top":int?} -> {…}   answered when they have passed
  *   perf_map      -> {"path","pid","usable"}
+ *   nic_set       {"nic":int, "link":"up"|"down"?, "receive_kib":int?, "transmit_kib":int?} -> {}   0: no limit
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
@@ -55,6 +56,7 @@
 #define CONTROL_REGS "regs"
 #define CONTROL_DISASSEMBLE "disassemble"
 #define CONTROL_HOT_BLOCKS "hot_blocks"
+#define CONTROL_NIC_SET "nic_set"
 #define CONTROL_PERF_MAP "perf_map"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */

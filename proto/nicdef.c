@@ -11,7 +11,7 @@
 #include "proto/vmdef_private.h"
 
 #define DEFAULT_SUBNET "10.0.2.0/24"
-#define LIMIT_KIB_MAX (1u << 30)
+#define LIMIT_KIB_MAX VMDEF_LIMIT_KIB_MAX
 
 static const char *const type_names[] = {"user", "switch", "tap", "team", NULL};
 static const char *const policy_names[] = {"active-backup", "balance", NULL};

@@ -20,6 +20,7 @@ struct json_object;
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
 #define VMDEF_FORWARDS_MAX 64
+#define VMDEF_LIMIT_KIB_MAX (1 << 30)
 #define VMDEF_VLAN_MAX 4094
 #define VMDEF_UPLINKS_MAX 8
 #define VMDEF_INTERFACE_BYTES 16

@@ -337,6 +337,34 @@ static void do_gdb(struct vm *vm, struct json_object *params, struct reply *repl
 	json_object_object_add(reply->result, "connected", json_object_new_boolean(vm_gdb_connected(vm)));
 }
 
+/* Until the VM's end: its definition stays as it is. */
+static void do_nic_set(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value = NULL;
+	int64_t nic, receive, transmit;
+	if (!vm->def->nic_count) {
+		error(reply, CONTROL_ERROR_STATE, "this VM has no network interface");
+		return;
+	}
+	if (!number_param(params, "nic", vm->def->nic_count - 1, 0, &nic, reply))
+		return;
+	struct vmdef_nic *def = &vm->def->nics[nic];
+	if (!number_param(params, "receive_kib", VMDEF_LIMIT_KIB_MAX, def->receive.kib_per_second, &receive, reply) ||
+	    !number_param(params, "transmit_kib", VMDEF_LIMIT_KIB_MAX, def->transmit.kib_per_second, &transmit, reply))
+		return;
+	if (params && json_object_object_get_ex(params, "link", &value)) {
+		const char *word = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
+		if (strcmp(word, "up") && strcmp(word, "down")) {
+			error(reply, RPC_INVALID_PARAMS, "link: up or down is wanted");
+			return;
+		}
+		def->link = strcmp(word, "up") ? VMDEF_LINK_DOWN : VMDEF_LINK_UP;
+	}
+	def->receive.kib_per_second = (unsigned)receive;
+	def->transmit.kib_per_second = (unsigned)transmit;
+	vm_nic_apply(vm, (unsigned)nic);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -352,6 +380,7 @@ static const struct {
 	{CONTROL_DISASSEMBLE, do_disassemble, true},
 	{CONTROL_HOT_BLOCKS, do_hot_blocks, true},
 	{CONTROL_PERF_MAP, do_perf_map, false},
+	{CONTROL_NIC_SET, do_nic_set, true},
 };
 
 /* ---- requests ---- */

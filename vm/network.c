@@ -149,3 +149,10 @@ int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why)
 		close(nic.fd);
 	return rc;
 }
+
+void vm_nic_apply(struct vm *vm, unsigned number)
+{
+	const struct machine_nic_change change = nic_change(&vm->def->nics[number]);
+
+	machine_nic_set(vm->machine, number, &change);
+}

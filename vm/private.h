@@ -221,6 +221,8 @@ void vm_disks_finish(struct vm *vm);
 /* ---- network.c ---- */
 /* Adds the definition's NIC of that number. 0, or -errno and *ret_why (static) says why. */
 int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why);
+/* Link and limits are as vm->def says from now on. */
+void vm_nic_apply(struct vm *vm, unsigned number);
 
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */

@@ -781,6 +781,11 @@ static void handle_perf_map(struct rpc_call *call, json_object *params)
 	inspect(call, params, DAEMON_PERF_MAP, 0);
 }
 
+static void handle_nic_set(struct rpc_call *call, json_object *params)
+{
+	inspect(call, params, DAEMON_NIC_SET, 0);
+}
+
 static void handle_gdb(struct rpc_call *call, json_object *params)
 {
 	inspect(call, params, DAEMON_GDB, 0);
@@ -900,6 +905,15 @@ static const struct rpc_field hot_params[] = {
 	VM_FIELD,
 	{"seconds", RPC_NUMBER, 0, 0.01, 60, .summary = "for how long to sample, a thousand times a second (default: 1)"},
 	{"top", RPC_INTEGER, 0, 1, 1000, .summary = "how many blocks (default: 10)"},
+	END,
+};
+static const char *const link_states[] = {"up", "down", NULL};
+static const struct rpc_field nic_set_params[] = {
+	VM_FIELD,
+	{"nic", RPC_INTEGER, RPC_REQUIRED, .min = 0, .max = VMDEF_NICS_MAX - 1, .summary = "which one, from 0"},
+	{"link", RPC_STRING, 0, .values = link_states, .summary = "plugs the cable in or pulls it"},
+	{"receive_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB a second to the guest; 0: no limit"},
+	{"transmit_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB a second from the guest; 0: no limit"},
 	END,
 };
 static const struct rpc_field gdb_params[] = {
@@ -1140,6 +1154,9 @@ const struct rpc_method rpc_methods[] = {
 	{"vm.perf_map",
 	 "Writes the names of all present translations for perf(1), which tells by them which guest code ran.",
 	 vm_only, RESULT(perf_fields, "the file"), handle_perf_map},
+	{"vm.nic_set",
+	 "Changes a running VM's network interface until the VM ends: its cable, its limits.",
+	 nic_set_params, NOTHING, handle_nic_set},
 	{"vm.gdb",
 	 "Opens the VM's socket for GDB (target remote), which then stops and continues it.",
 	 gdb_params, RESULT(gdb_fields, "where it is"), handle_gdb},

@@ -54,6 +54,9 @@ def networks_live(folder):
         check(len(ports) == 1 and ports[0]["vm"] == "a" and ports[0]["vlan"] == 7 and ports[0]["uuid"] == vm["uuid"], str(ports))
         check(daemon.rpc.result("net.stats", {"name": "lab"})["ports"] == 1, "one port")
         refused(daemon, "net.delete", 'in use by VM "a"', name="lab")
+        check(daemon.rpc.result("vm.nic_set", {"vm": "a", "nic": 0, "link": "down", "transmit_kib": 100}) == {}, "vm.nic_set")
+        refused(daemon, "vm.nic_set", "nic", vm="a", nic=1)
+        refused(daemon, "vm.nic_set", "link", vm="a", nic=0, link="sideways")
 
         # The next daemon finds both, and the VM still has its port.
         before = sorted(switches(folder))

@@ -121,6 +121,15 @@ def limits_are_kept(c):
         check(files.md5 in out, out)
         # 1 MiB at 512 KiB/s: 2 s, less the burst and what the frames' own bytes blur.
         check(time.monotonic() - began > 1.5, f"it took {time.monotonic() - began:.2f} s")
+        # While it runs: the limit goes, and the cable is pulled and plugged in again.
+        control = vm.control()
+        control.result("nic_set", {"nic": 0, "receive_kib": 0, "link": "down"})
+        wait_until("no carrier", lambda: shell.command("cat /sys/class/net/eth0/carrier").strip().endswith("0"))
+        check("error" in control.call("nic_set", {"nic": 1}) and "error" in control.call("nic_set", {"nic": 0, "link": "x"}), "refusals")
+        control.result("nic_set", {"nic": 0, "link": "up"})
+        wait_until("a carrier", lambda: shell.command("cat /sys/class/net/eth0/carrier").strip().endswith("1"))
+        out = shell.command(f"wget -q -O - http://10.0.2.2:{files.port}/ | md5sum", 120)
+        check(files.md5 in out, out)
     files.close()
 
 
