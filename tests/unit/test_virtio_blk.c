@@ -632,6 +632,82 @@ static void test_hostile(void **state)
 	machine_destroy(machine);
 }
 
+static uint32_t next_random(uint32_t *state)
+{
+	*state = *state * 1664525u + 1013904223u;
+	return *state >> 8;
+}
+
+/* Buffers and rings at random, with grains of sense so that some of it gets far. */
+static void make_noise(struct driver *d, uint32_t *state, bool scsi)
+{
+	static const uint32_t lengths[] = {0, 1, 16, 51, 108, 512, 2048, 4096, 65536, 0xfffffe00, 0xffffffff};
+	uint16_t *avail = avail_of(d);
+
+	for (unsigned i = 0; i < QSIZE; i++) {
+		struct desc *desc = &desc_of(d)[i];
+		uint32_t kind = next_random(state) % 16;
+
+		desc->gpa = kind == 0 ? ((uint64_t)next_random(state) << 40) + next_random(state) : BUF + next_random(state) % 0x100000;
+		desc->bytes = lengths[next_random(state) % (kind < 3 ? ARRAY_SIZE(lengths) : 8)];
+		desc->flags = (uint16_t)(next_random(state) % 4 | (kind == 1 ? 4 : 0));
+		desc->next = (uint16_t)(kind == 2 ? next_random(state) : i + 1);
+		if (desc->flags & WRITE || desc->gpa > BUF + 0x100000)
+			continue;
+		for (unsigned at = 0; at < 64; at++)
+			d->ram[desc->gpa - RING + at] = (uint8_t)next_random(state);
+		if (scsi)
+			memcpy(d->ram + (desc->gpa - RING), "\1\0\0\0\0\0\0\0", 8);
+		else
+			*(uint32_t *)(void *)(d->ram + ((desc->gpa - RING) & ~3ull)) = next_random(state) % 16;
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		avail[2 + avail[1] % QSIZE] = (uint16_t)(next_random(state) % (QSIZE + 2));
+		avail[1]++;
+	}
+	if (next_random(state) % 16 == 0)
+		avail[1] = (uint16_t)next_random(state);
+	wr(d, d->notify + d->queue * d->notify_multiplier, d->queue, 2);
+}
+
+/* Whatever a driver does, the device is stopped or goes on, and works again after a reset. */
+static void check_noise(bool scsi)
+{
+	struct machine *machine = new_machine();
+	struct machine_disk disk = {.path = disk_path, .discard = true};
+	const char *message = "";
+	uint32_t state = 42;
+	struct driver d;
+
+	assert_int_equal(scsi ? machine_add_cdrom(machine, &disk, &message) : machine_add_disk(machine, &disk, &message), 0);
+	d = open_device(machine, scsi ? 0x1048 : 0x1042);
+	d.queue = scsi ? 2 : 0;
+	for (unsigned round = 0; round < 300; round++) {
+		start(&d, 0);
+		for (unsigned i = 0; i < 5; i++)
+			make_noise(&d, &state, scsi);
+	}
+	start(&d, 0);
+	if (!scsi) {
+		assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
+	} else {
+		/* TEST UNIT READY. */
+		memset(buf_of(&d), 0, 512);
+		buf_of(&d)[0] = 1;
+		desc_of(&d)[0] = (struct desc){BUF, 51, NEXT, 1};
+		desc_of(&d)[1] = (struct desc){BUF + 256, 108, WRITE, 0};
+		buf_of(&d)[256 + 11] = 0xee;
+		offer(&d, 0);
+		assert_int_equal(wait_used(&d), 108);
+		assert_int_equal(buf_of(&d)[256 + 10], 0);
+		assert_int_equal(buf_of(&d)[256 + 11], 0);
+	}
+	machine_destroy(machine);
+}
+
+static void test_noise_disk(void **state) { check_noise(false); }
+static void test_noise_cdrom(void **state) { check_noise(true); }
+
 /* Resets of every kind while requests are under way. */
 static void test_reset_races(void **state)
 {
@@ -773,6 +849,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_intx, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_msix, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_hostile, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_noise_disk, make_disk, remove_disk),
+		cmocka_unit_test_setup_teardown(test_noise_cdrom, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_reset_races, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_bad_disks, make_disk, remove_disk),
 		cmocka_unit_test_setup_teardown(test_stats, make_disk, remove_disk),
