@@ -149,7 +149,7 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks", "nics",
+	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
 	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)

@@ -516,7 +516,7 @@ static bool check_element(struct parser *p, const xmlNode *e)
 	case LV_XML_UNKNOWN: return refuse_node(p, e, "not known here; take the element out");
 	case LV_XML_REFUSED:
 		return refuse_node(p, e, lv_xml_is(e, "interface")
-						 ? "this version has no network device; take the element out"
+						 ? "network interfaces are not read from XML yet; give them as nics in <trivisor:vm> (docs/networks.md)"
 						 : "not supported by this version; take the element out");
 	default: return true;
 	}

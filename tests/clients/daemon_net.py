@@ -58,6 +58,15 @@ def networks_live(folder):
         refused(daemon, "vm.nic_set", "nic", vm="a", nic=1)
         refused(daemon, "vm.nic_set", "link", vm="a", nic=0, link="sideways")
 
+        # What libvirt clients read and give back keeps the interfaces.
+        kept = daemon.rpc.result("vm.get", {"vm": "a"})["definition"]["nics"]
+        virsh = ["virsh", "-c", f"trivisor+unix:///system?socket={daemon.libvirt_socket}"]
+        xml = subprocess.run([*virsh, "dumpxml", "--inactive", "a"], capture_output=True, text=True, check=True).stdout
+        with open(os.path.join(folder, "a.xml"), "w") as f:
+            f.write(xml)
+        subprocess.run([*virsh, "define", f.name], capture_output=True, check=True)
+        check(daemon.rpc.result("vm.get", {"vm": "a"})["definition"]["nics"] == kept, "nics through domain XML")
+
         # The next daemon finds both, and the VM still has its port.
         before = sorted(switches(folder))
         check(len(before) == 2, str(before))
