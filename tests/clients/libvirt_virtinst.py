@@ -60,7 +60,8 @@ def import_disk(d):
         f.truncate(16 << 20)
     run(d, "virt-install", "--name", "imp", "--memory", "64", "--import", "--disk", f"path={image},format=raw,bus=virtio", *BARE)
     vm = d.rpc.result("vm.get", ["imp"])
-    check(vm["definition"]["disks"] == [{"path": image, "readonly": False}] and vm["state"] == "running" and "firmware" in vm["definition"]["boot"], str(vm))
+    disk, = vm["definition"]["disks"]
+    check(disk["path"] == image and not disk["readonly"] and vm["state"] == "running" and "firmware" in vm["definition"]["boot"], str(vm))
     v = Virsh(d)
     check("disk.raw" in v("domblklist", "imp") and v("domblkinfo", "imp", "vda"), "its disk")
     v("destroy", "imp")
