@@ -486,6 +486,69 @@ static void workloads_are_learned_and_forgotten(void **state)
 	json_object_put(stats);
 }
 
+/* What outcomes have taught is part of the cost; what was disturbed, measured seldom or guessed is trusted less. */
+static void corrections_and_confidence_count(void **state)
+{
+	struct policy_calibration calibration = find("xeon-ept-iommu")->calibration;
+	struct policy_guest guest = {.image = POLICY_IMAGE_BZIMAGE, .bits = 64, .xen_pv = POLICY_UNKNOWN};
+	struct policy_corrections learned = {.factor = {1, 1, 1}};
+	struct policy_query query = {.host = &find("xeon-ept-iommu")->facts, .calibration = &calibration, .guest = &guest,
+				     .corrections = &learned, .wish = "auto"};
+	struct policy_decision before, after;
+	struct policy_workload sure, unsure;
+	struct policy_cost cost, other;
+
+	policy_decide(&query, &before);
+	learned.factor[POLICY_BT] = 3;
+	policy_decide(&query, &after);
+	assert_true(fabs(after.candidates[POLICY_BT].predicted.cost / before.candidates[POLICY_BT].predicted.cost - 3) < 1e-9);
+	assert_true(fabs(after.candidates[POLICY_HVM].predicted.cost / before.candidates[POLICY_HVM].predicted.cost - 1) < 1e-9);
+
+	policy_workload_named("mixed", &sure);
+	unsure = sure;
+	unsure.certainty = sure.certainty / 2;
+	policy_predict(&calibration, POLICY_BT, &sure, &cost);
+	policy_predict(&calibration, POLICY_BT, &unsure, &other);
+	assert_true(other.confidence < cost.confidence);
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		calibration.mode[POLICY_BT].of[i].median_ns *= 3;
+	policy_predict(&calibration, POLICY_BT, &sure, &other);
+	assert_true(other.confidence < cost.confidence && fabs(other.cost - cost.cost) < 1e-9);
+	calibration.mode[POLICY_BT] = find("xeon-ept-iommu")->calibration.mode[POLICY_BT];
+	for (int i = 0; i < POLICY_MEASURES; i++)
+		calibration.mode[POLICY_BT].of[i].rounds = 2;
+	policy_predict(&calibration, POLICY_BT, &sure, &other);
+	assert_true(other.confidence < cost.confidence);
+}
+
+/* Each of them changes what figures hold for. */
+static void figures_belong_to_a_host(void **state)
+{
+	const struct policy_calibration_key key = {.cpu = "a", .kernel = "b", .version = "c"};
+	struct policy_calibration_key cpu = key, kernel = key, version = key, same = key;
+
+	cpu.cpu[0] = kernel.kernel[0] = version.version[0] = 'x';
+	assert_true(policy_calibration_same(&key, &same));
+	assert_false(policy_calibration_same(&key, &cpu) || policy_calibration_same(&key, &kernel) ||
+		     policy_calibration_same(&key, &version));
+}
+
+/* Half of what is known is gone after 600 s of processor time, or four runs. */
+static void what_is_learned_fades(void **state)
+{
+	const struct host *host = find("xeon-ept-iommu");
+
+	for (unsigned brief = 0; brief < 2; brief++) {
+		struct policy_learned learned = {.cpu_seconds = 1000, .seconds = {[POLICY_process] = 64}, .observed = 1u << POLICY_process};
+		json_object *stats = stats_of(brief ? 1 : 600, 0, 0, 0);
+
+		for (unsigned i = 0; i < (brief ? 4 : 1); i++)
+			assert_true(policy_learn(&learned, stats, POLICY_BT, &host->calibration));
+		assert_true(fabs(learned.seconds[POLICY_process] - 32) < 1e-6);
+		json_object_put(stats);
+	}
+}
+
 /* bt is predicted at 2 and hvm at 1, and in truth bt costs 3: runs in turn show it. */
 static void outcomes_correct_predictions(void **state)
 {
@@ -670,6 +733,29 @@ static void fleets_keep_constraints(void **state)
 	json_object_put(r);
 }
 
+/* Where passthrough is impossible the remedy is of that host; without a capacity a host takes four vCPUs for each of its own. */
+static void remedies_and_room_of_a_host(void **state)
+{
+	static const char *const one[] = {"p4-2004", NULL};
+	struct policy_host host = {.iommu_units = 1};
+	json_object *r;
+	char vms[200];
+
+	assert_non_null(strstr(policy_iommu_remedy(&host), "iommu=on"));
+	assert_null(strstr(policy_iommu_remedy(&host), "firmware"));
+	host.iommu_units = 0;
+	assert_non_null(strstr(policy_iommu_remedy(&host), "firmware"));
+	host.under_hypervisor = true;
+	assert_non_null(strstr(policy_iommu_remedy(&host), "outer hypervisor"));
+
+	for (unsigned more = 0; more < 2; more++) {
+		snprintf(vms, sizeof(vms), "[{\"name\":\"v\",\"vcpus\":%u}]", 4 * find(one[0])->facts.cores + more);
+		r = plan(fleet_hosts(one, 1, NULL), vms);
+		assert_int_equal(json_object_array_length(member(r, "placements")), !more);
+		json_object_put(r);
+	}
+}
+
 /* Demands that no plan can keep, and costs that nothing is known of, are said to be that. */
 static void fleets_promise_nothing(void **state)
 {
@@ -825,8 +911,12 @@ int main(void)
 		cmocka_unit_test(a_vm_keeps_its_mode),
 		cmocka_unit_test(choices_cost_little_more_than_the_best),
 		cmocka_unit_test(workloads_are_learned_and_forgotten),
+		cmocka_unit_test(corrections_and_confidence_count),
+		cmocka_unit_test(figures_belong_to_a_host),
+		cmocka_unit_test(what_is_learned_fades),
 		cmocka_unit_test(outcomes_correct_predictions),
 		cmocka_unit_test(fleets_keep_constraints),
+		cmocka_unit_test(remedies_and_room_of_a_host),
 		cmocka_unit_test(fleets_promise_nothing),
 		cmocka_unit_test(bad_fleets_are_refused),
 		cmocka_unit_test(a_large_fleet),
