@@ -74,7 +74,14 @@ static int set_state(struct mode_vcpu *vcpu, const struct cpu_state *state)
 	return below(64) ? 0 : -EINVAL;
 }
 
-static const struct mode_ops no_engine = {.name = "none", .get_state = get_state, .set_state = set_state};
+static void ram_written(struct mode_vm *engine, gpa_t gpa, uint64_t bytes)
+{
+	if (gpa >= RAM_BYTES || bytes > RAM_BYTES - gpa)
+		fail("%llu bytes were written at %llx", (unsigned long long)bytes, (unsigned long long)gpa);
+}
+
+static const struct mode_ops no_engine = {
+	.name = "none", .get_state = get_state, .set_state = set_state, .ram_written = ram_written};
 
 static void stop_it(void)
 {
@@ -165,7 +172,7 @@ static void vm_shuffle(void)
 static size_t put_number(char *to)
 {
 	static const uint64_t nasty[] = {0, 1, 2, 0x1000, 0x3fff, 0x4000, 0x7fffffff, 0x80000000, 0xffffffff, ~0ull, 1ull << 63, 0xfffff000};
-	uint64_t v = below(2) ? nasty[below(ARRAY_SIZE(nasty))] : any() >> below(48);
+	uint64_t v = below(2) ? nasty[below(ARRAY_SIZE(nasty))] : below(2) ? any() % RAM_BYTES : any() >> below(48);
 
 	return (size_t)sprintf(to, "%s%llx", below(32) ? "" : "-", (unsigned long long)v);
 }
@@ -241,7 +248,8 @@ static size_t frame(char *wire)
 	switch (below(24)) {
 	case 0: wire[below((unsigned)n)] = (char)any(); break;
 	case 1: n = below((unsigned)n); break;
-	case 2: memset(wire, "$m}#+-\3"[below(7)], n = GDB_FRAME_MAX); break;
+	case 2: memset(wire, "$m}#+\3"[below(6)], n = GDB_FRAME_MAX); break;
+	case 4: memset(wire, '-', n = 40); break; /* each has the last reply sent again */
 	case 3: wire[n++] = "+-\3"[below(3)]; break;
 	default: break;
 	}
@@ -296,11 +304,14 @@ static void ask_at_last(int sock)
 
 	answered = false;
 	for (unsigned i = 0; i < 1000 && !answered; i++) {
+		unsigned long before = replies;
 		if (i % 100 == 0 && !say(sock, question, sizeof(question) - 1))
 			fail("the server hung up");
 		event_base_loop(vm.base, EVLOOP_NONBLOCK);
 		if (!hear(sock))
 			fail("the server hung up");
+		if (replies != before) /* what was asked before comes first */
+			i = 0;
 	}
 	if (!answered)
 		fail("the server does not answer");
