@@ -233,12 +233,19 @@ static void __attribute__((noinline)) run_case(const struct diff_case *c, struct
 	memcpy(out->mem, child.window, sizeof(out->mem));
 }
 
+/* The page at GVA_TOP32 is in the gap between AddressSanitizer's shadows, which it maps lest anybody uses it: it has no other use. */
+#ifdef __SANITIZE_ADDRESS__
+#define PLACE(gva) ((gva) == GVA_TOP32 ? MAP_FIXED : MAP_FIXED_NOREPLACE)
+#else
+#define PLACE(gva) MAP_FIXED_NOREPLACE
+#endif
+
 static void map_world(int fd)
 {
 	for (unsigned i = 0; i < WORLD_PAGES; i++) {
 		const struct world_page *p = &world_pages[i];
 		int prot = PROT_READ | (p->write ? PROT_WRITE : 0) | (p->exec ? PROT_EXEC : 0);
-		void *at = mmap((void *)(uintptr_t)p->gva, GUEST_PAGE_SIZE, prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd,
+		void *at = mmap((void *)(uintptr_t)p->gva, GUEST_PAGE_SIZE, prot, MAP_SHARED | PLACE(p->gva) | MAP_POPULATE, fd,
 				p->phys * (off_t)GUEST_PAGE_SIZE);
 		if (at != (void *)(uintptr_t)p->gva) {
 			fprintf(stderr, "# native: cannot map a page at 0x%llx: %s\n", (unsigned long long)p->gva, strerror(errno));
