@@ -12,7 +12,7 @@ GROUP = "disk"
 
 def prepare(options, known, names):
     """Sets options.disk if one of the rows needs it; gone with this process."""
-    if not any(known[name][0] == GROUP for name in names):
+    if not any(name in known and known[name][0] == GROUP for name in names):
         return
     # Not where a temporary file system may be: both of its peers would be spared the file system's work.
     with tempfile.NamedTemporaryFile(prefix="trivisor-bench.", suffix=".raw", dir="/var/tmp", delete=False) as f:
