@@ -134,7 +134,7 @@ void bt_jc_clear(struct bt_vcpu *v)
 	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
 		b->jc[i] = v->vm->thunk.lookup;
 	for (unsigned i = 0; i < BT_JC2_ENTRIES; i++)
-		b->jc2[i].rip = BT_JC2_EMPTY;
+		b->jc2[i] = (struct bt_jc2){BT_JC2_EMPTY, v->vm->thunk.lookup}; /* guests do jump there: it will ask C */
 }
 
 void bt_cache_flush(struct bt_vm *vm)

@@ -175,7 +175,8 @@ def changes(d):
     dom.attachDeviceFlags(disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     check(code_of(dom.attachDeviceFlags, disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG) == libvirt.VIR_ERR_OPERATION_INVALID, "attached twice")
     definition = d.rpc.result("vm.get", ["renamed"])["definition"]
-    check(definition["disks"] == [{"path": image, "readonly": False}], str(definition))
+    only, = definition["disks"]
+    check((only["path"], only["readonly"], only["device"]) == (image, False, "disk"), str(definition))
     shown = ET.fromstring(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find("devices/disk")
     check(shown.find("driver").get("cache") == "none" and shown.find("target").get("dev") == "vdb", "what was written of the disk is lost")
     # The whole definition through its own XML again: nothing changes.

@@ -175,7 +175,7 @@ def refused(d):
                       ("<!DOCTYPE a [<!ENTITY b 'c'>]>" + domain("x"), "document type"),
                       (domain("x", devices="<interface type='network'><source network='default'/></interface>"), "/domain/devices/interface: "),
                       (domain("x", devices="<toaster/>"), "/domain/devices/toaster: not known"),
-                      (domain("x", devices="<disk type='file' device='cdrom'><source file='/a'/><target dev='sda' bus='sata'/></disk>"), "cdrom"),
+                      (domain("x", devices="<disk type='file' device='floppy'><source file='/a'/><target dev='fda' bus='fdc'/></disk>"), "floppy"),
                       (domain("x", extra="<cputune/>"), "/domain/cputune"), (domain("x", memory=0), "/domain/memory"),
                       (domain("a b"), "cannot be a VM's name"), (domain("x").replace("<vcpu>1", "<vcpu>400"), "/domain/vcpu")):
         text = v.fails("define", write(d, "x", xml), word=word)
