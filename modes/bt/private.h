@@ -112,7 +112,8 @@ struct bt_tlb_entry {
 #define BT_TLB_LISTED_GLOBAL 8u /* on the list of the others */
 
 /*
- * In front of the TLB: the last page reached through each base register, for reads and for writes. A slot is filled only
+ * In front of the TLB: the last page reached through each base register, for reads and for writes; for the stack, and for
+ * user code in blocks that jump back to their own start (emit_mem.c says why not elsewhere). A slot is filled only
  * from a TLB hit and emptied with every flush. An empty slot's tag is hit by the first page of the non-canonical half
  * alone, and then leads to host memory that faults, which becomes the guest's #GP.
  */
