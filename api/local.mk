@@ -1,7 +1,8 @@
 # Files of api/: the JSON-RPC server and trictl.
 noinst_LIBRARIES += libjsonrpc.a
 libjsonrpc_a_SOURCES = \
-	api/jsonrpc/base64.c api/jsonrpc/base64.h api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
+	api/jsonrpc/base64.c api/jsonrpc/base64.h api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/methods.h \
+	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
 	api/jsonrpc/schema.c api/jsonrpc/server.c api/jsonrpc/stream.c api/listener.c api/listener.h
 libjsonrpc_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 

@@ -57,8 +57,8 @@ json_object *rpc_openrpc(void)
 	json_object_object_add(
 		info, "description",
 		text("The JSON-RPC API of trivisord: newline-delimited JSON-RPC 2.0 over a UNIX socket."));
-	for (size_t i = 0; i < rpc_method_count; i++)
-		json_object_array_add(methods, describe_method(&rpc_methods[i]));
+	for (size_t i = 0; rpc_method_at(i); i++)
+		json_object_array_add(methods, describe_method(rpc_method_at(i)));
 	json_object_object_add(schemas, "definition", vmdef_schema());
 	for (size_t i = 0; i < rpc_error_count; i++) {
 		json_object *error = json_object_new_object();
@@ -146,7 +146,7 @@ static void print_definition(FILE *to)
 void rpc_print_markdown(FILE *to)
 {
 	fprintf(to, "# The JSON-RPC API of trivisord\n\n"
-		    "<!-- Made by `trivisord --print-api` from api/jsonrpc/methods.c; do not edit. -->\n\n"
+		    "<!-- Made by `trivisord --print-api` from api/jsonrpc/methods_*.c; do not edit. -->\n\n"
 		    "Newline-delimited JSON-RPC 2.0 over a UNIX socket; batches (up to 1000 requests) and "
 		    "notifications work, a\n"
 		    "message has at most 16 MiB. Parameters go by name or by position, in the order below. Answers "
@@ -154,8 +154,8 @@ void rpc_print_markdown(FILE *to)
 		    "are ready, not in the order of the requests. `rpc.discover` gives the same as an OpenRPC "
 		    "document, and\n"
 		    "`trictl call METHOD [JSON]` calls any of it.\n\n## Methods\n");
-	for (size_t i = 0; i < rpc_method_count; i++) {
-		const struct rpc_method *method = &rpc_methods[i];
+	for (size_t i = 0; rpc_method_at(i); i++) {
+		const struct rpc_method *method = rpc_method_at(i);
 
 		fprintf(to, "\n### %s\n\n%s\n\n", method->name, method->summary);
 		if (method->params) {

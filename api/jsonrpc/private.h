@@ -47,7 +47,7 @@ int rpc_check_params(const struct rpc_field *fields, json_object *params, json_o
 /* JSON Schema (draft 7) of a value. */
 json_object *rpc_schema(const struct rpc_field *field);
 
-/* ---- methods as data (methods.c) ---------------------------------------------- */
+/* ---- methods as data (methods.c, methods_*.c) ---------------------------------- */
 
 struct rpc_call;
 
@@ -59,8 +59,8 @@ struct rpc_method {
 	void (*handle)(struct rpc_call *call, json_object *params);
 };
 
-extern const struct rpc_method rpc_methods[];
-extern const size_t rpc_method_count;
+/* By number, from 0, in the order of the documentation; NULL: no more. */
+const struct rpc_method *rpc_method_at(size_t index);
 const struct rpc_method *rpc_method_find(const char *name);
 
 /* Notifications from the server, for the description. */
