@@ -5,6 +5,7 @@ BOOT_TESTS = tests/unit/test_boot_formats tests/unit/test_boot_acpi tests/unit/t
 	tests/unit/test_virtio_net
 check_PROGRAMS += $(BOOT_TESTS)
 TESTS += $(BOOT_TESTS)
+VIRTIO_DRIVER = tests/unit/virtio_driver.c tests/unit/virtio_driver.h
 tests_unit_test_boot_formats_SOURCES = tests/unit/test_boot_formats.c
 tests_unit_test_boot_formats_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_boot_formats_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
@@ -14,10 +15,10 @@ tests_unit_test_boot_acpi_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_virtio_queue_SOURCES = tests/unit/test_virtio_queue.c
 tests_unit_test_virtio_queue_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_queue_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
-tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c
+tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c $(VIRTIO_DRIVER)
 tests_unit_test_virtio_net_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_net_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
-tests_unit_test_virtio_blk_SOURCES = tests/unit/test_virtio_blk.c
+tests_unit_test_virtio_blk_SOURCES = tests/unit/test_virtio_blk.c $(VIRTIO_DRIVER)
 tests_unit_test_virtio_blk_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_blk_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 

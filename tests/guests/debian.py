@@ -20,7 +20,7 @@ from systems import MIB, make, seabios, tool
 from vmtest import BOOT_TIMEOUT, SOURCE, Failed, Skip, Tap, Vm, check, program, scratch
 
 SUITE = "bookworm"
-PACKAGES = "systemd-sysv,udev,dbus,libpam-systemd,initramfs-tools,linux-image-cloud-amd64,e2fsprogs,login,procps,zstd,iproute2"
+PACKAGES = "systemd-sysv,udev,dbus,libpam-systemd,initramfs-tools,linux-image-cloud-amd64,e2fsprogs,login,procps,zstd,iproute2,qemu-guest-agent"
 UUID = "6d1f8b1e-5b0c-4c57-9f3e-000000000001"
 SIZE_MIB = 1024
 GRUB_CONFIG = f"""

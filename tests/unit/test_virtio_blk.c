@@ -2,9 +2,7 @@
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <string.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -12,220 +10,25 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cmocka.h>
+#include "tests/unit/virtio_driver.h"
 
-#include "machine/machine.h"
-
-#define ECAM 0xb0000000u
-#define BAR 0xd0000000u /* where this driver puts BAR 4 */
-#define MSIX 0xd0010000u
-#define RING 0x100000u
-#define DESC RING
-#define AVAIL (RING + 0x1000)
-#define USED (RING + 0x2000)
-#define BUF 0x200000u
-#define QSIZE 64u
+#define BUF DRIVER_BUF(0)
 #define SECTORS 256u
 
-#define NEXT 1
-#define WRITE 2
-
-struct desc {
-	uint64_t gpa;
-	uint32_t bytes;
-	uint16_t flags, next;
-};
-
-struct driver {
-	struct machine *machine;
-	unsigned slot;
-	uint64_t common, notify, isr, device; /* addresses */
-	uint32_t notify_multiplier;
-	unsigned cfg_cap;
-	uint64_t features;
-	uint8_t *ram; /* from RING on */
-	uint16_t queue; /* the one it uses */
-	uint16_t seen; /* used entries taken */
-};
-
+static uint16_t queue; /* the one that is used */
 static char disk_path[64];
 
-static void ignore_event(void *opaque, enum machine_event event, unsigned code) {}
-static void ignore_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
+static struct machine *new_machine(void) { return driver_machine(1, NULL, NULL); }
 
-static struct machine *new_machine_of(unsigned vcpus, void (*on_event)(void *, enum machine_event, unsigned), void *opaque)
-{
-	const struct machine_config config = {
-		.ram_bytes = 16u << 20, .vcpus = vcpus, .on_event = on_event, .on_output = ignore_output, .opaque = opaque};
-	struct machine *machine = NULL;
-
-	assert_int_equal(machine_create(&config, &machine), 0);
-	return machine;
-}
-
-static struct machine *new_machine(void) { return new_machine_of(1, ignore_event, NULL); }
-
-/* ---- registers ------------------------------------------------------------------ */
-
-static uint64_t rd(struct driver *d, uint64_t gpa, unsigned n)
-{
-	uint64_t v = 0;
-
-	machine_mmio_read(d->machine, 0, gpa, &v, n);
-	return v;
-}
-
-static void wr(struct driver *d, uint64_t gpa, uint64_t v, unsigned n) { machine_mmio_write(d->machine, 0, gpa, &v, n); }
-
-/* ECAM must be switched on by whoever configures the host bridge; ports always work. */
-static uint32_t cfg(struct driver *d, unsigned at, unsigned n)
-{
-	machine_pio_write(d->machine, 0, 0xcf8, 0x80000000u | d->slot << 11 | (at & 0xfc), 4);
-	return machine_pio_read(d->machine, 0, (uint16_t)(0xcfc + (at & 3)), n);
-}
-
-static void cfg_set(struct driver *d, unsigned at, uint32_t v, unsigned n)
-{
-	machine_pio_write(d->machine, 0, 0xcf8, 0x80000000u | d->slot << 11 | (at & 0xfc), 4);
-	machine_pio_write(d->machine, 0, (uint16_t)(0xcfc + (at & 3)), v, n);
-}
-
-static bool find_device(struct driver *d, uint16_t device)
-{
-	for (d->slot = 0; d->slot < 32; d->slot++) {
-		if (cfg(d, 0, 4) == (0x1af4u | (uint32_t)device << 16))
-			return true;
-	}
-	return false;
-}
-
-static void find_caps(struct driver *d)
-{
-	assert_true(cfg(d, 6, 2) & 0x10);
-	for (unsigned at = cfg(d, 0x34, 1); at; at = cfg(d, at + 1, 1)) {
-		uint64_t where;
-
-		if (cfg(d, at, 1) != 9)
-			continue;
-		where = BAR + (uint64_t)cfg(d, at + 8, 4);
-		switch (cfg(d, at + 3, 1)) {
-		case 1: d->common = where; break;
-		case 2:
-			d->notify = where;
-			d->notify_multiplier = cfg(d, at + 16, 4);
-			break;
-		case 3: d->isr = where; break;
-		case 4: d->device = where; break;
-		case 5: d->cfg_cap = at; break;
-		default: fail_msg("unknown capability");
-		}
-		if (cfg(d, at + 3, 1) != 5)
-			assert_int_equal(cfg(d, at + 4, 1), 4);
-	}
-	assert_true(d->common && d->notify && d->isr && d->cfg_cap);
-}
-
-static uint8_t status(struct driver *d) { return (uint8_t)rd(d, d->common + 20, 1); }
-static void set_status(struct driver *d, uint8_t s) { wr(d, d->common + 20, s, 1); }
-
-static void sleep_ms(unsigned ms)
-{
-	const struct timespec ts = {.tv_nsec = (long)ms * 1000000};
-
-	nanosleep(&ts, NULL);
-}
-
-static void reset(struct driver *d)
-{
-	set_status(d, 0);
-	for (unsigned i = 0; i < 5000 && status(d) != 0; i++)
-		sleep_ms(1);
-	assert_int_equal(status(d), 0);
-}
-
-static void start(struct driver *d, uint64_t refuse)
-{
-	reset(d);
-	set_status(d, 1);
-	set_status(d, 3);
-	d->features = 0;
-	for (unsigned i = 0; i < 2; i++) {
-		wr(d, d->common, i, 4);
-		d->features |= rd(d, d->common + 4, 4) << (32 * i);
-	}
-	assert_true(d->features & 1ull << 32);
-	d->features &= ~refuse;
-	for (unsigned i = 0; i < 2; i++) {
-		wr(d, d->common + 8, i, 4);
-		wr(d, d->common + 12, (uint32_t)(d->features >> (32 * i)), 4);
-	}
-	set_status(d, 0xb);
-	assert_int_equal(status(d), 0xb);
-	d->ram = machine_dma_map(d->machine, RING, 0x300000);
-	assert_non_null(d->ram);
-	memset(d->ram, 0, 0x4000);
-	wr(d, d->common + 22, d->queue, 2);
-	assert_true(rd(d, d->common + 24, 2) >= QSIZE);
-	wr(d, d->common + 24, QSIZE, 2);
-	wr(d, d->common + 32, DESC, 4);
-	wr(d, d->common + 36, 0, 4);
-	wr(d, d->common + 40, AVAIL, 4);
-	wr(d, d->common + 44, 0, 4);
-	wr(d, d->common + 48, USED, 8);
-	wr(d, d->common + 28, 1, 2);
-	assert_int_equal(rd(d, d->common + 28, 2), 1);
-	set_status(d, 0xf);
-	assert_int_equal(status(d), 0xf);
-	d->seen = 0;
-}
-
-static struct driver open_device(struct machine *machine, uint16_t device)
-{
-	struct driver d = {.machine = machine};
-
-	assert_true(find_device(&d, device));
-	cfg_set(&d, 0x20, BAR, 4);
-	cfg_set(&d, 0x24, 0, 4);
-	cfg_set(&d, 0x14, MSIX, 4);
-	cfg_set(&d, 4, 6, 2);
-	find_caps(&d);
-	return d;
-}
+static uint8_t *buf_of(struct driver *d) { return ram(d, BUF); }
 
 /* ---- requests -------------------------------------------------------------------- */
-
-static struct desc *desc_of(struct driver *d) { return (struct desc *)(void *)d->ram; }
-static uint16_t *avail_of(struct driver *d) { return (uint16_t *)(void *)(d->ram + (AVAIL - RING)); }
-static uint16_t *used_of(struct driver *d) { return (uint16_t *)(void *)(d->ram + (USED - RING)); }
-static uint8_t *buf_of(struct driver *d) { return d->ram + (BUF - RING); }
-
-static void offer(struct driver *d, uint16_t head)
-{
-	uint16_t *avail = avail_of(d), index = avail[1];
-
-	avail[2 + index % QSIZE] = head;
-	__atomic_store_n(&avail[1], (uint16_t)(index + 1), __ATOMIC_SEQ_CST);
-	wr(d, d->notify + d->queue * d->notify_multiplier, d->queue, 2);
-}
-
-static uint32_t wait_used(struct driver *d)
-{
-	const uint16_t *used = used_of(d);
-	uint32_t written;
-
-	for (unsigned i = 0; i < 5000 && __atomic_load_n(&used[1], __ATOMIC_ACQUIRE) == d->seen; i++)
-		sleep_ms(1);
-	assert_int_not_equal(used[1], d->seen);
-	written = ((const uint32_t *)(const void *)(used + 2))[2 * (d->seen % QSIZE) + 1];
-	d->seen++;
-	return written;
-}
 
 /* Header at BUF, data from BUF + 4096 in pieces, status at BUF + 64. Returns the status byte. */
 static uint8_t request(struct driver *d, uint32_t type, uint64_t sector, uint32_t bytes, bool to_guest, uint32_t *ret_written)
 {
 	struct virtio_blk_outhdr *header = (void *)buf_of(d);
-	struct desc *desc = desc_of(d);
+	struct desc *desc = desc_of(d, queue);
 	uint32_t piece = bytes / 3, written;
 	uint16_t n = 1;
 
@@ -239,8 +42,8 @@ static uint8_t request(struct driver *d, uint32_t type, uint64_t sector, uint32_
 		at += take;
 	}
 	desc[n] = (struct desc){BUF + 64, 1, WRITE, 0};
-	offer(d, 0);
-	written = wait_used(d);
+	offer(d, queue, 0);
+	written = wait_used(d, queue);
 	if (ret_written)
 		*ret_written = written;
 	return buf_of(d)[64];
@@ -276,6 +79,12 @@ static uint8_t disk_byte(uint64_t at)
 	return (uint8_t)c;
 }
 
+static void use_queue(struct driver *d, uint16_t which)
+{
+	queue = which;
+	d->queues = 1u << which;
+}
+
 static struct driver open_disk_with(struct machine *machine, struct machine_disk disk)
 {
 	const char *message = "";
@@ -284,8 +93,9 @@ static struct driver open_disk_with(struct machine *machine, struct machine_disk
 	disk.path = disk_path;
 	if (machine_add_disk(machine, &disk, &message) != 0)
 		fail_msg("add disk: %s", message);
-	d = open_device(machine, 0x1042);
-	start(&d, 0);
+	d = driver_open(machine, 0x1042);
+	use_queue(&d, 0);
+	driver_start(&d, 0);
 	return d;
 }
 
@@ -327,7 +137,7 @@ static void test_features(void **state)
 	struct machine *machine = new_machine();
 	struct driver d = open_disk(machine, false);
 
-	reset(&d);
+	driver_reset(&d);
 	set_status(&d, 3);
 	/* Without VERSION_1, or with what was not offered, FEATURES_OK does not stick. */
 	set_status(&d, 0xb);
@@ -342,14 +152,14 @@ static void test_features(void **state)
 	machine_destroy(machine);
 }
 
-static void check_read_write(uint64_t refuse, struct machine_disk disk, uint16_t queue)
+static void check_read_write(uint64_t refuse, struct machine_disk disk, uint16_t which)
 {
-	struct machine *machine = new_machine_of(queue + 1u, ignore_event, NULL);
+	struct machine *machine = driver_machine(which + 1u, NULL, NULL);
 	struct driver d = open_disk_with(machine, disk);
 	uint32_t written;
 
-	d.queue = queue;
-	start(&d, refuse);
+	use_queue(&d, which);
+	driver_start(&d, refuse);
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 3, 4096, true, &written), VIRTIO_BLK_S_OK);
 	assert_int_equal(written, 4097);
 	for (unsigned i = 0; i < 4096; i++) {
@@ -407,7 +217,7 @@ static void test_features_of_modes(void **state)
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(mode); i++) {
-		struct machine *machine = new_machine_of(mode[i].vcpus, ignore_event, NULL);
+		struct machine *machine = driver_machine(mode[i].vcpus, NULL, NULL);
 		struct driver d = open_disk_with(machine, (struct machine_disk){.cache = mode[i].cache, .serial = "SN-7"});
 
 		assert_int_equal(!!(d.features & 1ull << VIRTIO_BLK_F_FLUSH), mode[i].flush);
@@ -440,7 +250,7 @@ static void limit_files(rlim_t bytes)
 static void check_host_error(bool no_io_uring)
 {
 	atomic_uint told = 0;
-	struct machine *machine = new_machine_of(1, note_disk_error, &told);
+	struct machine *machine = driver_machine(1, note_disk_error, &told);
 	struct machine_disk disk = {.on_error = MACHINE_ERROR_PAUSE_FULL, .no_io_uring = no_io_uring};
 	struct virtio_blk_outhdr *header;
 	struct driver d = open_disk_with(machine, disk);
@@ -453,21 +263,21 @@ static void check_host_error(bool no_io_uring)
 	limit_files(RLIM_INFINITY); /* RAM is a file, too */
 	machine_destroy(machine);
 
-	machine = new_machine_of(1, note_disk_error, &told);
+	machine = driver_machine(1, note_disk_error, &told);
 	disk.on_error = MACHINE_ERROR_PAUSE;
 	d = open_disk_with(machine, disk);
 	limit_files(16 * 512);
 	header = (void *)buf_of(&d);
 	*header = (struct virtio_blk_outhdr){.type = VIRTIO_BLK_T_OUT, .sector = 100};
 	memset(buf_of(&d) + 4096, 0x77, 1024);
-	desc_of(&d)[0] = (struct desc){BUF, 16, NEXT, 1};
-	desc_of(&d)[1] = (struct desc){BUF + 4096, 1024, NEXT, 2};
-	desc_of(&d)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
-	offer(&d, 0);
+	desc_of(&d, queue)[0] = (struct desc){BUF, 16, NEXT, 1};
+	desc_of(&d, queue)[1] = (struct desc){BUF + 4096, 1024, NEXT, 2};
+	desc_of(&d, queue)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
+	offer(&d, queue, 0);
 	for (unsigned i = 0; i < 10000 && !atomic_load(&told); i++)
 		sleep_ms(1);
 	assert_int_equal(atomic_load(&told), 1u << 31 | EFBIG);
-	assert_int_equal(used_of(&d)[1], 0);
+	assert_int_equal(used_of(&d, queue)[1], 0);
 	/* In vain once more, then with room. */
 	atomic_store(&told, 0);
 	machine_pause(machine);
@@ -478,16 +288,16 @@ static void check_host_error(bool no_io_uring)
 	machine_pause(machine);
 	limit_files(RLIM_INFINITY);
 	machine_resume(machine);
-	wait_used(&d);
+	wait_used(&d, queue);
 	assert_int_equal(buf_of(&d)[64], VIRTIO_BLK_S_OK);
 	assert_int_equal(disk_byte(100 * 512 + 1023), 0x77);
 	/* A reset forgets what waits. */
 	limit_files(16 * 512);
 	atomic_store(&told, 0);
-	offer(&d, 0);
+	offer(&d, queue, 0);
 	for (unsigned i = 0; i < 10000 && !atomic_load(&told); i++)
 		sleep_ms(1);
-	start(&d, 0);
+	driver_start(&d, 0);
 	limit_files(RLIM_INFINITY);
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
 	machine_destroy(machine);
@@ -584,9 +394,9 @@ static void test_msix(void **state)
 	assert_int_not_equal(cap, 0);
 	assert_int_equal(cfg(&d, cap + 2, 2) & 0x7ff, 1);
 	/* Vector 1 stays masked, so that its pending bit shows what the device did. */
-	wr(&d, MSIX + 16, 0xfee00000, 4);
-	wr(&d, MSIX + 24, 0x41, 4);
-	wr(&d, MSIX + 28, 1, 4);
+	wr(&d, DRIVER_MSIX + 16, 0xfee00000, 4);
+	wr(&d, DRIVER_MSIX + 24, 0x41, 4);
+	wr(&d, DRIVER_MSIX + 28, 1, 4);
 	cfg_set(&d, cap + 2, 0x8000, 2);
 	wr(&d, d.common + 22, 0, 2);
 	wr(&d, d.common + 26, 1, 2);
@@ -595,9 +405,9 @@ static void test_msix(void **state)
 	wr(&d, d.common + 16, 7, 2);
 	assert_int_equal(rd(&d, d.common + 16, 2), 0xffff);
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
-	for (unsigned i = 0; i < 2000 && !(rd(&d, MSIX + 0x800, 8) & 2); i++)
+	for (unsigned i = 0; i < 2000 && !(rd(&d, DRIVER_MSIX + 0x800, 8) & 2); i++)
 		sleep_ms(1);
-	assert_int_equal(rd(&d, MSIX + 0x800, 8), 2);
+	assert_int_equal(rd(&d, DRIVER_MSIX + 0x800, 8), 2);
 	assert_int_equal(rd(&d, d.isr, 1), 0);
 	machine_destroy(machine);
 }
@@ -608,19 +418,19 @@ static void test_hostile(void **state)
 	struct machine *machine = new_machine();
 	struct driver d = open_disk(machine, false);
 
-	desc_of(&d)[0] = (struct desc){0xfffffffffffff000, 4096, NEXT, 0};
-	offer(&d, 0);
+	desc_of(&d, queue)[0] = (struct desc){0xfffffffffffff000, 4096, NEXT, 0};
+	offer(&d, queue, 0);
 	for (unsigned i = 0; i < 2000 && !(status(&d) & 0x40); i++)
 		sleep_ms(1);
 	assert_int_equal(status(&d), 0x4f);
 	/* Nothing is served now. */
-	offer(&d, 0);
+	offer(&d, queue, 0);
 	sleep_ms(20);
-	assert_int_equal(used_of(&d)[1], 0);
-	start(&d, 0);
+	assert_int_equal(used_of(&d, queue)[1], 0);
+	driver_start(&d, 0);
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
 	/* Rings outside RAM: the same. */
-	reset(&d);
+	driver_reset(&d);
 	set_status(&d, 3);
 	wr(&d, d.common + 8, 1, 4);
 	wr(&d, d.common + 12, 1, 4);
@@ -632,20 +442,14 @@ static void test_hostile(void **state)
 	machine_destroy(machine);
 }
 
-static uint32_t next_random(uint32_t *state)
-{
-	*state = *state * 1664525u + 1013904223u;
-	return *state >> 8;
-}
-
 /* Buffers and rings at random, with grains of sense so that some of it gets far. */
 static void make_noise(struct driver *d, uint32_t *state, bool scsi)
 {
 	static const uint32_t lengths[] = {0, 1, 16, 51, 108, 512, 2048, 4096, 65536, 0xfffffe00, 0xffffffff};
-	uint16_t *avail = avail_of(d);
+	uint16_t *avail = avail_of(d, queue);
 
 	for (unsigned i = 0; i < QSIZE; i++) {
-		struct desc *desc = &desc_of(d)[i];
+		struct desc *desc = &desc_of(d, queue)[i];
 		uint32_t kind = next_random(state) % 16;
 
 		desc->gpa = kind == 0 ? ((uint64_t)next_random(state) << 40) + next_random(state) : BUF + next_random(state) % 0x100000;
@@ -655,11 +459,11 @@ static void make_noise(struct driver *d, uint32_t *state, bool scsi)
 		if (desc->flags & WRITE || desc->gpa > BUF + 0x100000)
 			continue;
 		for (unsigned at = 0; at < 64; at++)
-			d->ram[desc->gpa - RING + at] = (uint8_t)next_random(state);
+			ram(d, desc->gpa)[at] = (uint8_t)next_random(state);
 		if (scsi)
-			memcpy(d->ram + (desc->gpa - RING), "\1\0\0\0\0\0\0\0", 8);
+			memcpy(ram(d, desc->gpa), "\1\0\0\0\0\0\0\0", 8);
 		else
-			*(uint32_t *)(void *)(d->ram + ((desc->gpa - RING) & ~3ull)) = next_random(state) % 16;
+			*(uint32_t *)(void *)ram(d, desc->gpa & ~3ull) = next_random(state) % 16;
 	}
 	for (unsigned i = 0; i < 8; i++) {
 		avail[2 + avail[1] % QSIZE] = (uint16_t)(next_random(state) % (QSIZE + 2));
@@ -667,7 +471,7 @@ static void make_noise(struct driver *d, uint32_t *state, bool scsi)
 	}
 	if (next_random(state) % 16 == 0)
 		avail[1] = (uint16_t)next_random(state);
-	wr(d, d->notify + d->queue * d->notify_multiplier, d->queue, 2);
+	kick(d, queue);
 }
 
 /* Whatever a driver does, the device is stopped or goes on, and works again after a reset. */
@@ -680,25 +484,25 @@ static void check_noise(bool scsi)
 	struct driver d;
 
 	assert_int_equal(scsi ? machine_add_cdrom(machine, &disk, &message) : machine_add_disk(machine, &disk, &message), 0);
-	d = open_device(machine, scsi ? 0x1048 : 0x1042);
-	d.queue = scsi ? 2 : 0;
+	d = driver_open(machine, scsi ? 0x1048 : 0x1042);
+	use_queue(&d, scsi ? 2 : 0);
 	for (unsigned round = 0; round < 300; round++) {
-		start(&d, 0);
+		driver_start(&d, 0);
 		for (unsigned i = 0; i < 5; i++)
 			make_noise(&d, &state, scsi);
 	}
-	start(&d, 0);
+	driver_start(&d, 0);
 	if (!scsi) {
 		assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
 	} else {
 		/* TEST UNIT READY. */
 		memset(buf_of(&d), 0, 512);
 		buf_of(&d)[0] = 1;
-		desc_of(&d)[0] = (struct desc){BUF, 51, NEXT, 1};
-		desc_of(&d)[1] = (struct desc){BUF + 256, 108, WRITE, 0};
+		desc_of(&d, queue)[0] = (struct desc){BUF, 51, NEXT, 1};
+		desc_of(&d, queue)[1] = (struct desc){BUF + 256, 108, WRITE, 0};
 		buf_of(&d)[256 + 11] = 0xee;
-		offer(&d, 0);
-		assert_int_equal(wait_used(&d), 108);
+		offer(&d, queue, 0);
+		assert_int_equal(wait_used(&d, queue), 108);
 		assert_int_equal(buf_of(&d)[256 + 10], 0);
 		assert_int_equal(buf_of(&d)[256 + 11], 0);
 	}
@@ -718,14 +522,14 @@ static void test_reset_races(void **state)
 		struct virtio_blk_outhdr *header = (void *)buf_of(&d);
 
 		*header = (struct virtio_blk_outhdr){.type = VIRTIO_BLK_T_IN};
-		desc_of(&d)[0] = (struct desc){BUF, 16, NEXT, 1};
-		desc_of(&d)[1] = (struct desc){BUF + 4096, 65536, NEXT | WRITE, 2};
-		desc_of(&d)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
-		offer(&d, 0);
+		desc_of(&d, queue)[0] = (struct desc){BUF, 16, NEXT, 1};
+		desc_of(&d, queue)[1] = (struct desc){BUF + 4096, 65536, NEXT | WRITE, 2};
+		desc_of(&d, queue)[2] = (struct desc){BUF + 64, 1, WRITE, 0};
+		offer(&d, queue, 0);
 		if (i % 3 == 0)
 			sched_yield();
 		if (i % 2) {
-			start(&d, 0);
+			driver_start(&d, 0);
 		} else {
 			machine_pause(machine);
 			machine_reset(machine);
@@ -735,8 +539,8 @@ static void test_reset_races(void **state)
 			sched_yield();
 			for (unsigned j = 0; j < 65536; j += 4096)
 				assert_int_equal(buf_of(&d)[4096 + j], 0xcc);
-			d = open_device(machine, 0x1042);
-			start(&d, 0);
+			d = driver_open(machine, 0x1042);
+			driver_start(&d, 0);
 		}
 	}
 	assert_int_equal(request(&d, VIRTIO_BLK_T_IN, 0, 512, true, NULL), VIRTIO_BLK_S_OK);
@@ -810,13 +614,13 @@ static void test_rng(void **state)
 	struct driver d;
 
 	assert_int_equal(machine_add_rng(machine, &message), 0);
-	d = open_device(machine, 0x1044);
-	start(&d, 0);
+	d = driver_open(machine, 0x1044);
+	driver_start(&d, 0);
 	memset(buf_of(&d), 0, 8192);
-	desc_of(&d)[0] = (struct desc){BUF, 100, NEXT | WRITE, 1};
-	desc_of(&d)[1] = (struct desc){BUF + 200, 924, WRITE, 0};
-	offer(&d, 0);
-	assert_int_equal(wait_used(&d), 1024);
+	desc_of(&d, queue)[0] = (struct desc){BUF, 100, NEXT | WRITE, 1};
+	desc_of(&d, queue)[1] = (struct desc){BUF + 200, 924, WRITE, 0};
+	offer(&d, queue, 0);
+	assert_int_equal(wait_used(&d, queue), 1024);
 	for (unsigned i = 0; i < 1124; i++) {
 		if (i < 100 || i >= 200)
 			zeros += buf_of(&d)[i] == 0;

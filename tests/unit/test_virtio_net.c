@@ -1,15 +1,12 @@
 /* NICs: offloads and rates by themselves, and the device driven as a driver would, over a back end that hands frames back. */
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
 #include "machine/virtio/net.h"
+#include "tests/unit/virtio_driver.h"
 
 /* ---- offloads ------------------------------------------------------------------------------- */
 
@@ -177,16 +174,8 @@ static void rates_are_kept(void **state)
 
 /* ---- the device ---------------------------------------------------------------------------------- */
 
-#define BAR 0xd0000000u
-#define COMMON BAR
-#define CONFIG (BAR + 0x2000)
-#define NOTIFY (BAR + 0x3000)
-#define RING(q) (0x100000u + (q) * 0x10000u) /* descriptors; +0x1000 available, +0x2000 used */
-#define BUF(q) (0x200000u + (q) * 0x40000u)
+#define BUF(q) DRIVER_BUF(q)
 #define BUF_BYTES 2048u
-#define QSIZE 64u
-#define NEXT 1
-#define WRITE 2
 
 static const uint8_t mac[6] = {0x52, 0x54, 0, 1, 2, 3};
 
@@ -248,135 +237,34 @@ static void echo_destroy(struct net_backend *be)
 static const struct net_backend_ops echo_ops = {
 	.name = "echo", .transmit = echo_transmit, .poll_fill = echo_fill, .poll_done = echo_done, .destroy = echo_destroy};
 
-struct driver {
-	struct machine *machine;
-	struct echo *echo;
-	uint64_t features;
-	uint16_t seen[NET_QUEUES];
-};
-
-static uint64_t rd(struct driver *d, uint64_t gpa, unsigned n)
-{
-	uint64_t v = 0;
-
-	machine_mmio_read(d->machine, 0, gpa, &v, n);
-	return v;
-}
-
-static void wr(struct driver *d, uint64_t gpa, uint64_t v, unsigned n) { machine_mmio_write(d->machine, 0, gpa, &v, n); }
-
-static void cfg_set(struct driver *d, unsigned slot, unsigned at, uint32_t v, unsigned n)
-{
-	machine_pio_write(d->machine, 0, 0xcf8, 0x80000000u | slot << 11 | (at & 0xfc), 4);
-	machine_pio_write(d->machine, 0, (uint16_t)(0xcfc + (at & 3)), v, n);
-}
-
-static uint8_t *ram(struct driver *d, uint64_t gpa) { return machine_dma_map(d->machine, gpa, 1); }
-
-static void wait_for(bool (*holds)(struct driver *d), struct driver *d)
-{
-	for (unsigned i = 0; i < 10000 && !holds(d); i++)
-		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_true(holds(d));
-}
-
-static void ignore_event(void *opaque, enum machine_event event, unsigned code) {}
-static void ignore_output(void *opaque, unsigned port, const void *bytes, size_t n) {}
-
-static void start(struct driver *d, uint64_t refuse)
-{
-	wr(d, COMMON + 20, 0, 1);
-	wr(d, COMMON + 20, 3, 1);
-	d->features = 0;
-	for (unsigned i = 0; i < 2; i++) {
-		wr(d, COMMON, i, 4);
-		d->features |= rd(d, COMMON + 4, 4) << (32 * i);
-	}
-	d->features &= ~refuse;
-	for (unsigned i = 0; i < 2; i++) {
-		wr(d, COMMON + 8, i, 4);
-		wr(d, COMMON + 12, (uint32_t)(d->features >> (32 * i)), 4);
-	}
-	wr(d, COMMON + 20, 0xb, 1);
-	assert_int_equal(rd(d, COMMON + 20, 1), 0xb);
-	for (unsigned q = 0; q < NET_QUEUES; q++) {
-		memset(ram(d, RING(q)), 0, 0x3000);
-		wr(d, COMMON + 22, q, 2);
-		wr(d, COMMON + 24, QSIZE, 2);
-		wr(d, COMMON + 32, RING(q), 8);
-		wr(d, COMMON + 40, RING(q) + 0x1000, 8);
-		wr(d, COMMON + 48, RING(q) + 0x2000, 8);
-		wr(d, COMMON + 28, 1, 2);
-		d->seen[q] = 0;
-	}
-	wr(d, COMMON + 20, 0xf, 1);
-	assert_int_equal(rd(d, COMMON + 20, 1), 0xf);
-}
+static struct echo *echo;
 
 static struct driver open_nic(bool offloads)
 {
-	const struct machine_config config = {
-		.ram_bytes = 16u << 20, .vcpus = 1, .on_event = ignore_event, .on_output = ignore_output};
 	struct machine_nic nic = {.change.link = true};
-	struct driver d = {.echo = calloc(1, sizeof(struct echo))};
+	struct machine *machine = driver_machine(1, NULL, NULL);
 	const char *why = NULL;
+	struct driver d;
 
+	echo = calloc(1, sizeof(*echo));
 	memcpy(nic.mac, mac, sizeof(mac));
-	assert_int_equal(machine_create(&config, &d.machine), 0);
-	d.echo->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	d.echo->be = (struct net_backend){.ops = &echo_ops, .offloads = offloads, .mtu = 9000, .link_up = true};
-	pthread_mutex_init(&d.echo->lock, NULL);
-	assert_int_equal(virtio_net_add(d.machine, &nic, &d.echo->be, &why), 0);
-	for (unsigned slot = 0; slot < 32; slot++) {
-		machine_pio_write(d.machine, 0, 0xcf8, 0x80000000u | slot << 11, 4);
-		if (machine_pio_read(d.machine, 0, 0xcfc, 4) != 0x10411af4)
-			continue;
-		cfg_set(&d, slot, 0x20, BAR, 4);
-		cfg_set(&d, slot, 0x24, 0, 4);
-		cfg_set(&d, slot, 4, 6, 2);
-	}
+	echo->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	echo->be = (struct net_backend){.ops = &echo_ops, .offloads = offloads, .mtu = 9000, .link_up = true};
+	pthread_mutex_init(&echo->lock, NULL);
+	assert_int_equal(virtio_net_add(machine, &nic, &echo->be, &why), 0);
+	d = driver_open(machine, 0x1041);
+	d.queues = (1u << NET_QUEUES) - 1;
 	return d;
 }
 
 static void set_desc(struct driver *d, unsigned q, unsigned i, uint64_t gpa, uint32_t bytes, uint16_t flags, uint16_t next)
 {
-	uint8_t *at = ram(d, RING(q) + i * 16);
-
-	memcpy(at, &gpa, 8);
-	memcpy(at + 8, &bytes, 4);
-	memcpy(at + 12, &flags, 2);
-	memcpy(at + 14, &next, 2);
-}
-
-static void offer(struct driver *d, unsigned q, uint16_t head)
-{
-	uint16_t *avail = (uint16_t *)(void *)ram(d, RING(q) + 0x1000), index = avail[1];
-
-	avail[2 + index % QSIZE] = head;
-	__atomic_store_n(&avail[1], (uint16_t)(index + 1), __ATOMIC_SEQ_CST);
-	/* Only where it is wanted, as a driver would: a kick that the device forgets to want is a frame that waits for ever. */
-	uint16_t event = __atomic_load_n((uint16_t *)(void *)ram(d, RING(q) + 0x2000 + 4 + 8 * QSIZE), __ATOMIC_SEQ_CST);
-	if (!(d->features & VIRTIO_RING_EVENT_IDX) || (uint16_t)(index - event) == 0)
-		wr(d, NOTIFY + 4 * q, q, 2);
-}
-
-static uint16_t used_index(struct driver *d, unsigned q)
-{
-	return __atomic_load_n((uint16_t *)(void *)ram(d, RING(q) + 0x2002), __ATOMIC_ACQUIRE);
-}
-
-static uint32_t used_bytes(struct driver *d, unsigned q, uint16_t at)
-{
-	uint32_t n;
-
-	memcpy(&n, ram(d, RING(q) + 0x2004 + 8 * (at % QSIZE) + 4), 4);
-	return n;
+	desc_of(d, q)[i] = (struct desc){gpa, bytes, flags, next};
 }
 
 static bool tx_done(struct driver *d) { return used_index(d, NET_TX) != d->seen[NET_TX]; }
 static bool rx_done(struct driver *d) { return used_index(d, NET_RX) != d->seen[NET_RX]; }
 static bool control_done(struct driver *d) { return used_index(d, NET_CONTROL) != d->seen[NET_CONTROL]; }
-static bool is_broken(struct driver *d) { return rd(d, COMMON + 20, 1) & VIRTIO_NEEDS_RESET; }
 
 static void send_frame(struct driver *d, const struct virtio_net_hdr *header, const uint8_t *frame, size_t n)
 {
@@ -398,10 +286,10 @@ static void deliver(struct driver *d, const struct virtio_net_hdr *header, size_
 {
 	const uint64_t one = 1;
 
-	d->echo->header = *header;
-	d->echo->frame_bytes = n;
-	d->echo->to_deliver = times;
-	assert_int_equal(write(d->echo->bell, &one, sizeof(one)), sizeof(one));
+	echo->header = *header;
+	echo->frame_bytes = n;
+	echo->to_deliver = times;
+	assert_int_equal(write(echo->bell, &one, sizeof(one)), sizeof(one));
 }
 
 static void give_buffers(struct driver *d, unsigned first, unsigned count, uint32_t bytes)
@@ -416,22 +304,10 @@ static unsigned sent(struct driver *d)
 {
 	unsigned n;
 
-	pthread_mutex_lock(&d->echo->lock);
-	n = d->echo->sent;
-	pthread_mutex_unlock(&d->echo->lock);
+	pthread_mutex_lock(&echo->lock);
+	n = echo->sent;
+	pthread_mutex_unlock(&echo->lock);
 	return n;
-}
-
-static uint64_t stat_of(struct driver *d, const char *name)
-{
-	struct machine_stat rows[200];
-	size_t n = machine_stats(d->machine, rows, ARRAY_SIZE(rows));
-
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(rows[i].name, name) == 0)
-			return rows[i].value;
-	fail_msg("no row %s", name);
-	return 0;
 }
 
 static void test_config(void **state)
@@ -439,19 +315,19 @@ static void test_config(void **state)
 	struct driver d = open_nic(false);
 
 	for (unsigned i = 0; i < 6; i++)
-		assert_int_equal(rd(&d, CONFIG + i, 1), mac[i]);
-	assert_int_equal(rd(&d, CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP);
-	assert_int_equal(rd(&d, CONFIG + 10, 2), 9000);
-	start(&d, 0);
+		assert_int_equal(rd(&d, d.device + i, 1), mac[i]);
+	assert_int_equal(rd(&d, d.device + 6, 2), VIRTIO_NET_S_LINK_UP);
+	assert_int_equal(rd(&d, d.device + 10, 2), 9000);
+	driver_start(&d, 0);
 	assert_true(d.features & 1ull << VIRTIO_NET_F_MRG_RXBUF);
 	/* What the back end could not give is not promised. */
 	assert_false(d.features & 1ull << VIRTIO_NET_F_GUEST_TSO4);
 	/* The cable is pulled while it runs. */
 	assert_int_equal(machine_nic_set(d.machine, 0, &(struct machine_nic_change){.link = false}), 0);
-	for (unsigned i = 0; i < 10000 && rd(&d, CONFIG + 6, 2) != 0; i++)
+	for (unsigned i = 0; i < 10000 && rd(&d, d.device + 6, 2) != 0; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_int_equal(rd(&d, CONFIG + 6, 2), 0);
-	assert_int_equal(rd(&d, COMMON + 21, 1), 1);
+	assert_int_equal(rd(&d, d.device + 6, 2), 0);
+	assert_int_equal(rd(&d, d.common + 21, 1), 1);
 	assert_int_equal(machine_nic_set(d.machine, 1, &(struct machine_nic_change){.link = false}), -ENOENT);
 	machine_destroy(d.machine);
 }
@@ -463,18 +339,18 @@ static void test_transmit(void **state)
 	struct virtio_net_hdr header, none = {0};
 	size_t n = make_tcp(frame, 5000, &header);
 
-	start(&d, 0);
+	driver_start(&d, 0);
 	send_frame(&d, &none, frame, 60);
 	for (unsigned i = 0; i < 10000 && sent(&d) != 1; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_int_equal(d.echo->sent_bytes, 60);
-	assert_memory_equal(d.echo->last, frame, 60);
+	assert_int_equal(echo->sent_bytes, 60);
+	assert_memory_equal(echo->last, frame, 60);
 	/* A back end without offloads gets them done: four segments for one. */
 	send_frame(&d, &header, frame, n);
 	for (unsigned i = 0; i < 10000 && sent(&d) != 5; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	assert_int_equal(sent(&d), 5);
-	assert_int_equal(d.echo->sent_header.flags, 0);
+	assert_int_equal(echo->sent_header.flags, 0);
 	/* Headers that lie are dropped. */
 	header.csum_start = 60000;
 	send_frame(&d, &header, frame, n);
@@ -483,13 +359,13 @@ static void test_transmit(void **state)
 	machine_destroy(d.machine);
 
 	d = open_nic(true);
-	start(&d, 0);
+	driver_start(&d, 0);
 	n = make_tcp(frame, 5000, &header);
 	send_frame(&d, &header, frame, n);
 	for (unsigned i = 0; i < 10000 && sent(&d) != 1; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_int_equal(d.echo->sent_bytes, n);
-	assert_memory_equal(&d.echo->sent_header, &header, sizeof(header));
+	assert_int_equal(echo->sent_bytes, n);
+	assert_memory_equal(&echo->sent_header, &header, sizeof(header));
 	machine_destroy(d.machine);
 }
 
@@ -497,10 +373,10 @@ static void test_receive(void **state)
 {
 	struct driver d = open_nic(true);
 	struct virtio_net_hdr header, none = {0};
-	size_t n = make_tcp(d.echo->frame, 5000, &header);
+	size_t n = make_tcp(echo->frame, 5000, &header);
 	uint16_t buffers;
 
-	start(&d, 0);
+	driver_start(&d, 0);
 	/* Three buffers for one frame, seen all at once; it waits for the third. */
 	give_buffers(&d, 0, 2, BUF_BYTES);
 	deliver(&d, &header, n, 1);
@@ -513,8 +389,8 @@ static void test_receive(void **state)
 	assert_memory_equal(ram(&d, BUF(NET_RX)), &header, sizeof(header));
 	memcpy(&buffers, ram(&d, BUF(NET_RX) + 10), 2);
 	assert_int_equal(buffers, 3);
-	assert_memory_equal(ram(&d, BUF(NET_RX) + 12), d.echo->frame, BUF_BYTES - 12);
-	assert_memory_equal(ram(&d, BUF(NET_RX) + BUF_BYTES), d.echo->frame + BUF_BYTES - 12, BUF_BYTES);
+	assert_memory_equal(ram(&d, BUF(NET_RX) + 12), echo->frame, BUF_BYTES - 12);
+	assert_memory_equal(ram(&d, BUF(NET_RX) + BUF_BYTES), echo->frame + BUF_BYTES - 12, BUF_BYTES);
 	d.seen[NET_RX] = 3;
 
 	/* More than the ring holds: as buffers come, frames do, one after the other. */
@@ -529,7 +405,7 @@ static void test_receive(void **state)
 	assert_int_equal(stat_of(&d, "virtio_net0_rx_dropped"), 0);
 
 	/* A driver that knows no large segments gets small ones, with checksums. */
-	start(&d, 1ull << VIRTIO_NET_F_GUEST_TSO4 | 1ull << VIRTIO_NET_F_GUEST_CSUM);
+	driver_start(&d, 1ull << VIRTIO_NET_F_GUEST_TSO4 | 1ull << VIRTIO_NET_F_GUEST_CSUM);
 	give_buffers(&d, 0, 8, BUF_BYTES);
 	deliver(&d, &header, n, 1);
 	wait_for(rx_done, &d);
@@ -541,7 +417,7 @@ static void test_receive(void **state)
 	assert_int_equal(sum16(pseudo4(f, 1468), f + 34, 1468), 0xffff);
 
 	/* Without merging, what does not fit is dropped. */
-	start(&d, 1ull << VIRTIO_NET_F_MRG_RXBUF);
+	driver_start(&d, 1ull << VIRTIO_NET_F_MRG_RXBUF);
 	give_buffers(&d, 0, 2, BUF_BYTES);
 	deliver(&d, &none, 3000, 1);
 	for (unsigned i = 0; i < 10000 && stat_of(&d, "virtio_net0_rx_dropped") != 1; i++)
@@ -575,15 +451,15 @@ static void expect_frames(struct driver *d, const uint8_t *destination, bool com
 	static const uint8_t mark[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 	struct virtio_net_hdr none = {0};
 
-	start(d, 0);
+	driver_start(d, 0);
 	give_buffers(d, 0, 2, BUF_BYTES);
-	memset(d->echo->frame, 0, 100);
-	memcpy(d->echo->frame, destination, 6);
+	memset(echo->frame, 0, 100);
+	memcpy(echo->frame, destination, 6);
 	deliver(d, &none, 100, 1);
-	for (unsigned i = 0; i < 10000 && __atomic_load_n(&d->echo->to_deliver, __ATOMIC_ACQUIRE); i++)
+	for (unsigned i = 0; i < 10000 && __atomic_load_n(&echo->to_deliver, __ATOMIC_ACQUIRE); i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	/* A broadcast always comes: behind it, the other one is known to have come, or not. */
-	memcpy(d->echo->frame, mark, 6);
+	memcpy(echo->frame, mark, 6);
 	deliver(d, &none, 99, 1);
 	wait_for(rx_done, d);
 	assert_int_equal(used_bytes(d, NET_RX, 0), comes ? 112 : 111);
@@ -602,7 +478,7 @@ static void test_control(void **state)
 	assert_int_equal(control(&d, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET, table, sizeof(table)), VIRTIO_NET_OK);
 	give_buffers(&d, 2, 1, BUF_BYTES);
 	d.seen[NET_RX] = used_index(&d, NET_RX);
-	memcpy(d.echo->frame, other, 6);
+	memcpy(echo->frame, other, 6);
 	deliver(&d, &(struct virtio_net_hdr){0}, 77, 1);
 	wait_for(rx_done, &d);
 	table[0] = 200; /* more than it carries */
@@ -615,15 +491,15 @@ static void test_control(void **state)
 	assert_int_equal(control(&d, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, &csum, 8), VIRTIO_NET_OK);
 	assert_int_equal(control(&d, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, &tso, 8), VIRTIO_NET_ERR);
 	/* An announcement is asked for, and acknowledged. */
-	d.echo->moved = true;
+	echo->moved = true;
 	deliver(&d, &(struct virtio_net_hdr){0}, 0, 0);
-	for (unsigned i = 0; i < 10000 && !(rd(&d, CONFIG + 6, 2) & VIRTIO_NET_S_ANNOUNCE); i++)
+	for (unsigned i = 0; i < 10000 && !(rd(&d, d.device + 6, 2) & VIRTIO_NET_S_ANNOUNCE); i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_int_equal(rd(&d, CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
+	assert_int_equal(rd(&d, d.device + 6, 2), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
 	assert_int_equal(control(&d, VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, &on, 0), VIRTIO_NET_OK);
-	for (unsigned i = 0; i < 10000 && rd(&d, CONFIG + 6, 2) != VIRTIO_NET_S_LINK_UP; i++)
+	for (unsigned i = 0; i < 10000 && rd(&d, d.device + 6, 2) != VIRTIO_NET_S_LINK_UP; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-	assert_int_equal(rd(&d, CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP);
+	assert_int_equal(rd(&d, d.device + 6, 2), VIRTIO_NET_S_LINK_UP);
 	machine_destroy(d.machine);
 }
 
@@ -632,32 +508,32 @@ static void test_hostile(void **state)
 	struct driver d = open_nic(false);
 	const struct virtio_net_hdr none = {0};
 
-	memset(d.echo->frame, 0xff, 6);
+	memset(echo->frame, 0xff, 6);
 	/* A chain that is a loop; an address that is nowhere; a length beyond RAM; a head outside; buffers without room. */
-	start(&d, 0);
+	driver_start(&d, 0);
 	set_desc(&d, NET_TX, 0, BUF(NET_TX), 12, NEXT, 1);
 	set_desc(&d, NET_TX, 1, BUF(NET_TX), 12, NEXT, 0);
 	offer(&d, NET_TX, 0);
 	wait_for(is_broken, &d);
-	start(&d, 0);
+	driver_start(&d, 0);
 	set_desc(&d, NET_TX, 0, 0xfffffffffffff000, 4096, 0, 0);
 	offer(&d, NET_TX, 0);
 	wait_for(is_broken, &d);
-	start(&d, 0);
+	driver_start(&d, 0);
 	set_desc(&d, NET_CONTROL, 0, BUF(NET_CONTROL), 0xffffffff, 0, 0);
 	offer(&d, NET_CONTROL, 0);
 	wait_for(is_broken, &d);
-	start(&d, 0);
+	driver_start(&d, 0);
 	offer(&d, NET_RX, 0xffff);
 	deliver(&d, &none, 100, 1);
 	wait_for(is_broken, &d);
-	start(&d, 0);
+	driver_start(&d, 0);
 	set_desc(&d, NET_RX, 0, BUF(NET_RX), 5, WRITE, 0);
 	offer(&d, NET_RX, 0);
 	deliver(&d, &none, 100, 1);
 	wait_for(is_broken, &d);
 	/* A huge frame is an error and no more; a runt too. */
-	start(&d, 0);
+	driver_start(&d, 0);
 	set_desc(&d, NET_TX, 0, 0x400000, 0x100000, 0, 0);
 	offer(&d, NET_TX, 0);
 	wait_for(tx_done, &d);
@@ -676,12 +552,12 @@ static void test_hostile(void **state)
 	assert_int_equal(sent(&d), 0);
 	/* Resets while frames come. */
 	for (unsigned i = 0; i < 200; i++) {
-		start(&d, i % 2 ? VIRTIO_RING_EVENT_IDX : 0);
+		driver_start(&d, i % 2 ? VIRTIO_RING_EVENT_IDX : 0);
 		give_buffers(&d, 0, 8, BUF_BYTES);
 		deliver(&d, &none, 1000, 20);
 	}
 	/* Paused, guest memory stays as it is. */
-	start(&d, 0);
+	driver_start(&d, 0);
 	give_buffers(&d, 0, 8, BUF_BYTES);
 	machine_pause(d.machine);
 	deliver(&d, &none, 500, 3);
