@@ -14,6 +14,7 @@ libmachine_a_SOURCES = \
 	machine/machine.c machine/machine.h \
 	machine/private.h \
 	machine/ram.c machine/ram.h \
+	machine/spin.h \
 	machine/tsc.c \
 	machine/window.c \
 	machine/vfio/claim.c machine/vfio/vfio.h \

@@ -1,5 +1,6 @@
 /* The machine as a whole: creation, reset, pause, and the few calls that belong to no device. */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,14 @@ static unsigned phys_bits(const struct machine *m)
 	return bits;
 }
 
+/* Who looks needs a processor for it, beside the vCPUs'. */
+static uint64_t spin_most_ns(unsigned vcpus)
+{
+	cpu_set_t cpus;
+
+	return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && vcpus < (unsigned)CPU_COUNT(&cpus) ? SPIN_MOST_NS : 0;
+}
+
 int machine_create(const struct machine_config *config, struct machine **ret_machine)
 {
 	if (!config->vcpus || config->vcpus > MACHINE_MAX_VCPUS)
@@ -69,6 +78,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 		return -ENOMEM;
 	m->config = *config;
 	m->config.cpu_features = NULL;
+	m->spin_most_ns = spin_most_ns(config->vcpus);
 	m->ram.fd = m->clock.timerfd = -1;
 	eventfds_init(&m->eventfds);
 	atomic_store(&m->a20, true);

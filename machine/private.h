@@ -57,6 +57,7 @@ struct machine {
 	struct cpuid_model cpuid;
 	_Atomic bool a20;
 
+	uint64_t spin_most_ns; /* how long a thread may look for something before it sleeps (machine/spin.h) */
 	struct lapic *lapic; /* config.vcpus of them */
 	struct ioapic ioapic;
 	struct pic pic;

@@ -367,31 +367,62 @@ static void wait_once(struct machine *machine, struct lapic *l, bool interrupts,
 	atomic_store(&l->waiting, LAPIC_AWAKE);
 }
 
+/* Looks for what is expected soon. True: it came, and nobody had to be woken, nor the clock to be set. */
+static bool look_for_end(struct machine *machine, struct lapic *l, bool interrupts, uint64_t began)
+{
+	uint64_t window_ns = spin_window_ns(&l->spin);
+	while (window_ns > 0 && clock_host_ns() - began < window_ns) {
+		uint64_t deadline = atomic_load(&l->timer_deadline);
+		if (deadline != CLOCK_NEVER)
+			lapic_timer_check(l, machine_clock_ns(machine));
+		for (unsigned i = 0; i < 16; i++)
+			__builtin_ia32_pause();
+		if (wait_over(l, interrupts))
+			return true;
+	}
+	return false;
+}
+
+static void sleep_until_over(struct machine *machine, struct lapic *l, bool interrupts)
+{
+	uint64_t deadline = atomic_load(&l->timer_deadline);
+	if (!l->slack_set)
+		machine_no_timer_slack();
+	l->slack_set = true;
+	/*
+	 * The clock thread need not wake for our timer. But to tell it so, and to ask it again afterwards, costs more than
+	 * it to wake in vain now and then: only one whose timers end its sleeps does.
+	 */
+	if (deadline != CLOCK_NEVER && !l->woken_early)
+		clock_release(machine, deadline);
+	l->woken_early = true;
+	while (!wait_over(l, interrupts)) {
+		deadline = atomic_load(&l->timer_deadline);
+		uint64_t now = deadline == CLOCK_NEVER ? 0 : machine_clock_ns(machine);
+		if (now >= deadline) {
+			lapic_timer_check(l, now);
+			l->woken_early = false;
+		} else {
+			wait_once(machine, l, interrupts, deadline);
+		}
+	}
+}
+
 void machine_vcpu_wait_for(struct machine *machine, unsigned vcpu, bool interrupts)
 {
 	struct lapic *l = &machine->lapic[vcpu];
 	if (!wait_over(l, interrupts)) {
+		uint64_t began = clock_host_ns();
 		atomic_fetch_add_explicit(&l->halts, 1, memory_order_relaxed);
-		if (!l->slack_set)
-			machine_no_timer_slack();
-		l->slack_set = true;
-		/* From here on our timer is ours: the clock thread need not wake for it. */
+		/* From here on our timer is ours. */
 		atomic_store(&l->waiting, LAPIC_AWAKE);
+		if (!look_for_end(machine, l, interrupts, began))
+			sleep_until_over(machine, l, interrupts);
+		atomic_store(&l->waiting, LAPIC_RUNS);
 		uint64_t deadline = atomic_load(&l->timer_deadline);
 		if (deadline != CLOCK_NEVER)
-			clock_release(machine, deadline);
-		while (!wait_over(l, interrupts)) {
-			deadline = atomic_load(&l->timer_deadline);
-			uint64_t now = deadline == CLOCK_NEVER ? 0 : machine_clock_ns(machine);
-			if (now >= deadline)
-				lapic_timer_check(l, now);
-			else
-				wait_once(machine, l, interrupts, deadline);
-		}
-		atomic_store(&l->waiting, LAPIC_RUNS);
-		deadline = atomic_load(&l->timer_deadline);
-		if (deadline != CLOCK_NEVER)
 			clock_need(machine, deadline);
+		spin_learn(&l->spin, clock_host_ns() - began);
 	}
 	atomic_store(&l->wake_word, 0);
 }

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "machine/lock.h"
+#include "machine/spin.h"
 #include "machine/types.h"
 
 struct machine;
@@ -72,6 +73,8 @@ struct lapic {
 	_Atomic uint32_t wake_word;
 	_Atomic uint32_t waiting;
 	bool slack_set;             /* the thread's timer slack was lowered */
+	bool woken_early;           /* the last sleep ended before its timer */
+	struct spin spin;           /* how long it looks for an interrupt before it sleeps */
 
 	struct machine *machine;
 	unsigned index;

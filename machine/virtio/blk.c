@@ -375,6 +375,7 @@ static const struct virtio_ops blk_ops = {
 	.id = 2,
 	.pci_class = 0x0100, /* mass storage, as firmware expects of a disk */
 	.work = work,
+	.looks = true,
 	.prepare = prepare,
 	.retire = retire,
 	.destroy = destroy,

@@ -364,8 +364,11 @@ static void on_work(void *opaque)
 {
 	struct virtio_device *dev = opaque;
 
-	for (unsigned i = 0; i < dev->queues; i++)
-		serve_queue(dev, i);
+	/* Nobody but virtio_kick rings for what the kernel rings for itself: there is nothing to look at then. */
+	do
+		for (unsigned i = 0; i < dev->queues; i++)
+			serve_queue(dev, i);
+	while (dev->ops->looks && dev->in_flight == 0 && !dev->machine->hooks.doorbell && worker_look(&dev->worker));
 }
 
 static void own_loop(void *opaque)
@@ -447,6 +450,7 @@ int virtio_device_init(struct virtio_device *dev, struct machine *machine)
 	dev->budget = UINT_MAX;
 	reset_now(dev);
 	rc = worker_init(&dev->worker, on_work, dev);
+	spin_init(&dev->worker.spin, machine->spin_most_ns);
 	if (rc == 0)
 		rc = virtio_pci_init(dev);
 	if (rc < 0)

@@ -358,6 +358,7 @@ static const struct virtio_ops scsi_ops = {
 	.id = 8,
 	.pci_class = 0x0100,
 	.work = work,
+	.looks = true,
 	.prepare = prepare,
 	.retire = retire,
 	.destroy = destroy,

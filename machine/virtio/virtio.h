@@ -53,6 +53,11 @@ struct virtio_ops {
 	 * for worker.doorbell too, and touches queues and guest memory only under dev->lock while virtio_may_work.
 	 */
 	void (*loop)(struct virtio_device *dev);
+	/*
+	 * With nothing in flight it waits for its queues alone, and so may look for the next request instead of sleeping
+	 * (worker_look).
+	 */
+	bool looks;
 	/* Optional. Before the worker's thread starts: adds events of the device's own to dev->worker.base. 0 or -errno. */
 	int (*prepare)(struct virtio_device *dev);
 	/* Optional. The worker's thread has ended, or never began: frees what `prepare` added, if it came to that. */

@@ -8,10 +8,15 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "machine/clock.h"
+
 static void on_bell(evutil_socket_t fd, short what, void *opaque)
 {
 	struct worker *worker = opaque;
 
+	if (worker->looked_ns)
+		spin_learn(&worker->spin, clock_host_ns() - worker->looked_ns);
+	worker->looked_ns = 0;
 	/*
 	 * The bell is edge-triggered, so its counter need not be read: it would take years of ringing to fill it. A ring from
 	 * here on writes it again, and what rang before is visible to work().
@@ -21,6 +26,32 @@ static void on_bell(evutil_socket_t fd, short what, void *opaque)
 		event_base_loopbreak(worker->base);
 	else
 		worker->work(worker->opaque);
+}
+
+bool worker_look(struct worker *worker)
+{
+	uint64_t began = clock_host_ns(), now = began, window_ns = spin_window_ns(&worker->spin);
+	bool rung;
+
+	if (window_ns > 0) {
+		atomic_store(&worker->looking, true);
+		while (!atomic_load(&worker->rung) && now - began < window_ns) {
+			for (unsigned i = 0; i < 16; i++)
+				__builtin_ia32_pause();
+			now = clock_host_ns();
+		}
+		/* Who rings from here on writes the bell; who rang before that is seen here. */
+		atomic_store(&worker->looking, false);
+	}
+	rung = atomic_exchange(&worker->rung, false);
+	worker->looked_ns = rung ? 0 : began;
+	if (!rung)
+		return false;
+	spin_learn(&worker->spin, now - began);
+	if (!atomic_load(&worker->quit))
+		return true;
+	event_base_loopbreak(worker->base);
+	return false;
 }
 
 int worker_init(struct worker *worker, void (*work)(void *opaque), void *opaque)
@@ -80,7 +111,8 @@ void worker_ring(struct worker *worker)
 	const uint64_t one = 1;
 
 	/* One that has been rung and has not looked yet needs no second ring. A full counter rings already. */
-	if (!atomic_exchange(&worker->rung, true) && write(worker->doorbell, &one, sizeof(one)) < 0)
+	if (!atomic_exchange(&worker->rung, true) && !atomic_load(&worker->looking) &&
+	    write(worker->doorbell, &one, sizeof(one)) < 0)
 		return;
 }
 

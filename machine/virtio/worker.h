@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "machine/spin.h"
 #include "machine/types.h"
 
 struct event;
@@ -25,6 +26,9 @@ struct worker {
 	char name[16];
 	bool running;
 	_Atomic bool rung, quit;
+	_Atomic bool looking; /* it sees `rung` by itself */
+	struct spin spin;
+	uint64_t looked_ns; /* CLOCK_MONOTONIC: since then it waits for the bell; 0: it does not look */
 	void (*work)(void *opaque); /* on the worker, after the doorbell rang */
 	/* Instead of base's loop, set before worker_run: waits for the doorbell by itself, until `quit`. */
 	void (*loop)(void *opaque);
@@ -37,6 +41,11 @@ int worker_init(struct worker *worker, void (*work)(void *opaque), void *opaque)
 int worker_run(struct worker *worker, const char *name);
 /* work() will be called, once for any number of rings before it. Any thread. */
 void worker_ring(struct worker *worker);
+/*
+ * On the worker, in work(), when it has nothing to do and waits for nothing but the bell: looks for it a while, if that is
+ * likely to be worth it. True: it was rung; there may be work again.
+ */
+bool worker_look(struct worker *worker);
 /* Joins the thread; after it no callback runs, and the owner frees the events it added. Then worker_finish. */
 void worker_stop(struct worker *worker);
 void worker_finish(struct worker *worker);
