@@ -39,4 +39,8 @@ libmachine_a_SOURCES = \
 	machine/devices/q35_pm.c \
 	machine/devices/rtc.c machine/devices/rtc.h \
 	machine/devices/uart.c machine/devices/uart.h \
+	machine/devices/vga.c machine/devices/vga.h machine/devices/vga_private.h \
+	machine/devices/vga_memory.c \
+	machine/devices/vga_render.c \
+	machine/devices/vga_vbe.c \
 	$(MACHINE_BOOT_SOURCES)

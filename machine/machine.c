@@ -82,7 +82,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 	m->ram.fd = m->clock.timerfd = -1;
 	eventfds_init(&m->eventfds);
 	atomic_store(&m->a20, true);
-	int rc = ram_init(&m->ram, config->ram_bytes);
+	int rc = ram_init(&m->ram, config->ram_bytes, config->display);
 	if (!rc)
 		rc = clock_init(m);
 	m->lapic = aligned_alloc(_Alignof(struct lapic), config->vcpus * sizeof(struct lapic));

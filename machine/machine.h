@@ -39,6 +39,7 @@ struct machine_config {
 	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
 	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
 	uint16_t debug_exit_port;
+	bool display; /* memory for one: machine_add_display follows */
 	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */
 	const uint8_t *cpu_features;
 };
@@ -78,9 +79,13 @@ void *machine_map_aligned(size_t bytes, int prot, int flags, int fd);
  */
 #define MACHINE_WINDOWS 32
 size_t machine_windows(const struct machine *machine, struct ram_region *ret_windows, size_t max);
-/* The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above. */
+/*
+ * The memfd that backs RAM, and its layout: offset = gpa for low RAM, gpa - 4 GiB + low size above; behind that a display's
+ * memory. machine_ram_bytes is what the guest has as RAM, machine_ram_file_bytes all of the file.
+ */
 int machine_ram_fd(const struct machine *machine);
 uint64_t machine_ram_bytes(const struct machine *machine);
+uint64_t machine_ram_file_bytes(const struct machine *machine);
 /*
  * Device access to guest RAM (DMA). False when any byte is not RAM; then nothing was copied. Writes tell the engine
  * (machine_hooks.ram_written) so that translated code is dropped. [lock-free]
@@ -232,6 +237,11 @@ int machine_add_disk(struct machine *machine, const struct machine_disk *disk, c
 /* The same as a CD-ROM drive with this disc in it, behind a virtio-scsi adapter of its own; never written. */
 int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
+/*
+ * A VGA with Bochs' VBE, for a machine made with config.display. rom: its BIOS, such as SeaBIOS's vgabios-stdvga.bin, which
+ * firmware runs, and whose font a kernel started without firmware finds.
+ */
+int machine_add_display(struct machine *machine, const char *rom, const char **ret_error);
 
 #define MACHINE_UPLINKS_MAX 8
 enum machine_nic_type {
@@ -301,6 +311,22 @@ int machine_boot(struct machine *machine, const struct machine_boot *boot, struc
 
 /* The CPUID model of this VM; owned by the machine, constant while it runs. */
 const struct cpuid_model *machine_cpuid(const struct machine *machine);
+
+#define MACHINE_SCREEN_WIDTH_MAX 2560u
+#define MACHINE_SCREEN_HEIGHT_MAX 1600u
+#define MACHINE_SCREEN_PIXELS ((size_t)MACHINE_SCREEN_WIDTH_MAX * MACHINE_SCREEN_HEIGHT_MAX)
+
+/* A picture: rows of `width` pixels without gaps, each 0x00RRGGBB. */
+struct machine_screen {
+	unsigned width, height; /* 0: nothing yet */
+	uint32_t *pixels;	/* room for MACHINE_SCREEN_PIXELS */
+};
+/*
+ * Makes it what the display shows now. changed (or NULL) is called for each rectangle that is not what it was before, for
+ * all of it when the size is another. Any thread, one at a time for each picture. False: there is no display.
+ */
+bool machine_screen_update(struct machine *machine, struct machine_screen *screen,
+			   void (*changed)(void *opaque, unsigned x, unsigned y, unsigned width, unsigned height), void *opaque);
 
 /* Exits by kind and the like, as name/value rows; returns how many. */
 struct machine_stat {

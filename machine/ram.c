@@ -96,7 +96,15 @@ static void pam_init(struct machine_ram *ram)
 	}
 }
 
-int ram_init(struct machine_ram *ram, uint64_t bytes)
+static void video_build(struct machine_ram *ram)
+{
+	ram->video_host = ram->host + ram->bytes;
+	for (unsigned i = 0; i < ARRAY_SIZE(ram->video_at); i++)
+		ram->video_at[i] = (struct ram_region){
+			.gpa = (gpa_t)i * RAM_VIDEO_BYTES, .bytes = RAM_VIDEO_BYTES, .host = ram->video_host };
+}
+
+int ram_init(struct machine_ram *ram, uint64_t bytes, bool video)
 {
 	ram->fd = -1;
 	if (bytes < 0x100000 || bytes > RAM_MAX_BYTES || bytes % GUEST_PAGE_SIZE)
@@ -104,10 +112,11 @@ int ram_init(struct machine_ram *ram, uint64_t bytes)
 	ram->bytes = bytes;
 	ram->low_bytes = bytes < RAM_LOW_MAX ? bytes : RAM_LOW_MAX;
 	ram->high_bytes = bytes - ram->low_bytes;
-	int fd = ram_memfd(bytes);
+	ram->file_bytes = bytes + (video ? RAM_VIDEO_BYTES : 0);
+	int fd = ram_memfd(ram->file_bytes);
 	if (fd < 0)
 		return fd;
-	void *host = machine_map_aligned(bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd);
+	void *host = machine_map_aligned(ram->file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd);
 	if (host == MAP_FAILED) {
 		int rc = -errno;
 		close(fd);
@@ -122,13 +131,15 @@ int ram_init(struct machine_ram *ram, uint64_t bytes)
 		.gpa = RAM_HIGH_BASE, .bytes = ram->high_bytes, .host = ram->host + ram->low_bytes };
 	pam_build(ram);
 	pam_init(ram);
+	if (video)
+		video_build(ram);
 	return 0;
 }
 
 void ram_finish(struct machine_ram *ram)
 {
 	if (ram->host)
-		munmap(ram->host, ram->bytes);
+		munmap(ram->host, ram->file_bytes);
 	if (ram->rom)
 		munmap(ram->rom, ram->rom_bytes);
 	if (ram->fd >= 0)
@@ -191,6 +202,34 @@ void ram_flash_set(struct machine *machine, const struct ram_region *region)
 		ram_map_changed(machine, either->gpa, either->bytes);
 }
 
+void ram_video_set(struct machine *machine, gpa_t gpa)
+{
+	struct machine_ram *ram = &machine->ram;
+	bool fits = gpa >= ram->low_bytes && gpa % RAM_VIDEO_BYTES == 0 && gpa + RAM_VIDEO_BYTES <= PCI_HOLE_END;
+	bool on_config = gpa < PCI_ECAM_BASE + PCI_ECAM_BYTES && gpa + RAM_VIDEO_BYTES > PCI_ECAM_BASE;
+	const struct ram_region *now = gpa && fits && !on_config ? &ram->video_at[gpa / RAM_VIDEO_BYTES] : NULL;
+	const struct ram_region *before = atomic_exchange_explicit(&ram->video, now, memory_order_acq_rel);
+
+	if (before == now)
+		return;
+	if (before)
+		ram_map_changed(machine, before->gpa, before->bytes);
+	if (now)
+		ram_map_changed(machine, now->gpa, now->bytes);
+}
+
+/* Between RAM and 4 GiB. */
+static const struct ram_region *find_in_hole(const struct machine_ram *ram, gpa_t gpa)
+{
+	const struct ram_region *r = &ram->slot[RAM_SLOT_ROM];
+	if (gpa - r->gpa < r->bytes)
+		return r;
+	r = atomic_load_explicit(&ram->flash, memory_order_acquire);
+	if (r && gpa - r->gpa < r->bytes)
+		return r;
+	return atomic_load_explicit(&ram->video, memory_order_acquire);
+}
+
 const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t gpa)
 {
 	const struct machine_ram *ram = &machine->ram;
@@ -199,13 +238,10 @@ const struct ram_region *machine_ram_find(const struct machine *machine, gpa_t g
 		r = &ram->slot[RAM_SLOT_EXTENDED];
 		if (gpa >= RAM_HIGH_BASE)
 			r = &ram->slot[RAM_SLOT_HIGH];
-		else if (gpa - r->gpa >= r->bytes) {
-			r = &ram->slot[RAM_SLOT_ROM];
-			if (gpa - r->gpa >= r->bytes)
-				r = atomic_load_explicit(&ram->flash, memory_order_acquire);
-			if (!r)
-				return NULL;
-		}
+		else if (gpa - r->gpa >= r->bytes)
+			r = find_in_hole(ram, gpa);
+		if (!r)
+			return NULL;
 	} else if (gpa >= PAM_BASE) {
 		r = atomic_load_explicit(&ram->pam[pam_segment(gpa)], memory_order_acquire);
 	} else {
@@ -237,6 +273,9 @@ size_t machine_ram_regions(const struct machine *machine, struct ram_region *ret
 	for (unsigned s = 0; s < PAM_SEGMENTS; s++)
 		n = region_add(ret_regions, n, max, atomic_load_explicit(&ram->pam[s], memory_order_acquire));
 	n = region_add(ret_regions, n, max, &ram->slot[RAM_SLOT_EXTENDED]);
+	const struct ram_region *video = atomic_load_explicit(&ram->video, memory_order_acquire);
+	if (video)
+		n = region_add(ret_regions, n, max, video);
 	const struct ram_region *flash = atomic_load_explicit(&ram->flash, memory_order_acquire);
 	if (flash)
 		n = region_add(ret_regions, n, max, flash);
@@ -280,6 +319,7 @@ void *ram_host(const struct machine_ram *ram, gpa_t gpa, uint64_t n)
 
 int machine_ram_fd(const struct machine *machine) { return machine->ram.fd; }
 uint64_t machine_ram_bytes(const struct machine *machine) { return machine->ram.bytes; }
+uint64_t machine_ram_file_bytes(const struct machine *machine) { return machine->ram.file_bytes; }
 
 bool machine_dma_read(struct machine *machine, gpa_t gpa, void *buf, uint64_t n)
 {

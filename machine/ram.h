@@ -18,6 +18,7 @@
 #define ROM_MAX_BYTES 0x1000000ull /* 16 MiB below 4 GiB */
 
 #define RAM_VGA_BASE 0xa0000ull
+#define RAM_VIDEO_BYTES 0x1000000u /* of a display; a multiple of what its BAR can be moved by */
 #define PAM_BASE 0xc0000ull
 #define PAM_END 0x100000ull
 #define PAM_SEGMENTS 13 /* twelve of 16 KiB, then 0xf0000..0xfffff */
@@ -30,12 +31,16 @@ enum ram_slot { RAM_SLOT_BASE, RAM_SLOT_EXTENDED, RAM_SLOT_HIGH, RAM_SLOT_ROM, R
 
 struct machine_ram {
 	int fd;
-	uint64_t bytes, low_bytes, high_bytes;
+	uint64_t bytes, low_bytes, high_bytes, file_bytes;
 	uint8_t *host; /* all of the memfd */
 	uint8_t *rom;  /* page-aligned copy of the image, or NULL */
 	uint64_t rom_bytes;
 	struct ram_region slot[RAM_SLOT_COUNT]; /* bytes 0: not there */
 	_Atomic(const struct ram_region *) flash; /* below the ROM, while it reads as memory; else NULL */
+	/* The display's memory, behind RAM in the memfd: wherever it can be below 4 GiB, and where it is now; or NULL. */
+	uint8_t *video_host;
+	struct ram_region video_at[RAM_HIGH_BASE / RAM_VIDEO_BYTES];
+	_Atomic(const struct ram_region *) video;
 	/* Each PAM segment in its four states; `pam` points at the present one. */
 	struct ram_region pam_state[PAM_SEGMENTS][4];
 	_Atomic(const struct ram_region *) pam[PAM_SEGMENTS];
@@ -43,8 +48,8 @@ struct machine_ram {
 	struct ram_window *windows;
 };
 
-/* 0 or -errno (-EINVAL: a size that is 0, no multiple of 4 KiB, or too large). */
-int ram_init(struct machine_ram *ram, uint64_t bytes);
+/* 0 or -errno (-EINVAL: a size that is 0, no multiple of 4 KiB, or too large). video: a display's memory is wanted too. */
+int ram_init(struct machine_ram *ram, uint64_t bytes, bool video);
 void ram_finish(struct machine_ram *ram);
 
 /*
@@ -61,6 +66,11 @@ gpa_t machine_rom_base(const struct machine *machine);
 void ram_pam_set(struct machine *machine, unsigned segment, unsigned attributes);
 /* The flash below the ROM (devices/flash.c) reads as this memory from now on; NULL: its reads are MMIO. As ram_pam_set. */
 void ram_flash_set(struct machine *machine, const struct ram_region *region);
+/*
+ * The display's memory is at this address from now on, a multiple of its size; 0, or a place where RAM, the configuration
+ * space or the chipset is: nowhere. As ram_pam_set.
+ */
+void ram_video_set(struct machine *machine, gpa_t gpa);
 /* A vCPU's write to a read-only region: reaches RAM where PAM says write but not read. True: it was PAM's or ROM's. */
 bool ram_readonly_write(struct machine *machine, gpa_t gpa, const void *buf, unsigned size);
 

@@ -68,7 +68,7 @@ static int remove_slot(struct mode_vm *vm, unsigned n)
 	uint64_t *kept = vm->dirty_log ? atomic_load(&vm->dma_dirty) : NULL;
 
 	if (kept && is_logged(&vm->slot[n]))
-		collect_slot(vm, n, kept, (machine_ram_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64);
+		collect_slot(vm, n, kept, (machine_ram_file_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64);
 	int rc = tell_kvm(vm, n, 0);
 	if (!rc)
 		vm->slot[n].bytes = 0;
@@ -141,10 +141,13 @@ void hvm_memory_written(struct mode_vm *vm, gpa_t gpa, uint64_t bytes)
 
 	if (!bits || !bytes)
 		return;
-	/* RAM above 4 GiB follows what is below the hole. */
+	/* RAM above 4 GiB follows what is below the hole; the display's memory, which the guest may move, is the last. */
 	uint64_t offset = gpa;
+	const struct ram_region *r = machine_ram_find(vm->machine, gpa < four_gib ? gpa : four_gib);
 	if (gpa >= four_gib)
-		offset = (uint64_t)(machine_ram_find(vm->machine, four_gib)->host - ram_base(vm)) + (gpa - four_gib);
+		offset = (uint64_t)(r->host - ram_base(vm)) + (gpa - four_gib);
+	else if (r && !r->readonly && bytes <= r->bytes - (gpa - r->gpa))
+		offset = (uint64_t)(r->host - ram_base(vm)) + (gpa - r->gpa);
 	set_bits(bits, offset / GUEST_PAGE_SIZE, (offset + bytes - 1) / GUEST_PAGE_SIZE);
 }
 
@@ -181,7 +184,7 @@ static int set_log(struct mode_vm *vm, bool on)
 
 int hvm_dirty_start(struct mode_vm *vm)
 {
-	size_t words = (machine_ram_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64;
+	size_t words = (machine_ram_file_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64;
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->slot_lock);
@@ -212,7 +215,7 @@ void hvm_dirty_stop(struct mode_vm *vm)
 int hvm_dirty_collect(struct mode_vm *vm, uint64_t *bits, size_t words)
 {
 	uint64_t *ours = atomic_load(&vm->dma_dirty);
-	size_t have = (machine_ram_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64;
+	size_t have = (machine_ram_file_bytes(vm->machine) / GUEST_PAGE_SIZE + 63) / 64;
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->slot_lock);
