@@ -1,8 +1,8 @@
 # Files of api/: the JSON-RPC server and trictl.
 noinst_LIBRARIES += libjsonrpc.a
 libjsonrpc_a_SOURCES = \
-	api/jsonrpc/base64.c api/jsonrpc/base64.h api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/methods.h \
-	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
+	api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/methods.h \
+	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_screen.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
 	api/jsonrpc/schema.c api/jsonrpc/server.c api/jsonrpc/stream.c api/listener.c api/listener.h
 libjsonrpc_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 
@@ -18,7 +18,7 @@ liblv_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(LIBXML_CFLAGS
 bin_PROGRAMS += trictl
 trictl_SOURCES = \
 	api/cli/bridge.c api/cli/cli.h api/cli/client.c api/cli/client.h api/cli/inspect.c api/cli/main.c api/cli/policy.c api/cli/private_daemon.c api/cli/render.c api/cli/render_policy.c \
-	api/cli/nic.c api/cli/run.c api/cli/terminal.c api/cli/terminal.h api/jsonrpc/base64.c daemon/settings.c daemon/log.c
+	api/cli/nic.c api/cli/run.c api/cli/screen.c api/cli/terminal.c api/cli/terminal.h daemon/settings.c daemon/log.c
 trictl_CPPFLAGS = $(AM_CPPFLAGS) -DSBINDIR='"$(sbindir)"'
 trictl_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS)
 trictl_LDADD = $(PROTO_LIBS) -lm

@@ -166,7 +166,7 @@ void daemon_resume(struct daemon *daemon, struct vm *vm, daemon_done_fn done, vo
 void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* What a running VM's process shows of its insides, by the control protocol's method, within `seconds`
  * and a little more; takes params (NULL: none). */
-enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET };
+enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET, DAEMON_SCREENSHOT };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);
 /* Path of the running VM's console socket, for the connection's lifetime; NULL when it does not run. */

@@ -58,6 +58,7 @@
 #define CONTROL_HOT_BLOCKS "hot_blocks"
 #define CONTROL_NIC_SET "nic_set"
 #define CONTROL_PERF_MAP "perf_map"
+#define CONTROL_SCREENSHOT "screenshot"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"

@@ -1,6 +1,7 @@
 # Files of proto/: what trivisord and trivisor-vm share.
 noinst_LIBRARIES += libproto.a
 libproto_a_SOURCES = \
+	proto/base64.c proto/base64.h \
 	proto/control.c proto/control.h \
 	proto/cpu_features.def proto/cpu_features.h \
 	proto/file.c proto/file.h \
@@ -10,6 +11,7 @@ libproto_a_SOURCES = \
 	proto/process.c proto/process.h \
 	proto/sock.c proto/sock.h \
 	proto/diskdef.c \
+	proto/displaydef.c \
 	proto/nicdef.c \
 	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)

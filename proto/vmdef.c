@@ -95,6 +95,8 @@ static const struct field vm_fields[] = {
 	{.key = "passthrough", .type = FIELD_PCI,
 	 .what = "PCI devices of the host for this guest alone, such as 0000:03:00.0; mode hvm and an IOMMU are needed"},
 	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces, as virtio-net"},
+	{.key = "display", .type = FIELD_OBJECT, .fields = vmdef_display_fields, .field_count = VMDEF_DISPLAY_FIELDS,
+	 .what = "a screen, with a keyboard and a mouse"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
@@ -512,7 +514,7 @@ int vmdef_parse_object(struct json_object *json, const char *path, const struct 
 }
 
 /* What no single key shows. */
-static int check_whole(const struct vmdef *def, char *ret_error)
+static int check_whole(struct vmdef *def, char *ret_error)
 {
 	if (def->passthrough_count && (def->mode == VMDEF_MODE_BT || def->mode == VMDEF_MODE_PV))
 		return vmdef_refuse(ret_error, "passthrough", "mode %s cannot pass a device through: mode hvm or auto is needed", vmdef_mode_name(def->mode));
@@ -527,6 +529,8 @@ static int check_whole(const struct vmdef *def, char *ret_error)
 	if (def->boot.module_count && (!def->boot.kernel || def->boot.firmware))
 		return vmdef_refuse(ret_error, "boot.modules", "modules need boot.kernel without boot.firmware");
 	int rc = vmdef_check_nics(def, ret_error);
+	if (!rc)
+		rc = vmdef_check_display(def, ret_error);
 	if (rc)
 		return rc;
 	if (def->boot.nvram.path && !def->boot.firmware)
@@ -594,6 +598,9 @@ void vmdef_free(struct vmdef *def)
 	free(def->title);
 	free(def->description);
 	free(def->libvirt_xml);
+	free(def->display.rom);
+	free(def->display.vnc.socket);
+	free(def->display.vnc.password);
 	vmdef_free_disks(def);
 	vmdef_free_nics(def);
 	free(def);

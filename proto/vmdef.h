@@ -22,6 +22,7 @@ struct json_object;
 #define VMDEF_FORWARDS_MAX 64
 #define VMDEF_LIMIT_KIB_MAX (1 << 30)
 #define VMDEF_VLAN_MAX 4094
+#define VMDEF_VNC_PASSWORD_MAX 8 /* RFC 6143, 7.2.2: a DES key */
 #define VMDEF_UPLINKS_MAX 8
 #define VMDEF_INTERFACE_BYTES 16
 #define VMDEF_MAC_BYTES 18
@@ -48,6 +49,8 @@ enum vmdef_on_reboot {
 	VMDEF_ON_REBOOT_RESTART,
 	VMDEF_ON_REBOOT_SHUTDOWN, /* a reset ends the VM */
 };
+
+enum vmdef_display_type { VMDEF_DISPLAY_NONE, VMDEF_DISPLAY_VGA };
 
 enum vmdef_gdb_architecture { VMDEF_GDB_AUTO, VMDEF_GDB_I8086, VMDEF_GDB_I386, VMDEF_GDB_X86_64 };
 
@@ -170,6 +173,17 @@ struct vmdef {
 	unsigned passthrough_count;
 	struct vmdef_nic nics[VMDEF_NICS_MAX];
 	unsigned nic_count;
+	struct {
+		enum vmdef_display_type type;
+		char *rom; /* NULL: SeaBIOS's */
+		struct {
+			char *socket; /* NULL: none; a path, or "" for one in the VM's directory */
+			char address[VMDEF_IPV4_BYTES];
+			unsigned port;
+			bool autoport;
+			char *password;
+		} vnc;
+	} display;
 	enum vmdef_serial serial;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;
@@ -206,6 +220,8 @@ void vmdef_free(struct vmdef *def);
 /* JSON Schema of a definition, made from the table that checks it. The caller puts it. NULL: out of memory. */
 struct json_object *vmdef_schema(void);
 
+/* Whether viewers can connect to its screen. */
+bool vmdef_has_vnc(const struct vmdef *def);
 /* "auto", "bt", "hvm", "pv". */
 const char *vmdef_mode_name(enum vmdef_mode mode);
 /* "raw", "qcow2" and so on: qemu's names. */

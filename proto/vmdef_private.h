@@ -63,6 +63,12 @@ struct json_object *vmdef_disks_to_json(const struct vmdef *def);
 struct json_object *vmdef_disks_item_schema(void);
 void vmdef_free_disks(struct vmdef *def);
 
+/* ---- displaydef.c ---- */
+#define VMDEF_DISPLAY_FIELDS 3
+extern const struct field vmdef_display_fields[VMDEF_DISPLAY_FIELDS];
+/* What no single key shows; a display that is only described is there. */
+int vmdef_check_display(struct vmdef *def, char *ret_error);
+
 /* ---- nicdef.c ---- */
 int vmdef_parse_nics(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
 int vmdef_parse_address(struct json_object *value, const char *path, const struct field *f, char *ret, char *ret_error);

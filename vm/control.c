@@ -365,6 +365,28 @@ static void do_nic_set(struct vm *vm, struct json_object *params, struct reply *
 	vm_nic_apply(vm, (unsigned)nic);
 }
 
+static void no_screen(struct reply *reply)
+{
+	error(reply, CONTROL_ERROR_STATE, "this VM has no screen: \"display\" in its definition gives it one");
+}
+
+static void do_screenshot(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value = NULL;
+	const char *format = "png";
+	if (params && json_object_object_get_ex(params, "format", &value))
+		format = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
+	if (strcmp(format, "png") && strcmp(format, "ppm")) {
+		error(reply, RPC_INVALID_PARAMS, "format: png or ppm is wanted");
+		return;
+	}
+	int rc = vm_screenshot_json(vm, !strcmp(format, "ppm"), reply->result);
+	if (rc == -ENODEV)
+		no_screen(reply);
+	else
+		state_error(vm, rc, "take a picture of", reply);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -381,6 +403,7 @@ static const struct {
 	{CONTROL_HOT_BLOCKS, do_hot_blocks, true},
 	{CONTROL_PERF_MAP, do_perf_map, false},
 	{CONTROL_NIC_SET, do_nic_set, true},
+	{CONTROL_SCREENSHOT, do_screenshot, true},
 };
 
 /* ---- requests ---- */

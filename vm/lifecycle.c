@@ -97,6 +97,7 @@ static int build_machine(struct vm *vm)
 		.opaque = vm,
 		.build_cpuid = vm->mode->build_cpuid,
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
+		.display = vm->def->display.type != VMDEF_DISPLAY_NONE,
 	};
 	uint8_t wish[CPU_FEATURE_COUNT];
 	char why_not[160];
@@ -126,6 +127,11 @@ static int build_machine(struct vm *vm)
 		rc = vm_nic_add(vm, i, &why);
 		if (rc)
 			return fail(vm, rc, "nics[%u]: %s", i, why);
+	}
+	if (config.display) {
+		rc = machine_add_display(vm->machine, vm->def->display.rom ? vm->def->display.rom : VM_DISPLAY_ROM, &why);
+		if (rc)
+			return fail(vm, rc, "%s", why);
 	}
 	rc = machine_add_rng(vm->machine, &why);
 	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;

@@ -23,6 +23,7 @@ struct vm_gdb;
 struct vm_profile;
 
 #define VM_REASON_BYTES 512
+#define VM_DISPLAY_ROM "/usr/share/seabios/vgabios-stdvga.bin"
 
 struct vm_options {
 	char dir[PATH_MAX - 64]; /* absolute */
@@ -207,6 +208,10 @@ void vm_gdb_close(struct vm *vm);
 /* ---- passthrough.c ---- */
 /* Takes the devices that the definition names from the host. 0, or -errno and vm->reason says why. */
 int vm_passthrough_claim(struct vm *vm);
+
+/* ---- screen.c ---- */
+/* A picture of the screen, into `to`: "format", "width", "height", "data" (base64). 0, -ENODEV (no screen), -ENOMEM. */
+int vm_screenshot_json(struct vm *vm, bool ppm, struct json_object *to);
 
 /* ---- disks.c ---- */
 /* Starts a server for each disk whose format is not raw, or that has a temporary image. 0, or -errno and vm->reason says why. */

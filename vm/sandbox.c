@@ -75,6 +75,8 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 			rc = allow_path(ruleset, boot[i], LL_READ);
 	for (unsigned i = 0; !rc && i < def->boot.module_count; i++)
 		rc = allow_path(ruleset, def->boot.modules[i].path, LL_READ);
+	if (!rc && def->display.rom)
+		rc = allow_path(ruleset, def->display.rom, LL_READ);
 	if (!rc && def->boot.nvram.path)
 		rc = allow_path(ruleset, def->boot.nvram.path, LL_READ | LL_WRITE_FILE);
 	/* A BIOS that is not named by the definition. */

@@ -5,7 +5,7 @@
 #include "api/cli/cli.h"
 #include "api/cli/terminal.h"
 
-#include "api/jsonrpc/base64.h"
+#include "proto/base64.h"
 #include "proto/sock.h"
 
 #include <errno.h>

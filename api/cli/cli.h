@@ -19,6 +19,7 @@ int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);
 int command_disassemble(struct cli *cli, int argc, char **argv);
 int command_hot_blocks(struct cli *cli, int argc, char **argv);
+int command_screenshot(struct cli *cli, int argc, char **argv);
 int command_perf_map(struct cli *cli, int argc, char **argv);
 
 /* Connects, or says why not. 0 or an exit status. */
@@ -58,6 +59,8 @@ int command_fleet(struct cli *cli, int argc, char **argv);
 
 /* Adds what --nic says to a definition; `text` is cut up. 0, or -1 and it was reported. */
 int cli_add_nic(json_object *definition, char *text);
+/* The same for --display. */
+int cli_add_display(json_object *definition, char *text);
 /* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
 char *cli_absolute(const char *path);
 /* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */

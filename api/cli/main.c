@@ -540,7 +540,8 @@ const struct command commands[] = {
 	{"run", command_run,
 	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
-	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|team[,...]] [--workload W]\n"
+	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|team[,...]]\n"
+	 "                  [--display vga|vnc=unix:PATH|vnc=[127.0.0.1:]PORT|vnc=auto[,...]] [--workload W]\n"
 	 "                  [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
@@ -561,6 +562,7 @@ const struct command commands[] = {
 	{"disassemble", command_disassemble, "[--address A] [--count N] [--vcpu N] [--bits 16|32|64] VM",
 	 "Guest code, with its translation."},
 	{"hot-blocks", command_hot_blocks, "[--seconds S] [--top N] VM", "The guest code that takes its time, by sampling."},
+	{"screenshot", command_screenshot, "VM FILE", "What its screen shows, as a PNG, or a PPM by FILE's name."},
 	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
 	{"net", command_net, "create|delete|get|stats|ports NAME, or list", "Networks between the VMs of this host."},

@@ -230,6 +230,7 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 		json_object_object_add(boot, "menu_ms", json_object_new_int64(number));
 		return 0;
 	case 'd': return add_disk(definition, value);
+	case 'D': return cli_add_display(definition, value) ? -EINVAL : 0;
 	case 'e': return cli_add_nic(definition, value) ? -EINVAL : 0;
 	case 't':
 		run->timeout_s = strtod(value, &end);
@@ -266,6 +267,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"boot-menu", required_argument, NULL, 'b'},
 		{"module", required_argument, NULL, 'o'},
 		{"disk", required_argument, NULL, 'd'},
+		{"display", required_argument, NULL, 'D'},
 		{"nic", required_argument, NULL, 'e'},
 		{"workload", required_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 't'},

@@ -8,6 +8,7 @@
 extern const struct rpc_method rpc_host_methods[];
 extern const struct rpc_method rpc_vm_methods[];
 extern const struct rpc_method rpc_inspect_methods[];
+extern const struct rpc_method rpc_screen_methods[];
 extern const struct rpc_method rpc_net_methods[];
 extern const struct rpc_method rpc_stream_methods[];
 
@@ -40,6 +41,8 @@ extern const struct rpc_field rpc_where_fields[];
 struct vm *rpc_find_vm(struct rpc_call *call, json_object *params);
 /* The same where `vm` may be absent (NULL then). False: the call was answered. */
 bool rpc_maybe_vm(struct rpc_call *call, json_object *params, struct vm **ret_vm);
+/* Asks the VM's process: the parameters go there as they are, but for its name. seconds: what it may take beyond the usual. */
+void rpc_inspect(struct rpc_call *call, json_object *params, enum daemon_inspection what, double seconds);
 /* The parameter `definition`, which stays the call's; NULL: absent. */
 json_object *rpc_definition(json_object *params);
 

@@ -4,8 +4,7 @@
 
 /* ---- handlers ------------------------------------------------------------------------ */
 
-/* The parameters go to the VM's process as they are, but for its name. */
-static void inspect(struct rpc_call *call, json_object *params, enum daemon_inspection what, double seconds)
+void rpc_inspect(struct rpc_call *call, json_object *params, enum daemon_inspection what, double seconds)
 {
 	struct vm *vm = rpc_find_vm(call, params);
 	json_object *passed = NULL;
@@ -24,12 +23,12 @@ static void inspect(struct rpc_call *call, json_object *params, enum daemon_insp
 
 static void handle_regs(struct rpc_call *call, json_object *params)
 {
-	inspect(call, params, DAEMON_REGS, 0);
+	rpc_inspect(call, params, DAEMON_REGS, 0);
 }
 
 static void handle_disassemble(struct rpc_call *call, json_object *params)
 {
-	inspect(call, params, DAEMON_DISASSEMBLE, 0);
+	rpc_inspect(call, params, DAEMON_DISASSEMBLE, 0);
 }
 
 static void handle_hot_blocks(struct rpc_call *call, json_object *params)
@@ -37,22 +36,22 @@ static void handle_hot_blocks(struct rpc_call *call, json_object *params)
 	json_object *seconds = NULL;
 
 	json_object_object_get_ex(params, "seconds", &seconds);
-	inspect(call, params, DAEMON_HOT_BLOCKS, seconds ? json_object_get_double(seconds) : 1);
+	rpc_inspect(call, params, DAEMON_HOT_BLOCKS, seconds ? json_object_get_double(seconds) : 1);
 }
 
 static void handle_perf_map(struct rpc_call *call, json_object *params)
 {
-	inspect(call, params, DAEMON_PERF_MAP, 0);
+	rpc_inspect(call, params, DAEMON_PERF_MAP, 0);
 }
 
 static void handle_nic_set(struct rpc_call *call, json_object *params)
 {
-	inspect(call, params, DAEMON_NIC_SET, 0);
+	rpc_inspect(call, params, DAEMON_NIC_SET, 0);
 }
 
 static void handle_gdb(struct rpc_call *call, json_object *params)
 {
-	inspect(call, params, DAEMON_GDB, 0);
+	rpc_inspect(call, params, DAEMON_GDB, 0);
 }
 
 /* clang-format off: tables, a row for each field and method */

@@ -1,5 +1,5 @@
 /* What lives on a connection: event subscriptions and console streams. */
-#include "api/jsonrpc/base64.h"
+#include "proto/base64.h"
 #include "api/jsonrpc/private.h"
 #include "proto/line.h"
 #include "proto/sock.h"

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "machine/boot/private.h"
+#include "machine/devices/vga.h"
 
 #define SETUP_HEADER_AT 0x1f1
 #define SECTOR 512u
@@ -103,6 +104,10 @@ static int put_zero_page(const struct boot_direct *direct, const struct bzimage 
 	zero_page.hdr.vid_mode = 0xffff; /* normal */
 	zero_page.hdr.code32_start = code32;
 	zero_page.acpi_rsdp_addr = direct->rsdp_gpa;
+	if (direct->has_screen)
+		zero_page.screen_info = (struct screen_info){
+			.orig_video_mode = 3, .orig_video_cols = 80, .orig_video_lines = 25, .orig_video_isVGA = VIDEO_TYPE_VGAC,
+			.orig_video_points = 16 };
 	/* What a BIOS would have told of memory, for code that looks there and not in e820. */
 	zero_page.alt_mem_k = (uint32_t)((direct->acpi_gpa - BOOT_HIGH_BASE) >> 10);
 	for (unsigned i = 0; i < direct->e820.count; i++) {

@@ -6,6 +6,7 @@
 #include "machine/boot/private.h"
 #include "machine/boot/smbios.h"
 #include "machine/devices/pci.h"
+#include "machine/devices/vga.h"
 #include "machine/ram.h"
 
 /* The BIOS area: RSDP, then SMBIOS on its own 16-byte boundary in 0xf0000..0xfffff, where kernels look for it. */
@@ -61,6 +62,7 @@ int direct_begin(struct boot_direct *ret_direct, struct machine *machine)
 
 	boot_ram_layout(machine, &direct.ram);
 	pci_assign_bars(machine);
+	direct.has_screen = vga_text_mode(machine);
 	rc = put_acpi(&direct);
 	if (rc < 0)
 		return rc;

@@ -12,11 +12,14 @@
 #include "machine/devices/flash.h"
 #include "machine/devices/fw_cfg.h"
 #include "machine/devices/rtc.h"
+#include "machine/devices/vga.h"
 #include "machine/ram.h"
 
 #define ROM_MIN_BYTES 0x10000u
 #define SERCON_PORT 0x3f8
 /* With a kernel, SeaBIOS tries our option ROM first; else (an empty list) its own order. */
+/* SeaBIOS runs it as that PCI device's option ROM. */
+#define VGA_ROM_FILE "pci1234,1111.rom"
 #define LINUXBOOT_FILE "genroms/linuxboot.bin"
 #define BOOT_FIRST "/rom@" LINUXBOOT_FILE "\n"
 
@@ -218,11 +221,16 @@ static int put_settings(struct machine *machine, bool with_kernel, unsigned menu
 	/* One byte for each sleep state S0..S5: bit 7 supported, low bits SLP_TYP. */
 	const uint8_t states[6] = {0x80, 0, 0, 0, 0, 0x85};
 	const uint64_t show_menu = menu;
+	uint32_t vga_bytes;
+	const uint8_t *vga = vga_rom(machine, &vga_bytes);
 	int rc;
 
 	if (fw_cfg_add_u16(machine, FW_CFG_NB_CPUS, cpus) < 0 || fw_cfg_add_u16(machine, FW_CFG_MAX_CPUS, cpus) < 0 ||
-	    fw_cfg_add_u16(machine, FW_CFG_NOGRAPHIC, 1) < 0 || fw_cfg_add_u16(machine, FW_CFG_BOOT_MENU, menu) < 0)
+	    fw_cfg_add_u16(machine, FW_CFG_NOGRAPHIC, !vga) < 0 || fw_cfg_add_u16(machine, FW_CFG_BOOT_MENU, menu) < 0)
 		return add_failed(-ENOMEM, "the number of processors");
+	rc = vga ? add_file(machine, VGA_ROM_FILE, vga, vga_bytes) : 0;
+	if (rc < 0)
+		return rc;
 	/* SeaBIOS: its screen also on this serial port; no wait for a key unless a menu is wished for. (OVMF reads these too.) */
 	rc = add_file(machine, "etc/sercon-port", &sercon, sizeof(sercon));
 	if (rc == 0)

@@ -101,6 +101,7 @@ struct boot_direct {
 	gpa_t acpi_gpa; /* start of the tables; end of usable low RAM */
 	gpa_t rsdp_gpa;
 	uint64_t cmdline_bytes; /* without the terminating 0 */
+	bool has_screen; /* in text mode, 80 by 25 */
 };
 
 /* ACPI and SMBIOS tables, memory map. */

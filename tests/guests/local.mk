@@ -11,7 +11,9 @@ dist_check_SCRIPTS += tests/guests/hvm.py
 TESTS += tests/guests/hvm.py
 dist_check_SCRIPTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py
 TESTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py
-EXTRA_DIST += tests/guests/nettest.py
+dist_check_SCRIPTS += tests/guests/screen.py
+TESTS += tests/guests/screen.py
+EXTRA_DIST += tests/guests/nettest.py tests/guests/pixels.py
 include tests/guests/kernels/kernels.mk
 EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/fetch-package tools/make-initramfs tools/run-vm tools/setup-debian
 

@@ -50,7 +50,7 @@ static const char full[] =
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
 	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
-	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,"
+	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
@@ -279,6 +279,16 @@ static const struct refusal refusals[] = {
 	{VM("\"nics\":[{\"type\":\"user\",\"forward\":[{\"host_port\":80}]}]"), "nics[0].forward[0]: the key guest_port is missing"},
 	{VM("\"nics\":[{\"type\":\"user\",\"forward\":[{\"host_port\":80,\"guest_port\":80,\"host_address\":\"::1\"}]}]"),
 	 "nics[0].forward[0].host_address: \"::1\" is no IPv4 address"},
+	{VM("\"display\":true"), "display: an object is wanted, not a boolean"},
+	{VM("\"display\":{\"type\":\"qxl\"}"), "display.type: \"qxl\" is not known; known: none, vga"},
+	{VM("\"display\":{\"vnc\":{\"port\":0}}"), "display.vnc.port: 0 is out of range; from 1 to 65535"},
+	{VM("\"display\":{\"vnc\":{\"port\":5900,\"autoport\":true}}"), "display.vnc: port and autoport exclude each other"},
+	{VM("\"display\":{\"vnc\":{\"port\":5900,\"socket\":true}}"), "display.vnc: socket and port exclude each other"},
+	{VM("\"display\":{\"vnc\":{\"address\":\"127.0.0.1\"}}"), "display.vnc.address: an address needs port or autoport"},
+	{VM("\"display\":{\"vnc\":{\"autoport\":true,\"address\":\"0.0.0.0\"}}"), "display.vnc.address: 0.0.0.0 is not of the loopback"},
+	{VM("\"display\":{\"vnc\":{\"password\":\"a\"}}"), "display.vnc.password: a password needs socket, port or autoport"},
+	{VM("\"display\":{\"vnc\":{\"socket\":true,\"password\":\"\"}}"), "display.vnc.password: an empty password lets everybody in"},
+	{VM("\"display\":{\"vnc\":{\"socket\":true,\"password\":\"123456789\"}}"), "display.vnc.password: 9 bytes are too long; at most 8"},
 	{VM("\"disks\":{}"), "disks: an array is wanted, not an object"},
 	{VM("\"disks\":[{}]"), "disks[0]: the key path is missing"},
 	{VM("\"disks\":[{\"path\":\"/a\"},{\"path\":\"/a\",\"ro\":true}]"), "disks[1].ro: unknown key; known: path, device, format, readonly, snapshot, cache, discard, on_error, serial"},

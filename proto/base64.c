@@ -1,5 +1,5 @@
-/* Base64 (RFC 4648, section 4), for console bytes in JSON. */
-#include "api/jsonrpc/base64.h"
+/* Base64 (RFC 4648, section 4), for bytes in JSON. */
+#include "proto/base64.h"
 
 #include <errno.h>
 #include <stdint.h>

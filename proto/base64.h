@@ -1,6 +1,6 @@
-/* Base64 (RFC 4648, section 4), for console bytes in JSON. */
-#ifndef API_JSONRPC_BASE64_H
-#define API_JSONRPC_BASE64_H
+/* Base64 (RFC 4648, section 4), for bytes in JSON. */
+#ifndef PROTO_BASE64_H
+#define PROTO_BASE64_H
 
 #include <stddef.h>
 #include <sys/types.h>
