@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define HELPER_STACK_BYTES (256u << 10)
-#define RAM_CHANGES_MAX 64
 
 _Static_assert(MODE_DEBUG_EXEC == BT_DEBUG_EXEC && MODE_DEBUG_READ == BT_DEBUG_READ && MODE_DEBUG_WRITE == BT_DEBUG_WRITE &&
 		       MODE_DEBUG_POINTS_MAX == BT_DEBUG_POINTS_MAX,
@@ -24,20 +23,9 @@ struct mode_vcpu {
 	size_t map_bytes;
 };
 
-/* RAM ranges that devices wrote where code was translated; vCPUs drop that code before they take an interrupt. */
 struct mode_vm {
 	struct bt_vm bt;
-	volatile int changes_lock;
-	volatile uint32_t change_count;
-	uint32_t change_base; /* counts entries taken out */
-	struct ram_change {
-		gpa_t gpa;
-		uint64_t bytes;
-	} changes[RAM_CHANGES_MAX];
-	volatile bool change_all;
 };
-
-static struct mode_vm *outer(struct bt_vm *vm) { return CONTAINER_OF(vm, struct mode_vm, bt); }
 
 static void probe(struct mode_probe *ret)
 {
@@ -65,14 +53,6 @@ static void probe(struct mode_probe *ret)
 	close(fd);
 }
 
-static void changes_lock(struct mode_vm *vm)
-{
-	while (__atomic_exchange_n(&vm->changes_lock, 1, __ATOMIC_ACQUIRE))
-		__builtin_ia32_pause();
-}
-
-static void changes_unlock(struct mode_vm *vm) { __atomic_store_n(&vm->changes_lock, 0, __ATOMIC_RELEASE); }
-
 static void hook_kick(void *opaque, unsigned vcpu)
 {
 	struct mode_vm *vm = opaque;
@@ -81,28 +61,13 @@ static void hook_kick(void *opaque, unsigned vcpu)
 		bt_kick(vm->bt.vcpu[vcpu]);
 }
 
-static void note_change(struct mode_vm *vm, gpa_t gpa, uint64_t n)
-{
-	changes_lock(vm);
-	if (n && vm->change_count < RAM_CHANGES_MAX) {
-		vm->changes[vm->change_count].gpa = gpa;
-		vm->changes[vm->change_count].bytes = n;
-		vm->change_count++;
-	} else {
-		vm->change_all = true;
-	}
-	changes_unlock(vm);
-	for (unsigned i = 0; i < vm->bt.vcpus; i++)
-		hook_kick(vm, i);
-}
-
 static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 {
 	struct mode_vm *vm = opaque;
 
 	for (gpa_t page = gpa & GUEST_PAGE_MASK; page < gpa + n; page += GUEST_PAGE_SIZE)
 		if (bt_page_has_code(&vm->bt, page)) {
-			note_change(vm, gpa, n);
+			bt_written_note(&vm->bt, gpa, n);
 			return;
 		}
 }
@@ -127,53 +92,11 @@ static void hook_map_changed(void *opaque, gpa_t gpa, uint64_t n)
 		if (vm->bt.vcpu[i])
 			vm->bt.vcpu[i]->map_changed = true;
 	if (map_change_is_far(&vm->bt, gpa, n)) {
-		note_change(vm, 0, 0);
+		bt_written_note(&vm->bt, 0, 0);
 		return;
 	}
 	for (unsigned i = 0; i < vm->bt.vcpus; i++)
 		hook_kick(vm, i);
-}
-
-/*
- * The entries stay in the queue until they have been dealt with, so that no other vCPU goes on in between; two may deal
- * with the same ones. The queue's lock is never held while waiting for the cache's.
- */
-void bt_take_ram_changes(struct bt_vcpu *v)
-{
-	struct mode_vm *vm = outer(v->vm);
-	struct ram_change todo[RAM_CHANGES_MAX];
-	uint32_t n, base;
-	bool all;
-
-	bt_map_sync(v);
-	if (!vm->change_count && !vm->change_all)
-		return;
-	changes_lock(vm);
-	n = vm->change_count;
-	base = vm->change_base;
-	all = vm->change_all;
-	memcpy(todo, vm->changes, n * sizeof(todo[0]));
-	changes_unlock(vm);
-
-	if (all) {
-		v->stats.cache_flush_map++;
-		bt_cache_flush_all(v);
-	} else {
-		bt_lock(v);
-		for (uint32_t i = 0; i < n; i++)
-			bt_code_written(&vm->bt, todo[i].gpa, todo[i].bytes);
-		bt_unlock(v);
-	}
-
-	changes_lock(vm);
-	if (vm->change_base == base) {
-		vm->change_count -= n;
-		memmove(vm->changes, vm->changes + n, vm->change_count * sizeof(todo[0]));
-		vm->change_base += n + (all ? 1 : 0);
-		if (all)
-			vm->change_all = false;
-	}
-	changes_unlock(vm);
 }
 
 static void vm_destroy(struct mode_vm *vm)
@@ -415,16 +338,6 @@ static int set_state(struct mode_vcpu *vcpu, const struct cpu_state *state)
 }
 
 static void ram_written(struct mode_vm *vm, gpa_t gpa, uint64_t bytes) { hook_ram_written(vm, gpa, bytes); }
-
-void bt_note_first_user(struct bt_vm *vm)
-{
-	struct timespec ts;
-
-	/* The system call itself, not libc's: vector registers hold guest state here. */
-	syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &ts);
-	uint64_t none = 0, now = (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-	__atomic_compare_exchange_n(&vm->first_user_ns, &none, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-}
 
 static uint64_t first_user_ns(struct mode_vm *vm) { return vm->bt.first_user_ns; }
 

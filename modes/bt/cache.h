@@ -169,6 +169,18 @@ struct bt_site {
 
 #define BT_NOWHERE_BYTES (4 * GUEST_PAGE_SIZE)
 
+#define BT_WRITTEN_MAX 64
+struct bt_written {
+	volatile int lock;
+	volatile uint32_t count;
+	uint32_t base; /* counts entries taken out */
+	struct bt_ram_change {
+		gpa_t gpa;
+		uint64_t bytes;
+	} changes[BT_WRITTEN_MAX];
+	volatile bool all;
+};
+
 struct bt_vm {
 	struct machine *machine;
 	struct bt_vcpu *vcpu[MACHINE_MAX_VCPUS];
@@ -184,6 +196,7 @@ struct bt_vm {
 	bool precise_flags; /* for tests: no flag counts as dead, so that faults show them all */
 	uint64_t low_ram_bytes;
 	struct bt_large large; /* guest RAM's */
+	struct bt_written written;
 	struct bt_debug_vm debug;
 };
 

@@ -100,8 +100,11 @@ __attribute__((no_sanitize_address)) static void abandon_frames(const void *end)
 
 	bt_fill((void *)((from >> 3) + ASAN_SHADOW), 0, (to - from) >> 3);
 }
+/* It also calls its library before what does not return, which uses vector registers. */
+__attribute__((no_sanitize_address, noipa)) static void jump_back(void **guard) { __builtin_longjmp(guard, 1); }
 #else
 static void abandon_frames(const void *end) { (void)end; }
+static inline void jump_back(void **guard) { __builtin_longjmp(guard, 1); }
 #endif
 
 static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
@@ -113,7 +116,7 @@ static BT_NORETURN void leave(struct bt_vcpu *v, enum bt_exit_reason reason)
 	v->exit_reason = (uint8_t)reason;
 	abandon_frames(v->guard ? v->guard[2] : (const void *)v); /* [2]: the stack pointer of __builtin_setjmp */
 	if (v->guard)
-		__builtin_longjmp(v->guard, 1);
+		jump_back(v->guard);
 	BUG_ON(!v->in_code);
 	v->vm->thunk.leave(v);
 }
@@ -439,7 +442,7 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			v->stop = 0;
 			return MODE_EXIT_INTERRUPTED;
 		}
-		bt_take_ram_changes(v);
+		bt_written_take(v);
 		if (v->want_flush) {
 			v->want_flush = false;
 			bt_cache_flush_all(v);

@@ -8,10 +8,15 @@
 enum mode_exit_reason bt_run(struct bt_vcpu *v);
 /* The instruction (or poll) that host address `host` belongs to. False: it is in no TB. */
 bool bt_rip_of(struct bt_vm *vm, const uint8_t *host, struct bt_tb **ret_tb, const struct bt_insn_map **ret_map);
+
+/* ---- written.c: these run, as the loop does, while the host's vector registers are the guest's ---- */
+
+/* From any thread: n bytes at gpa were written that translations are of; n 0: any, or the map changed. Kicks all vCPUs. */
+void bt_written_note(struct bt_vm *vm, gpa_t gpa, uint64_t n);
+/* Drops the translations of what was noted since the last call. */
+void bt_written_take(struct bt_vcpu *v);
 /* Notes the time of the first user-mode instruction. */
 void bt_note_first_user(struct bt_vm *vm);
-/* Drops translations of RAM that devices wrote since the last call (bt.c queues them). */
-void bt_take_ram_changes(struct bt_vcpu *v);
 
 /* profile.c: samples, taken by a signal to the vCPU's thread. */
 int bt_profile_create(struct bt_vcpu *v);
