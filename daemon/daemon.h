@@ -169,6 +169,11 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET, DAEMON_SCREENSHOT };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);
+/*
+ * Changes a running VM's network interface until it ends: {"nic", "link", "receive_kib", "receive_burst_kib", "transmit_kib",
+ * "transmit_burst_kib"}, all but the first optional; taken. daemon_vm_info.running_def says so afterwards.
+ */
+void daemon_nic_set(struct daemon *daemon, struct vm *vm, json_object *params, daemon_done_fn done, void *opaque);
 /* Path of the running VM's console socket, for the connection's lifetime; NULL when it does not run. */
 const char *daemon_console_path(struct vm *vm);
 

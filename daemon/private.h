@@ -213,6 +213,8 @@ int supervisor_adopt(struct vm *vm, pid_t pid, int pidfd, const char *dir, const
 /* Makes it, with definition.json for the process and daemon.json for the next daemon that finds it. 0 or -errno. */
 int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot, int id);
 /* daemon.json alone, after transient or owner have changed. 0 or -errno. */
+/* definition.json anew, for the next daemon. */
+int vmdir_write_definition(const char *dir, const struct vmdef *def);
 int vmdir_write_note(struct vm *vm, const char *dir, const char *mode, int id);
 /* An object from a file there, for the caller to put; NULL when there is none that can be used (that is logged). */
 json_object *vmdir_read_json(const char *dir, const char *name);

@@ -200,6 +200,15 @@ int vmdir_write_note(struct vm *vm, const char *dir, const char *mode, int id)
 	return rc;
 }
 
+int vmdir_write_definition(const char *dir, const struct vmdef *def)
+{
+	json_object *definition = vmdef_to_json(def);
+	int rc = definition ? write_json(dir, CONTROL_FILE_DEFINITION, definition) : -ENOMEM;
+
+	json_object_put(definition);
+	return rc;
+}
+
 /* definition.json for the process, daemon.json for the next daemon that finds it. */
 int vmdir_prepare(struct vm *vm, const char *dir, const char *mode, bool no_reboot, int id)
 {

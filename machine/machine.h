@@ -265,12 +265,14 @@ struct machine_nic_change {
 struct machine_nic {
 	enum machine_nic_type type;
 	uint8_t mac[6];
+	bool own_mac_only; /* frames of the guest that come from another address are dropped */
 	unsigned mtu; /* told to the guest; 0: what the back end carries */
 	struct machine_nic_change change;
 	struct {
 		const char *const *uplinks; /* names */
 		unsigned count;
 		bool balance; /* flows are spread over all; else one works, and others stand by */
+		const char *bridge; /* of a single one that is made first, a tap on this bridge, and goes with the NIC; or NULL */
 	} team;
 	int fd; /* switch: the connection, greeted (proto/switch.h); the NIC's own on success */
 	struct {
@@ -282,6 +284,17 @@ struct machine_nic {
 		unsigned forward_count;
 	} user;
 };
+/* What a macvtap is made of: a network device of the host, an address, MACVLAN_MODE_*. */
+struct machine_macvtap {
+	const char *device;
+	uint8_t mac[6];
+	unsigned mode;
+};
+/*
+ * Makes one, which takes root. It is there until *ret_keeper (the end of a pipe, the caller's) is closed, if only because this
+ * process ends: a process of its own waits for that. 0, or -errno and *ret_error, as below. Best called before there are threads.
+ */
+int machine_make_macvtap(const char *name, const struct machine_macvtap *macvtap, int *ret_keeper, const char **ret_error);
 /* As machine_add_disk. What the network needs of the host (sockets, devices) is opened here. */
 int machine_add_nic(struct machine *machine, const struct machine_nic *nic, const char **ret_error);
 /* Any thread; takes effect soon. `number`: in the order in which they were added. 0 or -ENOENT. */

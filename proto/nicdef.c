@@ -13,7 +13,8 @@
 #define DEFAULT_SUBNET "10.0.2.0/24"
 #define LIMIT_KIB_MAX VMDEF_LIMIT_KIB_MAX
 
-static const char *const type_names[] = {"user", "switch", "tap", "team", NULL};
+static const char *const type_names[] = {"user", "switch", "tap", "macvtap", "team", NULL};
+static const char *const mode_names[] = {"bridge", "vepa", "private", "passthru", NULL};
 static const char *const policy_names[] = {"active-backup", "balance", NULL};
 static const char *const link_names[] = {"up", "down", NULL};
 static const char *const protocol_names[] = {"tcp", "udp", NULL};
@@ -34,7 +35,7 @@ static const struct field transmit_fields[] = LIMIT_FIELDS(transmit);
 #define COMMON_FIELDS                                                                                                  \
 	{.key = "type", .type = FIELD_ENUM, .offset = AT(type), .names = type_names, .required = true,                 \
 	 .what = "user: a network of its own behind the host's, by NAT; switch: one with other VMs of this host; "                           \
-	 "tap: a network device of the host; team: several of them as one"},                                              \
+	 "tap: a network device of the host; macvtap: one made on such a device; team: several of them as one"},                                            \
 	{.key = "mac", .type = FIELD_MAC, .offset = AT(mac), .what = "made from the VM's UUID when absent"},           \
 	{.key = "mtu", .type = FIELD_COUNT, .offset = AT(mtu), .min = 576, .max = 65520,                               \
 	 .what = "the largest packet the guest is told to use; the largest that the network carries when absent"},     \
@@ -43,7 +44,9 @@ static const struct field transmit_fields[] = LIMIT_FIELDS(transmit);
 	{.key = "receive", .type = FIELD_OBJECT, .fields = receive_fields, .field_count = COUNT(receive_fields),       \
 	 .what = "limit of what the guest receives"},                                                                  \
 	{.key = "transmit", .type = FIELD_OBJECT, .fields = transmit_fields, .field_count = COUNT(transmit_fields),    \
-	 .what = "limit of what the guest sends"}
+	 .what = "limit of what the guest sends"},                                                                     \
+	{.key = "own_mac_only", .type = FIELD_BOOL, .offset = AT(own_mac_only),                                        \
+	 .what = "frames of the guest that come from another address than mac are dropped"}
 
 static const struct field user_fields[] = {
 	COMMON_FIELDS,
@@ -66,8 +69,19 @@ static const struct field switch_fields[] = {
 
 static const struct field tap_fields[] = {
 	COMMON_FIELDS,
-	{.key = "interface", .type = FIELD_INTERFACE, .offset = AT(uplinks[0]), .required = true,
-	 .what = "a tap, a macvtap, or any other network device, which then is this VM's way out"},
+	{.key = "interface", .type = FIELD_INTERFACE, .offset = AT(uplinks[0]),
+	 .what = "a tap, a macvtap, or any other network device, which then is this VM's way out; with a bridge, how the tap is named"},
+	{.key = "bridge", .type = FIELD_INTERFACE, .offset = AT(bridge),
+	 .what = "a tap is made for the VM's time and put on this bridge, which takes root"},
+};
+
+static const struct field macvtap_fields[] = {
+	COMMON_FIELDS,
+	{.key = "device", .type = FIELD_INTERFACE, .offset = AT(device), .required = true,
+	 .what = "on which a macvtap is made for the VM's time, which takes root"},
+	{.key = "mode", .type = FIELD_ENUM, .offset = AT(mode), .names = mode_names,
+	 .what = "how macvtaps of one device reach each other: bridge: directly; vepa: if the switch sends them back; private: never; "
+		 "passthru: the device has this one alone"},
 };
 
 static const struct field team_fields[] = {
@@ -83,6 +97,7 @@ static const struct {
 	[VMDEF_NIC_USER] = {user_fields, COUNT(user_fields)},
 	[VMDEF_NIC_SWITCH] = {switch_fields, COUNT(switch_fields)},
 	[VMDEF_NIC_TAP] = {tap_fields, COUNT(tap_fields)},
+	[VMDEF_NIC_MACVTAP] = {macvtap_fields, COUNT(macvtap_fields)},
 	[VMDEF_NIC_TEAM] = {team_fields, COUNT(team_fields)},
 };
 
@@ -178,6 +193,20 @@ const char *vmdef_address_pattern(enum field_type type)
 	case FIELD_INTERFACE: return "^[^/: ]{1,15}$";
 	case FIELD_SUBNET: return "^[0-9]{1,3}(\\.[0-9]{1,3}){3}/[0-9]{1,2}$";
 	default: return "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$";
+	}
+}
+
+void vmdef_nic_device(const struct vmdef_nic *nic, char ret_name[VMDEF_INTERFACE_BYTES])
+{
+	unsigned char mac[6];
+
+	ret_name[0] = '\0';
+	if (nic->type == VMDEF_NIC_TAP && nic->uplinks[0][0]) {
+		snprintf(ret_name, VMDEF_INTERFACE_BYTES, "%s", nic->uplinks[0]);
+	} else if (nic->type == VMDEF_NIC_TAP || nic->type == VMDEF_NIC_MACVTAP) {
+		vmdef_mac_bytes(nic->mac, mac);
+		snprintf(ret_name, VMDEF_INTERFACE_BYTES, "%s%02x%02x%02x%02x%02x%02x", nic->type == VMDEF_NIC_TAP ? "tv" : "mv", mac[0],
+			 mac[1], mac[2], mac[3], mac[4], mac[5]);
 	}
 }
 
@@ -302,7 +331,8 @@ static int parse_list(struct json_object *value, const char *path, struct vmdef_
 	case VMDEF_NIC_USER: return parse_forwards(value, path, nic, ret_error);
 	case VMDEF_NIC_SWITCH: return parse_trunk(value, path, nic, ret_error);
 	case VMDEF_NIC_TEAM: return parse_uplinks(value, path, nic, ret_error);
-	case VMDEF_NIC_TAP: break;
+	case VMDEF_NIC_TAP:
+	case VMDEF_NIC_MACVTAP: break;
 	}
 	return -EINVAL;
 }
@@ -332,8 +362,11 @@ static int parse_nic(struct json_object *value, const char *path, struct vmdef_n
 	snprintf(where, sizeof(where), "%s.%s", path, list_key(nic->type));
 	if (!rc && json_object_object_get_ex(value, list_key(nic->type), &list))
 		rc = parse_list(list, where, nic, ret_error);
-	if (!rc && nic->type == VMDEF_NIC_TAP)
+	if (!rc && nic->type == VMDEF_NIC_TAP) {
 		nic->uplink_count = 1;
+		if (!nic->uplinks[0][0] && !nic->bridge[0])
+			rc = vmdef_refuse(ret_error, path, "the key interface is missing (or bridge, for a tap that is made for it)");
+	}
 	if (!rc && nic->type == VMDEF_NIC_TEAM && nic->uplink_count == 0)
 		rc = vmdef_refuse(ret_error, path, "the key uplinks is missing");
 out:

@@ -2,7 +2,8 @@
  * Between a VM's process and a virtual switch: a SOCK_SEQPACKET connection to DIR/ports.sock.
  *
  * The first message is the VM's greeting, a JSON object: {"version":1, "vm":NAME, "uuid":UUID, "nic":NUMBER, "mac":ADDRESS,
- * "vlan":1..4094, "trunk":[VLAN...] or "all" (absent: an access port), "mirror":BOOLEAN}. The answer is {"ok":true} or
+ * "vlan":1..4094, "trunk":[VLAN...] or "all" (absent: an access port), "mirror":BOOLEAN,
+ * "own_mac_only":BOOLEAN}. The answer is {"ok":true} or
  * {"error":TEXT}. From then on a message is a frame behind a struct switch_header, both ways.
  */
 #ifndef PROTO_SWITCH_H

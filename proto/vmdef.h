@@ -107,7 +107,8 @@ struct vmdef_module {
 enum vmdef_nic_type {
 	VMDEF_NIC_USER,   /* libslirp in the VM's process */
 	VMDEF_NIC_SWITCH, /* a virtual switch between the VMs of this host */
-	VMDEF_NIC_TAP,    /* a network device of the host: a tap, a macvtap */
+	VMDEF_NIC_TAP,    /* a network device of the host, or a tap made for it on a bridge */
+	VMDEF_NIC_MACVTAP, /* one made for it on a network device of the host */
 	VMDEF_NIC_TEAM,   /* several of them as one */
 };
 
@@ -132,6 +133,7 @@ struct vmdef_nic {
 	unsigned mtu;              /* 0: the largest that the network carries */
 	enum { VMDEF_LINK_UP, VMDEF_LINK_DOWN } link;
 	struct vmdef_limit receive, transmit; /* as the guest sees it */
+	bool own_mac_only; /* the guest may send from its own address alone */
 	/* user */
 	char subnet[VMDEF_SUBNET_BYTES]; /* "": 10.0.2.0/24 */
 	bool restricted, hide_host;
@@ -143,6 +145,10 @@ struct vmdef_nic {
 	unsigned vlan;            /* of frames without a tag; 0: 1 */
 	bool has_trunk, trunk_all; /* tagged frames of these VLANs too */
 	uint64_t trunk[(VMDEF_VLAN_MAX + 1) / 64 + 1];
+	/* tap, macvtap */
+	char bridge[VMDEF_INTERFACE_BYTES]; /* "": the tap is there */
+	char device[VMDEF_INTERFACE_BYTES];
+	enum { VMDEF_MACVTAP_BRIDGE, VMDEF_MACVTAP_VEPA, VMDEF_MACVTAP_PRIVATE, VMDEF_MACVTAP_PASSTHRU } mode;
 	/* tap, team */
 	char uplinks[VMDEF_UPLINKS_MAX][VMDEF_INTERFACE_BYTES];
 	unsigned uplink_count;
@@ -231,6 +237,11 @@ bool vmdef_name_valid(const char *name, char *ret_error);
 bool vmdef_uuid_valid(const char *uuid);
 /* "all", or an array of VLANs. The caller puts it. NULL: out of memory. */
 struct json_object *vmdef_trunk_to_json(const struct vmdef_nic *nic);
+/*
+ * The host's network device of a NIC that has one: as it is named, or the name that one that is made for it gets, which
+ * follows from its address. "": it has none (user, switch), or several (team).
+ */
+void vmdef_nic_device(const struct vmdef_nic *nic, char ret_name[VMDEF_INTERFACE_BYTES]);
 /* The six bytes of a MAC as a definition has it. */
 void vmdef_mac_bytes(const char *mac, unsigned char ret_bytes[6]);
 /* A user NIC's network as a number (10.0.2.0 is 0x0a000200), and its prefix length. */

@@ -212,7 +212,8 @@ void bridge_input(struct bridge *bridge, struct bridge_port *port, const struct 
 	port->counters.rx_frames++;
 	port->counters.rx_bytes += n;
 	/* Nobody's address is a group's. */
-	if (n < TAG_AT + 2 || n > SWITCH_FRAME_MAX || port->mirror || frame[6] & 1 || !classify(port, &t)) {
+	if (n < TAG_AT + 2 || n > SWITCH_FRAME_MAX || port->mirror || frame[6] & 1 || !classify(port, &t) ||
+	    (port->own_mac_only && memcmp(frame + 6, port->mac, sizeof(port->mac)) != 0)) {
 		port->counters.rx_dropped++;
 		bridge->refused++;
 		return;

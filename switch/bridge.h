@@ -23,6 +23,8 @@ struct bridge_port {
 	unsigned index; /* set by bridge_add */
 	uint16_t vlan;	/* of frames without a tag */
 	bool trunk;	/* takes and gives tags of the VLANs that are allowed */
+	bool own_mac_only; /* frames from another address than `mac` are refused */
+	uint8_t mac[6];
 	bool mirror;	/* gets a copy of every frame, and may send none */
 	uint64_t allowed[BRIDGE_VLANS / 64];
 	unsigned addresses;

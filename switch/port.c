@@ -154,6 +154,11 @@ static const char *take_vlans(struct port *port, json_object *greeting)
 	}
 	if (json_object_object_get_ex(greeting, "mirror", &value))
 		port->bridge.mirror = json_object_get_boolean(value);
+	if (json_object_object_get_ex(greeting, "own_mac_only", &value))
+		port->bridge.own_mac_only = json_object_get_boolean(value);
+	if (port->bridge.own_mac_only && strlen(port->mac) != VMDEF_MAC_BYTES - 1)
+		return "mac: an address is wanted";
+	vmdef_mac_bytes(port->mac, port->bridge.mac);
 	return NULL;
 }
 
@@ -348,6 +353,7 @@ struct json_object *ports_json(const struct fabric *fabric)
 		if (port->bridge.trunk)
 			json_object_object_add(row, "trunk", trunk_json(&port->bridge));
 		json_object_object_add(row, "mirror", json_object_new_boolean(port->bridge.mirror));
+		json_object_object_add(row, "own_mac_only", json_object_new_boolean(port->bridge.own_mac_only));
 		json_object_array_add(list, row);
 	}
 	return list;

@@ -341,7 +341,7 @@ static void do_gdb(struct vm *vm, struct json_object *params, struct reply *repl
 static void do_nic_set(struct vm *vm, struct json_object *params, struct reply *reply)
 {
 	struct json_object *value = NULL;
-	int64_t nic, receive, transmit;
+	int64_t nic, receive, transmit, receive_burst, transmit_burst;
 	if (!vm->def->nic_count) {
 		error(reply, CONTROL_ERROR_STATE, "this VM has no network interface");
 		return;
@@ -350,7 +350,9 @@ static void do_nic_set(struct vm *vm, struct json_object *params, struct reply *
 		return;
 	struct vmdef_nic *def = &vm->def->nics[nic];
 	if (!number_param(params, "receive_kib", VMDEF_LIMIT_KIB_MAX, def->receive.kib_per_second, &receive, reply) ||
-	    !number_param(params, "transmit_kib", VMDEF_LIMIT_KIB_MAX, def->transmit.kib_per_second, &transmit, reply))
+	    !number_param(params, "receive_burst_kib", VMDEF_LIMIT_KIB_MAX, def->receive.burst_kib, &receive_burst, reply) ||
+	    !number_param(params, "transmit_kib", VMDEF_LIMIT_KIB_MAX, def->transmit.kib_per_second, &transmit, reply) ||
+	    !number_param(params, "transmit_burst_kib", VMDEF_LIMIT_KIB_MAX, def->transmit.burst_kib, &transmit_burst, reply))
 		return;
 	if (params && json_object_object_get_ex(params, "link", &value)) {
 		const char *word = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
@@ -360,8 +362,8 @@ static void do_nic_set(struct vm *vm, struct json_object *params, struct reply *
 		}
 		def->link = strcmp(word, "up") ? VMDEF_LINK_DOWN : VMDEF_LINK_UP;
 	}
-	def->receive.kib_per_second = (unsigned)receive;
-	def->transmit.kib_per_second = (unsigned)transmit;
+	def->receive = (struct vmdef_limit){(unsigned)receive, (unsigned)receive_burst};
+	def->transmit = (struct vmdef_limit){(unsigned)transmit, (unsigned)transmit_burst};
 	vm_nic_apply(vm, (unsigned)nic);
 }
 

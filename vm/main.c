@@ -215,6 +215,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_passthrough_claim(vm);
 	if (!rc)
+		rc = vm_nics_prepare(vm);
+	if (!rc)
 		rc = set_reason(vm, "sandbox", vm_sandbox_early(vm));
 	if (!rc)
 		rc = vm_build(vm);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <json-c/json.h>
+#include <linux/if_link.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -49,6 +50,8 @@ static int greet_switch(struct vm *vm, unsigned number, int fd, char *ret_why, s
 	if (def->has_trunk)
 		json_object_object_add(greeting, "trunk", vmdef_trunk_to_json(def));
 	json_object_object_add(greeting, "mirror", json_object_new_boolean(def->mirror));
+	if (def->own_mac_only)
+		json_object_object_add(greeting, "own_mac_only", json_object_new_boolean(true));
 	out = json_object_to_json_string(greeting);
 	if (send(fd, out, strlen(out), MSG_NOSIGNAL) == (ssize_t)strlen(out) && poll(&poll_fd, 1, GREETING_MS) == 1)
 		n = recv(fd, text, sizeof(text) - 1, 0);
@@ -96,17 +99,50 @@ static int connect_switch(struct vm *vm, unsigned number, const char **ret_why)
 	return fd;
 }
 
+/* ---- macvtaps -------------------------------------------------------------------------- */
+
+static int prepare_nic(struct vm *vm, unsigned number, const char **ret_why)
+{
+	static const unsigned modes[] = {MACVLAN_MODE_BRIDGE, MACVLAN_MODE_VEPA, MACVLAN_MODE_PRIVATE, MACVLAN_MODE_PASSTHRU};
+	const struct vmdef_nic *def = &vm->def->nics[number];
+	struct machine_macvtap macvtap = {.device = def->device, .mode = modes[def->mode]};
+	char name[VMDEF_INTERFACE_BYTES];
+
+	if (def->type != VMDEF_NIC_MACVTAP)
+		return 0;
+	vmdef_mac_bytes(def->mac, macvtap.mac);
+	vmdef_nic_device(def, name);
+	/* Nobody closes what it gets: the device is there as long as this process. */
+	return machine_make_macvtap(name, &macvtap, &vm->nic_keeper[number], ret_why);
+}
+
+int vm_nics_prepare(struct vm *vm)
+{
+	const char *why = "";
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->def->nic_count; i++) {
+		rc = prepare_nic(vm, i, &why);
+		if (rc)
+			snprintf(vm->reason, sizeof(vm->reason), "nics[%u]: %s", i, why);
+	}
+	return rc;
+}
+
 /* ---- all kinds ---------------------------------------------------------------------------- */
 
 int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why)
 {
 	const struct vmdef_nic *def = &vm->def->nics[number];
 	struct machine_nic_forward forwards[VMDEF_FORWARDS_MAX];
+	char device[VMDEF_INTERFACE_BYTES];
 	const char *uplinks[VMDEF_UPLINKS_MAX];
 	struct machine_nic nic = {.mtu = def->mtu, .change = nic_change(def), .fd = -1};
 	int rc;
 
 	vmdef_mac_bytes(def->mac, nic.mac);
+	vmdef_nic_device(def, device);
+	nic.own_mac_only = def->own_mac_only;
 	switch (def->type) {
 	case VMDEF_NIC_USER:
 		nic.type = MACHINE_NIC_USER;
@@ -129,6 +165,13 @@ int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why)
 		nic.user.forward_count = def->forward_count;
 		break;
 	case VMDEF_NIC_TAP:
+	case VMDEF_NIC_MACVTAP:
+		nic.type = MACHINE_NIC_TEAM;
+		uplinks[0] = device;
+		nic.team.uplinks = uplinks;
+		nic.team.count = 1;
+		nic.team.bridge = def->bridge[0] ? def->bridge : NULL;
+		break;
 	case VMDEF_NIC_TEAM:
 		nic.type = MACHINE_NIC_TEAM;
 		for (unsigned i = 0; i < def->uplink_count; i++)

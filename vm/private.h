@@ -75,6 +75,7 @@ struct vm {
 	struct machine *machine;
 	char variant[32]; /* of the mode, on this host: hvm/ept; "" until it is known */
 	struct vfio_claim *passthrough; /* NULL: none */
+	int nic_keeper[VMDEF_NICS_MAX]; /* of a NIC's macvtap: it goes when this is closed; 0: none */
 	struct mode_vm *engine;
 	struct event_base *base;
 	struct vm_control *control;
@@ -224,6 +225,8 @@ const struct vmdef_disk *vm_disk_numbered(const struct vm *vm, unsigned number);
 void vm_disks_finish(struct vm *vm);
 
 /* ---- network.c ---- */
+/* Makes what has to be there before the sandbox closes: macvtaps. 0, or -errno and vm->reason says why. */
+int vm_nics_prepare(struct vm *vm);
 /* Adds the definition's NIC of that number. 0, or -errno and *ret_why (static) says why. */
 int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why);
 /* Link and limits are as vm->def says from now on. */

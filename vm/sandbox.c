@@ -60,6 +60,15 @@ static bool has_user_nic(const struct vmdef *def)
 	return false;
 }
 
+static int allow_tap(int ruleset, const char *device)
+{
+	char path[64];
+	int rc = allow_path(ruleset, "/dev/net/tun", LL_READ | LL_WRITE_FILE);
+
+	snprintf(path, sizeof(path), "/dev/tap%u", if_nametoindex(device));
+	return rc ? rc : allow_path(ruleset, path, LL_READ | LL_WRITE_FILE);
+}
+
 static int allow_own_files(const struct vm *vm, int ruleset)
 {
 	const struct vmdef *def = vm->def;
@@ -87,15 +96,15 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 	for (unsigned i = 0; !rc && i < def->disk_count; i++)
 		rc = allow_path(ruleset, def->disks[i].path, LL_READ | (def->disks[i].readonly ? 0 : LL_WRITE_FILE));
 	/* Taps, and macvtaps by their numbers. */
-	for (unsigned i = 0; !rc && i < def->nic_count; i++)
-		for (unsigned k = 0; !rc && k < def->nics[i].uplink_count; k++) {
-			char path[64];
+	for (unsigned i = 0; !rc && i < def->nic_count; i++) {
+		char name[VMDEF_INTERFACE_BYTES];
 
-			snprintf(path, sizeof(path), "/dev/tap%u", if_nametoindex(def->nics[i].uplinks[k]));
-			rc = allow_path(ruleset, "/dev/net/tun", LL_READ | LL_WRITE_FILE);
-			if (!rc)
-				rc = allow_path(ruleset, path, LL_READ | LL_WRITE_FILE);
-		}
+		vmdef_nic_device(&def->nics[i], name);
+		if (name[0])
+			rc = allow_tap(ruleset, name);
+		for (unsigned k = 0; !rc && k < def->nics[i].uplink_count; k++)
+			rc = allow_tap(ruleset, def->nics[i].uplinks[k]);
+	}
 	/* libslirp's: which name servers the host uses, which may change; and seeds. */
 	if (!rc && has_user_nic(def)) {
 		char real[PATH_MAX];

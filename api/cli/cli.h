@@ -14,6 +14,7 @@ struct cli {
 
 /* Each gets its own name as argv[0]. An exit status. */
 int command_run(struct cli *cli, int argc, char **argv);
+int command_nic(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);

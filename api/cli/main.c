@@ -540,7 +540,7 @@ const struct command commands[] = {
 	{"run", command_run,
 	 "--kernel FILE [--initrd FILE] [--append TEXT] [--name N] [--mode M] [--memory 512M] [--vcpus N]\n"
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
-	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|team[,...]]\n"
+	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|macvtap|team[,...]]\n"
 	 "                  [--display vga|vnc=unix:PATH|vnc=[127.0.0.1:]PORT|vnc=auto[,...]] [--workload W]\n"
 	 "                  [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
@@ -565,6 +565,8 @@ const struct command commands[] = {
 	{"screenshot", command_screenshot, "VM FILE", "What its screen shows, as a PNG, or a PPM by FILE's name."},
 	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
+	{"nic", command_nic, "[--link up|down] [--receive KIB[/BURST]] [--transmit KIB[/BURST]] VM NUMBER",
+	 "Changes a running VM's network interface (from 0): its cable, its limits (0: none)."},
 	{"net", command_net, "create|delete|get|stats|ports NAME, or list", "Networks between the VMs of this host."},
 	{"host", command_host, "", "What this host offers, and what was measured on it."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},

@@ -147,6 +147,10 @@ static const struct {
 	{"hostname", put_plain, "a name"},
 	{"network", put_plain, "the name of a network"},
 	{"interface", put_plain, "the name of a network device"},
+	{"bridge", put_plain, "the name of a bridge"},
+	{"device", put_plain, "the name of a network device"},
+	{"mode", put_plain, "bridge, vepa, private or passthru"},
+	{"own_mac_only", put_flag, "on or off"},
 	{"uplinks", put_uplinks, "names of network devices joined by +"},
 	{"policy", put_plain, "active-backup or balance"},
 	{"vlan", put_number, "a number from 1 to 4094"},
@@ -183,6 +187,52 @@ int cli_add_nic(json_object *definition, char *text)
 		if (put_key(nic, strsep(&rest, ",")))
 			return -1;
 	return 0;
+}
+
+/* ---- trictl nic ---------------------------------------------------------------------------- */
+
+/* "KIB[/BURST]" as two parameters. */
+static bool put_new_limit(json_object *params, const char *key, const char *burst_key, char *text)
+{
+	char *burst = strchr(text, '/');
+
+	if (burst)
+		*burst++ = '\0';
+	return put_number(params, key, text) && (!burst || put_number(params, burst_key, burst));
+}
+
+int command_nic(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {{"link", required_argument, NULL, 'l'},
+						{"receive", required_argument, NULL, 'r'},
+						{"transmit", required_argument, NULL, 't'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
+	json_object *params = json_object_new_object(), *result = NULL;
+	int option, status = EXIT_USAGE;
+	bool ok = true;
+
+	while (ok && (option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		switch (option) {
+		case 'l': put_text(params, "link", optarg); break;
+		case 'r': ok = put_new_limit(params, "receive_kib", "receive_burst_kib", optarg); break;
+		case 't': ok = put_new_limit(params, "transmit_kib", "transmit_burst_kib", optarg); break;
+		case 'h':
+			cli_usage(argv[0]);
+			json_object_put(params);
+			return 0;
+		default: ok = false; break;
+		}
+	}
+	if (ok && argc - optind == 2 && json_object_object_length(params) > 0 && put_number(params, "nic", argv[optind + 1])) {
+		put_text(params, "vm", argv[optind]);
+		status = cli_ask(cli, "vm.nic_set", params, &result);
+		json_object_put(result);
+		return status;
+	}
+	cli_usage(argv[0]);
+	json_object_put(params);
+	return status;
 }
 
 /* ---- trictl net -------------------------------------------------------------------------------- */

@@ -46,7 +46,17 @@ static void handle_perf_map(struct rpc_call *call, json_object *params)
 
 static void handle_nic_set(struct rpc_call *call, json_object *params)
 {
-	rpc_inspect(call, params, DAEMON_NIC_SET, 0);
+	struct vm *vm = rpc_find_vm(call, params);
+	json_object *passed = NULL;
+
+	if (!vm)
+		return;
+	if (json_object_deep_copy(params, &passed, NULL) < 0) {
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	json_object_object_del(passed, "vm");
+	daemon_nic_set(call->conn->daemon, vm, passed, rpc_done, call);
 }
 
 static void handle_gdb(struct rpc_call *call, json_object *params)
@@ -184,7 +194,9 @@ static const struct rpc_field nic_set_params[] = {
 	{"nic", RPC_INTEGER, RPC_REQUIRED, .min = 0, .max = VMDEF_NICS_MAX - 1, .summary = "which one, from 0"},
 	{"link", RPC_STRING, 0, .values = link_states, .summary = "plugs the cable in or pulls it"},
 	{"receive_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB a second to the guest; 0: no limit"},
+	{"receive_burst_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB at once to the guest; 0: a fitting number"},
 	{"transmit_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB a second from the guest; 0: no limit"},
+	{"transmit_burst_kib", RPC_INTEGER, 0, .min = 0, .max = VMDEF_LIMIT_KIB_MAX, .summary = "KiB at once from the guest; 0: a fitting number"},
 	END,
 };
 static const char *const gdb_architectures[] = {"auto", "i8086", "i386", "x86-64", NULL};

@@ -90,6 +90,7 @@ static const struct rpc_field port_fields[] = {
 	{"vlan", RPC_INTEGER, RPC_REQUIRED, .summary = "of frames without a tag"},
 	{"trunk", RPC_ARRAY, 0, .fields = vlan_item, .summary = "of a trunk: VLANs of frames with one"},
 	{"mirror", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it gets a copy of everything"},
+	{"own_mac_only", RPC_BOOLEAN, RPC_REQUIRED, .summary = "frames from another address are refused"},
 	{"addresses", RPC_INTEGER, RPC_REQUIRED, .summary = "addresses behind it"},
 	{"rx_frames", RPC_INTEGER, RPC_REQUIRED, .summary = "frames from the VM"},
 	{"rx_bytes", RPC_INTEGER, RPC_REQUIRED, .summary = "their bytes"},

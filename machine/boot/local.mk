@@ -31,6 +31,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/net/rate.c \
 	machine/net/team.c \
 	machine/net/uplink.c machine/net/uplink.h \
+	machine/net/uplink_make.c \
 	machine/net/user.c \
 	machine/virtio/blk.c \
 	machine/virtio/device.c \

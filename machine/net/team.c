@@ -256,7 +256,10 @@ int net_team_create(const struct machine_nic *nic, struct net_backend **ret_be, 
 		*ret_error = "the kernel does not tell of network devices (netlink)";
 	}
 	for (unsigned i = 0; !rc && i < nic->team.count; i++) {
-		rc = uplink_open(&team->uplinks[i], nic->team.uplinks[i], ret_error);
+		if (nic->team.bridge)
+			rc = uplink_make_tap(&team->uplinks[i], nic->team.uplinks[i], nic->team.bridge, ret_error);
+		else
+			rc = uplink_open(&team->uplinks[i], nic->team.uplinks[i], ret_error);
 		team->count += rc == 0;
 	}
 	if (rc) {

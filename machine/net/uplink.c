@@ -19,7 +19,7 @@
 
 static _Thread_local char error_text[320];
 
-static int fail(int rc, const char *name, const char *what, const char *remedy, const char **ret_error)
+int uplink_fail(int rc, const char *name, const char *what, const char *remedy, const char **ret_error)
 {
 	snprintf(error_text, sizeof(error_text), "network device %s: %s: %s; %s", name, what, strerror(-rc), remedy);
 	*ret_error = error_text;
@@ -36,7 +36,7 @@ static bool has_entry(const char *name, const char *entry)
 
 /* ---- taps ---------------------------------------------------------------------------- */
 
-static int open_tap(struct net_uplink *uplink, const char *path, const char **ret_error)
+int uplink_open_tap(struct net_uplink *uplink, const char *path, const char **ret_error)
 {
 	static const char remedy[] = "make it with ip tuntap add NAME mode tap user USER, or run the daemon as root";
 	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
@@ -45,12 +45,12 @@ static int open_tap(struct net_uplink *uplink, const char *path, const char **re
 	memcpy(request.ifr_name, uplink->name, IFNAMSIZ);
 	uplink->fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (uplink->fd < 0)
-		return fail(-errno, uplink->name, path, "let this process's user read and write it", ret_error);
+		return uplink_fail(-errno, uplink->name, path, "let this process's user read and write it", ret_error);
 	if (ioctl(uplink->fd, TUNSETIFF, &request) < 0)
-		return fail(-errno, uplink->name, "cannot be attached to", remedy, ret_error);
+		return uplink_fail(-errno, uplink->name, "cannot be attached to", remedy, ret_error);
 	if (ioctl(uplink->fd, TUNSETVNETHDRSZ, &bytes) < 0 ||
 	    ioctl(uplink->fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN) < 0)
-		return fail(-errno, uplink->name, "offloads", "it takes a newer kernel", ret_error);
+		return uplink_fail(-errno, uplink->name, "offloads", "it takes a newer kernel", ret_error);
 	return 0;
 }
 
@@ -59,7 +59,7 @@ static int open_macvtap(struct net_uplink *uplink, const char **ret_error)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/dev/tap%d", uplink->index);
-	return open_tap(uplink, path, ret_error);
+	return uplink_open_tap(uplink, path, ret_error);
 }
 
 /* ---- any other: a packet socket (packet(7)) ---------------------------------------------- */
@@ -73,13 +73,13 @@ static int open_packet(struct net_uplink *uplink, const char **ret_error)
 	/* No protocol until it is bound: frames of other devices never enter its queue. */
 	uplink->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (uplink->fd < 0)
-		return fail(-errno, uplink->name, "a packet socket", "that takes root, or a tap in its place", ret_error);
+		return uplink_fail(-errno, uplink->name, "a packet socket", "that takes root, or a tap in its place", ret_error);
 	if (setsockopt(uplink->fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) < 0 ||
 	    setsockopt(uplink->fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) < 0 ||
 	    setsockopt(uplink->fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)) < 0 ||
 	    bind(uplink->fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
 	    setsockopt(uplink->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promiscuous, sizeof(promiscuous)) < 0)
-		return fail(-errno, uplink->name, "a packet socket", "see whether the device is up", ret_error);
+		return uplink_fail(-errno, uplink->name, "a packet socket", "see whether the device is up", ret_error);
 	uplink->packet = true;
 	return 0;
 }
@@ -107,9 +107,9 @@ int uplink_open(struct net_uplink *uplink, const char *name, const char **ret_er
 	snprintf(uplink->name, IFNAMSIZ, "%s", name);
 	uplink->index = (int)if_nametoindex(name);
 	if (uplink->index == 0)
-		return fail(-ENODEV, name, "there is none of that name", "ip link shows those that are there", ret_error);
+		return uplink_fail(-ENODEV, name, "there is none of that name", "ip link shows those that are there", ret_error);
 	if (has_entry(name, "tun_flags"))
-		rc = open_tap(uplink, "/dev/net/tun", ret_error);
+		rc = uplink_open_tap(uplink, "/dev/net/tun", ret_error);
 	else if (has_entry(name, "macvtap"))
 		rc = open_macvtap(uplink, ret_error);
 	else

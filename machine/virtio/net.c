@@ -49,6 +49,11 @@ static void send_frame(struct virtio_net *net, struct virtio_net_hdr *header, si
 		net->count[NET_TX_DROPPED]++;
 		return;
 	}
+	/* Not the address that the guest has set itself: that is what it is to be kept from. */
+	if (net->own_mac_only && memcmp(net->frame + NET_MAC_BYTES, net->mac, NET_MAC_BYTES) != 0) {
+		net->count[NET_TX_SPOOFED]++;
+		return;
+	}
 	net->count[NET_TX_FRAMES]++;
 	net->count[NET_TX_BYTES] += n;
 	net_rate_take(&net->rate[NET_TX], n);
@@ -302,6 +307,7 @@ static void destroy(struct virtio_device *dev)
 static const char *const stat_names[NET_COUNTS] = {
 	[NET_RX_FRAMES] = "rx_frames", [NET_RX_BYTES] = "rx_bytes", [NET_RX_DROPPED] = "rx_dropped", [NET_TX_FRAMES] = "tx_frames",
 	[NET_TX_BYTES] = "tx_bytes",   [NET_TX_DROPPED] = "tx_dropped", [NET_TX_ERRORS] = "tx_errors",
+	[NET_TX_SPOOFED] = "tx_spoofed",
 };
 
 static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max)
@@ -357,6 +363,7 @@ static void fill_config(struct virtio_net *net, const struct machine_nic *nic)
 	memcpy(net->mac_now, nic->mac, sizeof(net->mac));
 	memcpy(net->nic.mac, nic->mac, sizeof(net->mac));
 	memcpy(net->config.mac, nic->mac, sizeof(net->mac));
+	net->own_mac_only = nic->own_mac_only;
 	net->config.max_virtqueue_pairs = 1;
 	net->config.mtu = (uint16_t)mtu;
 	net->wish = nic->change;

@@ -36,6 +36,7 @@ enum net_count {
 	NET_TX_BYTES,
 	NET_TX_DROPPED,
 	NET_TX_ERRORS, /* what the driver asked for made no sense */
+	NET_TX_SPOOFED, /* from an address that is not its own, and was to be */
 	NET_COUNTS
 };
 
@@ -49,6 +50,7 @@ struct virtio_net {
 	struct net_backend *be;
 	struct virtio_net_config config; /* status under the machine lock */
 	uint8_t mac[NET_MAC_BYTES];      /* at power-on */
+	bool own_mac_only;               /* nothing is sent from another one */
 
 	struct net_poll poll; /* the worker's */
 

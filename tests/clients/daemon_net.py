@@ -56,6 +56,9 @@ def networks_live(folder):
         refused(daemon, "net.delete", 'in use by VM "a"', name="lab")
         check(daemon.rpc.result("vm.nic_set", {"vm": "a", "nic": 0, "link": "down", "transmit_kib": 100}) == {}, "vm.nic_set")
         refused(daemon, "vm.nic_set", "nic", vm="a", nic=1)
+        subprocess.run([program("trictl"), "--socket", daemon.socket, "nic", "--link", "up", "--receive", "500/70", "a", "0"], check=True)
+        out = subprocess.run([program("trictl"), "--socket", daemon.socket, "nic", "a", "0"], capture_output=True, text=True)
+        check(out.returncode == 2 and "Usage" in out.stderr, f"nothing to change: {out}")
         refused(daemon, "vm.nic_set", "link", vm="a", nic=0, link="sideways")
 
         # What libvirt clients read and give back keeps the interfaces.

@@ -78,7 +78,7 @@ def lies_are_refused(c):
     with Switch(c.folder) as switch:
         for bad in (b"", b"{", b"[]", b"\0" * 70000, json.dumps({**good, "version": 2}).encode(),
                     *(json.dumps({**good, **wrong}).encode() for wrong in (
-                        {"vm": ""}, {"vm": "../x"}, {"vm": 5}, {"vlan": 0}, {"vlan": 4095}, {"trunk": 5}, {"trunk": [0]}, {"nic": "x"}))):
+                        {"vm": ""}, {"vm": "../x"}, {"vm": 5}, {"vlan": 0}, {"vlan": 4095}, {"trunk": 5}, {"trunk": [0]}, {"nic": "x"}, {"own_mac_only": True, "mac": "x"}))):
             with connect(c.folder) as s:
                 s.send(bad)
                 answer = s.recv(1000)
@@ -94,6 +94,17 @@ def lies_are_refused(c):
         frame = b"\xff" * 6 + b"\x52\x54\0\0\0\x01" + b"\x88\xb5" + b"hello"
         x.send(header + frame)
         check(y.recv(70000) == header + frame, "a frame")
+        # One that is to send from its own address alone.
+        with connect(c.folder) as s:
+            s.send(json.dumps({**good, "vm": "z", "mac": "52:54:00:00:00:03", "own_mac_only": True}).encode())
+            check(json.loads(s.recv(1000)) == {"ok": True}, "a good greeting")
+            s.send(header + frame)
+            s.send(header + frame[:6] + b"\x52\x54\0\0\0\x03" + frame[12:])
+            check(y.recv(70000)[12 + 6:12 + 12] == b"\x52\x54\0\0\0\x03", "only its own")
+            z = switch.ports()["z", 0]
+            check(z["own_mac_only"] and z["rx_dropped"] == 1 and z["rx_frames"] == 2, str(z))
+            x.recv(70000)
+        wait_until("its end", lambda: len(switch.ports()) == 2)
         # Runts, giants, checksums beyond the end, segments that are none: dropped, and counted.
         for bad in (b"x", header, header + frame[:13], header + bytes(70000), b"\1\0\0\0\0\0\xff\xff\xff\xff\0\0" + frame,
                     b"\0\1\0\0\1\0\0\0\0\0\0\0" + frame, b"\0\xff\0\0\0\0\0\0\0\0\0\0" + frame):

@@ -89,6 +89,53 @@ def a_macvtap_works(c):
             download(c, shell, "10.7.0.1")
 
 
+def a_bridge_gets_a_tap(c):
+    """A tap is made on a bridge, and goes with the VM. With own_mac_only the guest sends from its own address alone."""
+    with Namespace() as ns:
+        add(ns, "br0", "type", "bridge")
+        ns.run("ip", "addr", "add", "10.7.0.1/24", "dev", "br0")
+        ns.run("ip", "link", "set", "br0", "up")
+        nic = {"type": "tap", "bridge": "br0", "mac": "52:54:00:0a:0b:0c", "own_mac_only": True}
+        with NetVm(c.folder, c.initrd, [nic], "bridged", ns.prefix()) as vm, c.serve(ns, "10.7.0.1"):
+            shell = vm.up()
+            address(shell, "10.7.0.2")
+            reachable(shell, "10.7.0.1")
+            check("tv5254000a0b0c" in ns.run("ip", "link", "show", "master", "br0"), "the tap is on the bridge")
+            download(c, shell, "10.7.0.1")
+            shell.command("ifconfig eth0 down; ifconfig eth0 hw ether 52:54:00:0a:0b:0d; ifconfig eth0 up")
+            out = shell.command("ping -c 1 -W 2 10.7.0.1", 60)
+            check("0 packets received" in out and vm.count("tx_spoofed") > 0, f"another address: {out}")
+            shell.command("ifconfig eth0 down; ifconfig eth0 hw ether 52:54:00:0a:0b:0c; ifconfig eth0 up")
+            reachable(shell, "10.7.0.1")
+        check("tv5254" not in ns.run("ip", "link"), "the tap is left")
+        for bad, words in (({"bridge": "nowhere"}, "nowhere: the bridge"), ({"bridge": "lo"}, "lo: a tap cannot be put on it")):
+            with NetVm(c.folder, c.initrd, [{"type": "tap", **bad}], "bad", ns.prefix()) as vm:
+                check(vm.wait() == 3 and words in vm.result()["reason"], vm.result()["reason"])
+
+
+def a_macvtap_is_made(c):
+    """On one end of a veth, and it is gone after the VM, also when that is killed."""
+    with Namespace() as ns:
+        add(ns, "m0", "type", "veth", "peer", "name", "m1")
+        add(ns, "link", "m0", "name", "probe", "type", "macvtap")
+        ns.run("ip", "link", "del", "probe")
+        ns.run("ip", "addr", "add", "10.7.0.1/24", "dev", "m1")
+        for name in ("m0", "m1"):
+            ns.run("ip", "link", "set", name, "up")
+        nic = {"type": "macvtap", "device": "m0", "mode": "private", "mac": "52:54:00:0a:0b:0e"}
+        with NetVm(c.folder, c.initrd, [nic], "made", ns.prefix()) as vm, c.serve(ns, "10.7.0.1"):
+            shell = vm.up()
+            check("macvtap mode private" in ns.run("ip", "-d", "link", "show", "mv5254000a0b0e"), "its mode")
+            address(shell, "10.7.0.2")
+            reachable(shell, "10.7.0.1")
+            download(c, shell, "10.7.0.1")
+            vm.process.kill()
+            vm.process.wait()
+            wait_until("its end", lambda: "mv5254" not in ns.run("ip", "link"))
+        with NetVm(c.folder, c.initrd, [{**nic, "device": "nowhere"}], "bad", ns.prefix()) as vm:
+            check(vm.wait() == 3 and "nowhere: there is none" in vm.result()["reason"], vm.result()["reason"])
+
+
 def team(c, policy):
     """Two uplinks into one bridge. Each loses its link once while a download runs, and the connection lives."""
     with Namespace() as ns:
@@ -136,6 +183,8 @@ def main():
         c = Context(folder)
         tap.run("a tap works", a_tap_works, c)
         tap.run("a macvtap works", a_macvtap_works, c)
+        tap.run("a bridge gets a tap", a_bridge_gets_a_tap, c)
+        tap.run("a macvtap is made", a_macvtap_is_made, c)
         tap.run("a team, active-backup, survives the loss of a link", team, c, "active-backup")
         tap.run("a team, balance, survives the loss of a link", team, c, "balance")
     tap.finish()

@@ -129,6 +129,30 @@ static void nics_come_and_go(void **state)
 	vmdef_free(again);
 }
 
+static void devices_are_named(void **state)
+{
+	static const char text[] = VM("\"nics\":[{\"type\":\"tap\",\"bridge\":\"br0\",\"mac\":\"52:54:00:0A:0b:0c\"},"
+				      "{\"type\":\"tap\",\"bridge\":\"br0\",\"interface\":\"mine\"},{\"type\":\"macvtap\",\"device\":\"e0\","
+				      "\"mode\":\"vepa\",\"mac\":\"52:54:00:0a:0b:0d\",\"own_mac_only\":true},{\"type\":\"user\"}]");
+	const char *const names[] = {"tv5254000a0b0c", "mine", "mv5254000a0b0d", ""};
+	char error[VMDEF_ERROR_BYTES] = "", name[VMDEF_INTERFACE_BYTES];
+	struct vmdef *def = NULL, *again = NULL;
+	struct json_object *json;
+
+	assert_int_equal(vmdef_from_text(text, strlen(text), &def, error), 0);
+	json = vmdef_to_json(def);
+	assert_int_equal(vmdef_from_json(json, &again, error), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		vmdef_nic_device(&again->nics[i], name);
+		assert_string_equal(name, names[i]);
+	}
+	assert_true(again->nics[2].own_mac_only && again->nics[2].mode == VMDEF_MACVTAP_VEPA);
+	assert_string_equal(again->nics[0].bridge, "br0");
+	json_object_put(json);
+	vmdef_free(def);
+	vmdef_free(again);
+}
+
 static void wishes_are_checked(void **state)
 {
 	static const struct {
@@ -253,10 +277,13 @@ static const struct refusal refusals[] = {
 	{VM("\"nics\":{}"), "nics: an array is wanted, not an object"},
 	{VM("\"nics\":[5]"), "nics[0]: an object such as {\"type\":\"user\"} is wanted, not a number"},
 	{VM("\"nics\":[{}]"), "nics[0]: the key type is missing"},
-	{VM("\"nics\":[{\"type\":\"wire\"}]"), "nics[0].type: \"wire\" is not known; known: user, switch, tap, team"},
+	{VM("\"nics\":[{\"type\":\"wire\"}]"), "nics[0].type: \"wire\" is not known; known: user, switch, tap, macvtap, team"},
 	{VM("\"nics\":[{\"type\":\"tap\"}]"), "nics[0]: the key interface is missing"},
 	{VM("\"nics\":[{\"type\":\"tap\",\"interface\":\"sixteen-letters-\"}]"), "nics[0].interface: \"sixteen-letters-\" is no name"},
 	{VM("\"nics\":[{\"type\":\"tap\",\"interface\":\"../x\"}]"), "nics[0].interface: \"../x\" is no name"},
+	{VM("\"nics\":[{\"type\":\"tap\",\"device\":\"e0\"}]"), "nics[0].device: unknown key"},
+	{VM("\"nics\":[{\"type\":\"macvtap\"}]"), "nics[0]: the key device is missing"},
+	{VM("\"nics\":[{\"type\":\"macvtap\",\"device\":\"e0\",\"mode\":\"x\"}]"), "nics[0].mode: \"x\" is not known; known: bridge, vepa"},
 	{VM("\"nics\":[{\"type\":\"team\"}]"), "nics[0]: the key uplinks is missing"},
 	{VM("\"nics\":[{\"type\":\"team\",\"uplinks\":[]}]"), "nics[0].uplinks: an array of 1 to 8 network devices is wanted"},
 	{VM("\"nics\":[{\"type\":\"team\",\"uplinks\":[\"a\",\"a\"]}]"), "nics[0].uplinks[1]: a is there twice"},
@@ -415,7 +442,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
-		cmocka_unit_test(nics_come_and_go),	   cmocka_unit_test(wishes_are_checked),
+		cmocka_unit_test(nics_come_and_go), cmocka_unit_test(devices_are_named),	   cmocka_unit_test(wishes_are_checked),
 		cmocka_unit_test(takes_modules),
 		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(devices_of_the_host),
 		cmocka_unit_test(refuses_with_reasons),
