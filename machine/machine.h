@@ -24,15 +24,21 @@ enum machine_event {
 	MACHINE_EVENT_PANIC,    /* pvpanic: the guest's kernel panicked */
 	MACHINE_EVENT_DEBUG_EXIT, /* debug-exit port; `code` is what was written */
 	MACHINE_EVENT_DISK_ERROR, /* a disk with that wish has stopped; `code` is its number << 16 | errno */
+	MACHINE_EVENT_PORT, /* a program in the guest opened or closed a port of the console (machine_port_is_open) */
 	MACHINE_EVENT_NVRAM_ERROR, /* what the guest put into its flash is not in the file; `code` is an errno */
 };
+
+#define MACHINE_OUTPUT_VIRTIO 3u
 
 struct machine_config {
 	uint64_t ram_bytes;
 	unsigned vcpus;
 	/* Told of events, under the machine lock, on any thread: must only note it and wake somebody. */
 	void (*on_event)(void *opaque, enum machine_event event, unsigned code);
-	/* Bytes a guest wrote to a serial port (0 or 1) or to the debug console (2). Under the machine lock. */
+	/*
+	 * Bytes a guest wrote to a serial port (0 or 1), to the debug console (2), or to virtio-console's console (3). Under the
+	 * machine lock, but for the latter: on its worker.
+	 */
 	void (*on_output)(void *opaque, unsigned port, const void *bytes, size_t n);
 	void *opaque;
 	/* Builds the CPUID model where the mode has an opinion of the processor. NULL: cpuid_model_build. */
@@ -242,6 +248,26 @@ int machine_add_rng(struct machine *machine, const char **ret_error);
  * firmware runs, and whose font a kernel started without firmware finds.
  */
 int machine_add_display(struct machine *machine, const char *rom, const char **ret_error);
+
+#define MACHINE_PORTS_MAX 14
+#define MACHINE_PORT_NAME_BYTES 64
+/* A named stream of bytes between a program in the guest and the host. */
+struct machine_port {
+	const char *name; /* how the guest finds it: /dev/virtio-ports/NAME */
+	/* The host's end: a listening socket, whose clients have it one after the other, or a connection. The other one is -1. */
+	int listener, fd;
+};
+/*
+ * virtio-console with these ports, and a console (hvc0) if wanted. As machine_add_disk; on success the sockets are the
+ * machine's own, and on failure, once it was tried, too.
+ */
+int machine_add_console(struct machine *machine, bool console, const struct machine_port *ports, unsigned count, const char **ret_error);
+/* Any thread. What is typed on hvc0; how much was taken. */
+size_t machine_console_input(struct machine *machine, const void *bytes, size_t n);
+/* Any thread. Its terminal's size. */
+void machine_console_resize(struct machine *machine, unsigned columns, unsigned rows);
+/* Any thread. Whether a program in the guest has ports[number] open. */
+bool machine_port_is_open(struct machine *machine, unsigned number);
 
 #define MACHINE_UPLINKS_MAX 8
 enum machine_nic_type {

@@ -34,6 +34,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/net/uplink_make.c \
 	machine/net/user.c \
 	machine/virtio/blk.c \
+	machine/virtio/console.c \
 	machine/virtio/device.c \
 	machine/virtio/net.c machine/virtio/net.h \
 	machine/virtio/net_control.c \

@@ -8,7 +8,7 @@
 #include "machine/virtio/queue.h"
 #include "machine/virtio/worker.h"
 
-#define VIRTIO_QUEUES 17 /* 16 and a control queue */
+#define VIRTIO_QUEUES 32 /* a disk has 16, a console a pair for each port; bits of a uint32_t */
 
 /* Device status (virtio 1.2, 2.1). */
 #define VIRTIO_ACKNOWLEDGE 1u
