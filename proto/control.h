@@ -39,6 +39,7 @@
  *   hot_blocks    {"seconds":number?, "top":int?} -> {…}   answered when they have passed
  *   perf_map      -> {"path","pid","usable"}
  *   nic_set       {"nic":int, "link":"up"|"down"?, "receive_kib":int?, "transmit_kib":int?} -> {}   0: no limit
+ *   guest         {"command":string, "arguments":object?, "timeout":seconds?} -> {"return":…}   the QEMU guest agent's
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
@@ -59,16 +60,25 @@
 #define CONTROL_NIC_SET "nic_set"
 #define CONTROL_PERF_MAP "perf_map"
 #define CONTROL_SCREENSHOT "screenshot"
+#define CONTROL_GUEST "guest"
+#define CONTROL_AGENT_TIMEOUT_MAX_S 3600
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"
 #define CONTROL_EVENT_STATE "state"           /* "state", "reason" */
 #define CONTROL_EVENT_RESET "reset"           /* the guest asked for a reset */
 #define CONTROL_EVENT_PANIC "panic"           /* pvpanic; "reason" */
+#define CONTROL_EVENT_AGENT "agent"           /* "connected": the guest's agent came or went */
 #define CONTROL_EVENT_USER_SPACE "user_space" /* "boot_seconds": the first user-mode instruction */
 
 /* JSON-RPC error codes beyond the standard ones. */
 #define CONTROL_ERROR_STATE (-32001) /* not possible in the VM's present state */
+#define CONTROL_ERROR_AGENT_ABSENT (-32010)   /* this VM has no channel for it */
+#define CONTROL_ERROR_AGENT_GONE (-32011)     /* nobody is there */
+#define CONTROL_ERROR_AGENT_SILENT (-32012)   /* no answer in time */
+#define CONTROL_ERROR_AGENT_NONSENSE (-32013) /* what came is no answer */
+#define CONTROL_ERROR_AGENT_LACKS (-32014)    /* it does not know this command */
+#define CONTROL_ERROR_AGENT (-32015)	      /* it refused, or failed: the message is its own */
 #define CONTROL_INVALID_PARAMS (-32602) /* JSON-RPC's own: the message names the parameter */
 
 enum vm_state {

@@ -12,6 +12,7 @@ libproto_a_SOURCES = \
 	proto/sock.c proto/sock.h \
 	proto/diskdef.c \
 	proto/displaydef.c \
+	proto/guestdef.c \
 	proto/nicdef.c \
 	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)

@@ -86,6 +86,10 @@ static const struct field vm_fields[] = {
 	 .what = "how guest code runs; auto lets the policy choose"},
 	{.key = "memory_mib", .type = FIELD_UINT, .offset = AT(memory_mib), .min = VMDEF_MEMORY_MIN_MIB,
 	 .max = VMDEF_MEMORY_MAX_MIB, .what = "guest RAM"},
+	{.key = "current_memory_mib", .type = FIELD_COUNT, .offset = AT(current_memory_mib), .min = VMDEF_MEMORY_MIN_MIB,
+	 .max = VMDEF_MEMORY_MAX_MIB, .what = "how much of it the guest has at first; the rest waits in its balloon, for vm.balloon_set"},
+	{.key = "balloon", .type = FIELD_OBJECT, .fields = vmdef_balloon_fields, .field_count = VMDEF_BALLOON_FIELDS,
+	 .what = "how memory is taken from the guest and given back"},
 	{.key = "vcpus", .type = FIELD_UINT, .offset = AT(vcpus), .min = 1, .max = VMDEF_VCPUS_MAX,
 	 .what = "virtual processors"},
 	{.key = "workload", .type = FIELD_WORD, .offset = AT(workload), .what = "compute, memory, syscall, process, io, mixed or auto: what the guest mostly does"},
@@ -99,6 +103,11 @@ static const struct field vm_fields[] = {
 	 .what = "a screen, with a keyboard and a mouse"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
+	{.key = "virtio_console", .type = FIELD_BOOL, .offset = AT(virtio_console),
+	 .what = "another console for the guest, hvc0, which is faster than a serial port"},
+	{.key = "guest_agent", .type = FIELD_BOOL, .offset = AT(guest_agent),
+	 .what = "a channel for the QEMU guest agent (Debian: qemu-guest-agent), through which vm.guest.* asks the guest"},
+	{.key = "channels", .type = FIELD_CHANNELS, .what = "named streams between programs in the guest and sockets of the host"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
 	{.key = "cpu", .type = FIELD_OBJECT, .fields = cpu_fields, .field_count = COUNT(cpu_fields),
 	 .what = "the processor that the guest sees"},
@@ -466,6 +475,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_MODULES: return parse_modules(value, path, base, ret_error);
 	case FIELD_PCI: return parse_pci(value, path, base, ret_error);
 	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
+	case FIELD_CHANNELS: return vmdef_parse_channels(value, path, base, ret_error);
 	case FIELD_MAC:
 	case FIELD_IPV4:
 	case FIELD_INTERFACE:
@@ -531,6 +541,8 @@ static int check_whole(struct vmdef *def, char *ret_error)
 	int rc = vmdef_check_nics(def, ret_error);
 	if (!rc)
 		rc = vmdef_check_display(def, ret_error);
+	if (!rc)
+		rc = vmdef_check_guest(def, ret_error);
 	if (rc)
 		return rc;
 	if (def->boot.nvram.path && !def->boot.firmware)
@@ -603,6 +615,7 @@ void vmdef_free(struct vmdef *def)
 	free(def->display.vnc.password);
 	vmdef_free_disks(def);
 	vmdef_free_nics(def);
+	vmdef_free_channels(def);
 	free(def);
 }
 
@@ -685,6 +698,7 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_MODULES: return modules_to_json(base);
 	case FIELD_PCI: return pci_to_json(base);
 	case FIELD_NICS: return vmdef_nics_to_json(base);
+	case FIELD_CHANNELS: return vmdef_channels_to_json(base);
 	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
 	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
 	}
@@ -710,6 +724,7 @@ static bool is_absent(const void *base, const struct field *f)
 	case FIELD_MODULES: return !def->boot.module_count;
 	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
 	case FIELD_PCI: return !def->passthrough_count;
+	case FIELD_CHANNELS: return !def->channel_count;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_MAC:
 	case FIELD_IPV4:
@@ -824,6 +839,11 @@ static void describe_type(struct json_object *s, const struct field *f)
 		vmdef_add(s, "type", json_object_new_string("array"));
 		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_NICS_MAX));
 		vmdef_add(s, "items", vmdef_nics_item_schema());
+		break;
+	case FIELD_CHANNELS:
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_CHANNELS_MAX));
+		vmdef_add(s, "items", vmdef_channels_item_schema());
 		break;
 	case FIELD_MAC:
 	case FIELD_IPV4:

@@ -20,6 +20,10 @@ struct json_object;
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
 #define VMDEF_FORWARDS_MAX 64
+#define VMDEF_CHANNELS_MAX 8
+#define VMDEF_CHANNEL_NAME_MAX 63
+#define VMDEF_AGENT_CHANNEL "org.qemu.guest_agent.0"
+#define VMDEF_STATS_SECONDS_MAX 86400
 #define VMDEF_LIMIT_KIB_MAX (1 << 30)
 #define VMDEF_VLAN_MAX 4094
 #define VMDEF_VNC_PASSWORD_MAX 8 /* RFC 6143, 7.2.2: a DES key */
@@ -156,12 +160,21 @@ struct vmdef_nic {
 	bool mirror;              /* it gets a copy of everything, and sends nothing */
 };
 
+/* A stream between a program in the guest and one of the host. */
+struct vmdef_channel {
+	char *name;
+	char *path; /* NULL: in the VM's directory */
+};
+
+enum vmdef_balloon { VMDEF_BALLOON_VIRTIO, VMDEF_BALLOON_NONE };
+
 /* All strings are owned by the definition; NULL where absent. */
 struct vmdef {
 	char name[VMDEF_NAME_MAX + 1];
 	char uuid[VMDEF_UUID_BYTES]; /* lower case */
 	enum vmdef_mode mode;
 	unsigned memory_mib;
+	unsigned current_memory_mib; /* what the balloon leaves of it; 0: all */
 	unsigned vcpus;
 	char workload[VMDEF_WORD_MAX + 1]; /* a hint for the policy, "" when not declared */
 	struct {
@@ -191,6 +204,15 @@ struct vmdef {
 		} vnc;
 	} display;
 	enum vmdef_serial serial;
+	bool virtio_console; /* hvc0, beside the serial port */
+	bool guest_agent;    /* a channel for it, which is ours */
+	struct vmdef_channel channels[VMDEF_CHANNELS_MAX];
+	unsigned channel_count;
+	struct {
+		enum vmdef_balloon device;
+		bool free_page_reporting, deflate_on_oom;
+		unsigned stats_seconds;
+	} balloon;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;
 	bool autostart;     /* started with the host */

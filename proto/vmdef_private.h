@@ -24,6 +24,7 @@ enum field_type {
 	FIELD_DISKS,
 	FIELD_MODULES,
 	FIELD_NICS,
+	FIELD_CHANNELS,
 	FIELD_PCI,
 	FIELD_WEIGHT, /* double, 0..1000 */
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
@@ -68,6 +69,15 @@ void vmdef_free_disks(struct vmdef *def);
 extern const struct field vmdef_display_fields[VMDEF_DISPLAY_FIELDS];
 /* What no single key shows; a display that is only described is there. */
 int vmdef_check_display(struct vmdef *def, char *ret_error);
+
+/* ---- guestdef.c ---- */
+#define VMDEF_BALLOON_FIELDS 4
+extern const struct field vmdef_balloon_fields[VMDEF_BALLOON_FIELDS];
+int vmdef_parse_channels(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+int vmdef_check_guest(const struct vmdef *def, char *ret_error);
+struct json_object *vmdef_channels_to_json(const struct vmdef *def);
+struct json_object *vmdef_channels_item_schema(void);
+void vmdef_free_channels(struct vmdef *def);
 
 /* ---- nicdef.c ---- */
 int vmdef_parse_nics(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);

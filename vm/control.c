@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define CLIENTS_MAX 64
+#define AGENT_TIMEOUT_S 30.0
 
 #define RPC_PARSE_ERROR (-32700)
 #define RPC_INVALID_REQUEST (-32600)
@@ -21,15 +22,17 @@
 #define RPC_INVALID_PARAMS (-32602)
 #define RPC_INTERNAL_ERROR (-32603)
 
-/* A request that is answered later; one for each client. */
+/* A request that is answered later. */
 struct deferred {
-	bool waits;
-	struct json_object *id; /* NULL: a notification's, which wants no answer */
+	LIST_ENTRY(deferred) link; /* of the client's */
+	struct control_client *client; /* NULL: it has gone */
+	bool wants_answer; /* it is no notification */
+	struct json_object *id;
 };
 
 struct control_client {
 	LIST_ENTRY(control_client) link;
-	struct deferred deferred;
+	LIST_HEAD(, deferred) deferred;
 	struct vm_control *control;
 	struct line_peer *peer;
 };
@@ -50,7 +53,7 @@ struct reply {
 	/* Done after the answer is queued. */
 	void (*after)(struct vm *vm);
 	struct control_client *client;
-	bool later; /* the method answers through answer_later */
+	struct deferred *later; /* the method answers through answer_later, which takes this */
 };
 
 __attribute__((format(printf, 3, 4))) static void error(struct reply *reply, int code, const char *format, ...)
@@ -95,6 +98,8 @@ static void do_status(struct vm *vm, struct json_object *params, struct reply *r
 		json_object_object_add(r, "ended", json_object_new_double(vm->ended));
 	json_object_object_add(r, "paused_seconds", json_object_new_double((double)paused / 1e9));
 	json_object_object_add(r, "no_reboot", json_object_new_boolean(vm->no_reboot));
+	json_object_object_add(r, "agent", json_object_new_boolean(vm_agent_is_open(vm)));
+	json_object_object_add(r, "channels", vm_channels_json(vm));
 }
 
 static void state_error(struct vm *vm, int rc, const char *what, struct reply *reply)
@@ -269,18 +274,43 @@ static void do_perf_map(struct vm *vm, struct json_object *params, struct reply 
 
 static void answer(struct control_client *client, struct json_object *id, struct reply *reply);
 
+/* NULL: out of memory, and the reply says so. */
+static struct deferred *defer(struct reply *reply)
+{
+	struct deferred *deferred = calloc(1, sizeof(*deferred));
+	if (!deferred) {
+		error(reply, RPC_INTERNAL_ERROR, "out of memory");
+		return NULL;
+	}
+	deferred->client = reply->client;
+	LIST_INSERT_HEAD(&reply->client->deferred, deferred, link);
+	return deferred;
+}
+
+static void deferred_free(struct deferred *deferred)
+{
+	if (deferred->client)
+		LIST_REMOVE(deferred, link);
+	json_object_put(deferred->id);
+	free(deferred);
+}
+
+/* Takes both over. */
+static void answer_later(struct deferred *deferred, struct reply *reply)
+{
+	if (deferred->client && deferred->wants_answer)
+		answer(deferred->client, json_object_get(deferred->id), reply);
+	else
+		json_object_put(reply->result);
+	deferred_free(deferred);
+}
+
 static void hot_blocks_done(void *opaque, struct json_object *result)
 {
-	struct control_client *client = opaque;
 	struct reply reply = {.result = result ? result : json_object_new_object()};
 	if (!result)
 		error(&reply, CONTROL_ERROR_STATE, "the VM has ended meanwhile");
-	client->deferred.waits = false;
-	if (client->deferred.id)
-		answer(client, client->deferred.id, &reply);
-	else
-		json_object_put(reply.result);
-	client->deferred.id = NULL;
+	answer_later(opaque, &reply);
 }
 
 static void do_hot_blocks(struct vm *vm, struct json_object *params, struct reply *reply)
@@ -296,14 +326,80 @@ static void do_hot_blocks(struct vm *vm, struct json_object *params, struct repl
 	}
 	if (!number_param(params, "top", 1000, 10, &top, reply))
 		return;
-	int rc = vm_profile_start(vm, seconds, (unsigned)top, hot_blocks_done, reply->client);
+	struct deferred *deferred = defer(reply);
+	if (!deferred)
+		return;
+	int rc = vm_profile_start(vm, seconds, (unsigned)top, hot_blocks_done, deferred);
 	if (rc == -EALREADY)
 		error(reply, CONTROL_ERROR_STATE, "somebody else samples it at present; try again");
 	else if (rc == -ENOTSUP)
 		error(reply, CONTROL_ERROR_STATE, "mode %s cannot be sampled", vm->mode->name);
 	else
 		state_error(vm, rc, "sample", reply);
-	reply->later = !rc;
+	if (rc)
+		deferred_free(deferred);
+	else
+		reply->later = deferred;
+}
+
+/* A call that has not returned yet: whether it was answered before it did. */
+struct guest_call {
+	struct deferred *deferred;
+	struct reply *reply; /* NULL: handle_request is through with it */
+};
+
+static void guest_done(void *opaque, int code, const char *message, struct json_object *result)
+{
+	struct guest_call *call = opaque;
+	struct reply later = {.result = json_object_new_object()}, *reply = call->reply ? call->reply : &later;
+	if (code)
+		error(reply, code, "%s", message);
+	else
+		json_object_object_add(reply->result, "return", json_object_get(result));
+	if (call->reply) {
+		json_object_put(later.result);
+		call->reply = NULL;
+		deferred_free(call->deferred);
+		call->deferred = NULL;
+		return;
+	}
+	answer_later(call->deferred, &later);
+	free(call);
+}
+
+static void do_guest(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *command = NULL, *arguments = NULL, *value = NULL;
+	double timeout = AGENT_TIMEOUT_S;
+	if (!json_object_object_get_ex(params, "command", &command) || !json_object_is_type(command, json_type_string)) {
+		error(reply, RPC_INVALID_PARAMS, "command: the name of one of the agent's commands is wanted");
+		return;
+	}
+	if (json_object_object_get_ex(params, "arguments", &arguments) && arguments && !json_object_is_type(arguments, json_type_object)) {
+		error(reply, RPC_INVALID_PARAMS, "arguments: an object is wanted");
+		return;
+	}
+	if (json_object_object_get_ex(params, "timeout", &value) && value)
+		timeout = json_object_get_double(value);
+	if (!(timeout > 0 && timeout <= CONTROL_AGENT_TIMEOUT_MAX_S)) {
+		error(reply, RPC_INVALID_PARAMS, "timeout: more than 0 and at most %d seconds are wanted", CONTROL_AGENT_TIMEOUT_MAX_S);
+		return;
+	}
+	struct guest_call *call = calloc(1, sizeof(*call));
+	struct deferred *deferred = call ? defer(reply) : NULL;
+	if (!deferred) {
+		free(call);
+		error(reply, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	*call = (struct guest_call){deferred, reply};
+	vm_agent_call(vm, json_object_get_string(command), arguments, timeout, guest_done, call);
+	if (!call->reply) {
+		free(call);
+		return;
+	}
+	call->reply = NULL;
+	reply->later = deferred;
 }
 
 static void do_gdb(struct vm *vm, struct json_object *params, struct reply *reply)
@@ -406,6 +502,7 @@ static const struct {
 	{CONTROL_PERF_MAP, do_perf_map, false},
 	{CONTROL_NIC_SET, do_nic_set, true},
 	{CONTROL_SCREENSHOT, do_screenshot, true},
+	{CONTROL_GUEST, do_guest, true},
 };
 
 /* ---- requests ---- */
@@ -468,8 +565,8 @@ static void handle_request(struct control_client *client, struct json_object *re
 		error(&reply, RPC_INVALID_REQUEST, "this is not a JSON-RPC 2.0 request");
 	void (*after)(struct vm *) = reply.after;
 	if (reply.later) {
-		client->deferred.waits = true;
-		client->deferred.id = has_id ? json_object_get(id) : NULL;
+		reply.later->wants_answer = has_id;
+		reply.later->id = json_object_get(id);
 		json_object_put(reply.result);
 		return;
 	}
@@ -497,8 +594,13 @@ static void on_line(void *opaque, char *text, size_t bytes)
 
 static void client_free(struct control_client *client)
 {
-	vm_profile_cancel(client->control->vm, client);
-	json_object_put(client->deferred.id);
+	while (!LIST_EMPTY(&client->deferred)) {
+		struct deferred *deferred = LIST_FIRST(&client->deferred);
+		LIST_REMOVE(deferred, link);
+		deferred->client = NULL;
+		if (vm_profile_cancel(client->control->vm, deferred))
+			deferred_free(deferred);
+	}
 	LIST_REMOVE(client, link);
 	client->control->client_count--;
 	line_peer_destroy(client->peer);
@@ -524,6 +626,7 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	client->control = control;
+	LIST_INIT(&client->deferred);
 	client->peer = line_peer_create(control->vm->base, sock, &client_ops, client);
 	if (!client->peer) {
 		free(client);

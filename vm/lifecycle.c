@@ -133,6 +133,9 @@ static int build_machine(struct vm *vm)
 		if (rc)
 			return fail(vm, rc, "%s", why);
 	}
+	rc = vm_channels_add(vm, &why);
+	if (rc)
+		return fail(vm, rc, "channels: %s", why);
 	rc = machine_add_rng(vm->machine, &why);
 	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;
 }
@@ -509,6 +512,7 @@ void vm_finish(struct vm *vm, enum vm_state state, int exit_code, const char *fo
 	if (rc)
 		vm_log("cannot write " CONTROL_FILE_RESULT ": %s", strerror(-rc));
 	vm_set_state(vm, state, vm->reason);
+	vm_agent_stop(vm);
 	vm_gdb_ended(vm);
 	event_base_loopbreak(vm->base);
 }
@@ -531,6 +535,7 @@ static void power_cycle(struct vm *vm, const char *by)
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		vm->vcpus[i].dead = vm->vcpus[i].has_hit = false;
 	machine_reset(vm->machine);
+	vm_agent_look(vm);
 	if (load_guest(vm)) {
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: %s", vm->reason);
 		return;
@@ -635,6 +640,8 @@ void vm_handle_wake(struct vm *vm)
 		       strerror((int)atomic_load(&vm->nvram_error)));
 	if (vm_state_is_final(vm->state))
 		return;
+	if (events & 1u << MACHINE_EVENT_PORT)
+		vm_agent_look(vm);
 	/* A panic outranks the reset that panic=N asks for right behind it. */
 	if (events & 1u << MACHINE_EVENT_PANIC)
 		report_panic(vm);

@@ -1,6 +1,8 @@
 # Files of vm/: the process of one VM.
 libexec_PROGRAMS += trivisor-vm
 trivisor_vm_SOURCES = \
+	vm/agent.c \
+	vm/channels.c \
 	vm/console.c \
 	vm/control.c \
 	vm/cpu.c \

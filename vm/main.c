@@ -209,6 +209,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = set_reason(vm, vm->def->gdb && vm->def->gdb[0] ? vm->def->gdb : CONTROL_FILE_GDB, vm_gdb_open(vm));
 	if (!rc)
+		rc = vm_channels_prepare(vm);
+	if (!rc)
 		rc = vm_nvram_prepare(vm);
 	if (!rc)
 		rc = vm_disks_prepare(vm);
@@ -303,6 +305,7 @@ int main(int argc, char **argv)
 	vm_profile_close(&vm);
 	vm_gdb_close(&vm);
 	vm_debug_finish(&vm);
+	vm_agent_close(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
 	/* A vCPU that never came back still uses all of this. */
@@ -311,6 +314,7 @@ int main(int argc, char **argv)
 	vm_teardown(&vm);
 	vm_console_free(&vm);
 	vfio_claim_destroy(vm.passthrough);
+	vm_channels_close(&vm);
 	close_loop(&vm);
 	vmdef_free(vm.def);
 	return vm.exit_code;

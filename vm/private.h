@@ -16,6 +16,7 @@
 struct event;
 struct event_base;
 struct json_object;
+struct vm_agent;
 struct vm_control;
 struct vm_disk_server;
 struct vm_console;
@@ -81,6 +82,8 @@ struct vm {
 	struct vm_control *control;
 	struct vm_console *console;
 	struct vm_gdb *gdb;
+	struct vm_agent *agent; /* NULL: it has no channel */
+	int channel_fd[VMDEF_CHANNELS_MAX]; /* listening, until the machine has them; -1 */
 	struct vm_profile *profile;
 	struct vm_debug debug;
 	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
@@ -232,6 +235,33 @@ int vm_nic_add(struct vm *vm, unsigned number, const char **ret_why);
 /* Link and limits are as vm->def says from now on. */
 void vm_nic_apply(struct vm *vm, unsigned number);
 
+/* ---- channels.c ---- */
+/* Makes the channels' sockets. 0, or -errno and vm->reason says why. */
+int vm_channels_prepare(struct vm *vm);
+/* Adds channels, agent and console to the machine. 0, or -errno and *ret_why says why. */
+int vm_channels_add(struct vm *vm, const char **ret_why);
+const char *vm_channel_path(const struct vm *vm, unsigned number, char ret_path[PATH_MAX]);
+/* An array of {"name","path","connected"}; the caller puts it. */
+struct json_object *vm_channels_json(const struct vm *vm);
+void vm_channels_close(struct vm *vm);
+
+/* ---- agent.c: the QEMU guest agent; main thread ---- */
+#define VM_AGENT_PORT 0u /* among the machine's ports */
+/* Makes the channel; the machine's end. 0 or -errno. */
+int vm_agent_open(struct vm *vm, int *ret_fd);
+/* code: 0, then result is what the agent returned (valid during the call); or a CONTROL_ERROR_…, then message says why. */
+typedef void (*vm_agent_done)(void *opaque, int code, const char *message, struct json_object *result);
+/* Asks for a command, after those that came before. arguments: an object (kept), or NULL. done is called once. */
+void vm_agent_call(struct vm *vm, const char *command, struct json_object *arguments, double timeout, vm_agent_done done,
+		   void *opaque);
+/* A program in the guest has the channel open. */
+bool vm_agent_is_open(const struct vm *vm);
+/* Somebody in the guest may have opened or closed it. */
+void vm_agent_look(struct vm *vm);
+/* The VM has ended: answers those who wait. */
+void vm_agent_stop(struct vm *vm);
+void vm_agent_close(struct vm *vm);
+
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */
 int vm_nvram_prepare(struct vm *vm);
@@ -299,8 +329,8 @@ struct json_object *vm_profile_helpers_json(struct vm *vm);
  */
 int vm_profile_start(struct vm *vm, double seconds, unsigned top, void (*done)(void *opaque, struct json_object *result),
 		     void *opaque);
-/* done is not called any more. */
-void vm_profile_cancel(struct vm *vm, void *opaque);
+/* True: done will not be called any more. False: this one samples nothing. */
+bool vm_profile_cancel(struct vm *vm, void *opaque);
 
 /* ---- stats.c ---- */
 /* The caller puts it. */

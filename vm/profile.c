@@ -302,13 +302,14 @@ int vm_profile_start(struct vm *vm, double seconds, unsigned top, void (*done)(v
 	return 0;
 }
 
-void vm_profile_cancel(struct vm *vm, void *opaque)
+bool vm_profile_cancel(struct vm *vm, void *opaque)
 {
 	struct vm_profile *p = vm->profile;
 
 	if (!p || !p->request || p->request->opaque != opaque)
-		return;
+		return false;
 	free(p->request->blocks);
 	free(p->request);
 	p->request = NULL;
+	return true;
 }

@@ -222,7 +222,7 @@ static bool pump_rx(struct port *port)
 	while (may_receive(port) && port->in_at < port->in_end && result == VIRTQ_CHAIN) {
 		if (++pieces > ROUND) {
 			worker_ring(&con->dev.worker);
-			return false;
+			break;
 		}
 		pthread_mutex_lock(&con->dev.lock);
 		result = virtio_may_work(&con->dev) ? virtq_pop(q, &con->chain) : VIRTQ_EMPTY;
@@ -326,8 +326,9 @@ static bool pump_tx(struct port *port)
 		if (take_piece(port) != VIRTQ_CHAIN)
 			return true;
 	}
+	/* A ring that is empty by now is not looked at again without a kick. */
 	worker_ring(&port->console->dev.worker);
-	return false;
+	return is_empty(port->console, rx_queue(port->id) + 1);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *opaque)

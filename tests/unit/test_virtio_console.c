@@ -334,6 +334,39 @@ static void test_slow_host(void **state)
 	close_console(&d);
 }
 
+/* As many pieces as a round takes, and then one more: kicks are wanted again. */
+static void test_rounds(void **state)
+{
+	struct driver d = open_console(true);
+
+	shake_hands(&d);
+	say(&d, 1, VIRTIO_CONSOLE_PORT_OPEN, 1);
+	for (unsigned round = 60; round < 70; round++) {
+		const unsigned count = round < QSIZE ? round : QSIZE;
+		char got[256];
+
+		/* All at once, behind one kick. */
+		for (unsigned i = 0; i < count; i++) {
+			uint16_t *avail = avail_of(&d, TX1), index = avail[1];
+
+			desc_of(&d, TX1)[i] = (struct desc){buf(TX1, 0), 1, 0, 0};
+			avail[2 + index % QSIZE] = (uint16_t)i;
+			__atomic_store_n(&avail[1], (uint16_t)(index + 1), __ATOMIC_SEQ_CST);
+		}
+		kick(&d, TX1);
+		for (unsigned i = 0; i < count; i++)
+			wait_used(&d, TX1);
+		sleep_ms(5);
+		send_bytes(&d, TX1, "last");
+		for (unsigned have = 0; have < count + 4;) {
+			ssize_t r = recv(host, got, sizeof(got), MSG_DONTWAIT);
+
+			have += r > 0 ? (unsigned)r : 0;
+		}
+	}
+	close_console(&d);
+}
+
 static void test_hostile(void **state)
 {
 	struct driver d = open_console(true);
@@ -398,7 +431,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ports), cmocka_unit_test(test_commands_do_not_linger), cmocka_unit_test(test_console),
-		cmocka_unit_test(test_slow_host), cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_slow_host), cmocka_unit_test(test_rounds), cmocka_unit_test(test_hostile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,6 +46,8 @@ static void takes_defaults(void **state)
 
 static const char full[] =
 	"{\"name\":\"web-1\",\"uuid\":\"2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab\",\"mode\":\"hvm\",\"passthrough\":[\"03:00.0\"],\"memory_mib\":1024,"
+	"\"current_memory_mib\":1024,\"balloon\":{\"device\":\"none\",\"free_page_reporting\":true,\"stats_seconds\":5},"
+	"\"virtio_console\":true,\"guest_agent\":true,\"channels\":[{\"name\":\"org.example.0\",\"path\":\"/c\"},{\"name\":\"b\"}],"
 	"\"vcpus\":2,\"workload\":\"server\",\"boot\":{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=\\\"b\\\" c\","
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
@@ -78,6 +80,12 @@ static void takes_everything(void **state)
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx2], VMDEF_NO);
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx], VMDEF_AUTO);
 	assert_true(def->debug_console);
+	assert_int_equal(def->balloon.device, VMDEF_BALLOON_NONE);
+	assert_true(def->balloon.free_page_reporting && !def->balloon.deflate_on_oom);
+	assert_int_equal(def->balloon.stats_seconds, 5);
+	assert_int_equal(def->channel_count, 2);
+	assert_string_equal(def->channels[0].path, "/c");
+	assert_null(def->channels[1].path);
 	assert_true(def->autostart);
 	assert_string_equal(def->description, "two\n\tlines");
 	assert_true(def->policy.weights[VMDEF_WEIGHT_integer] > 2.9 && def->policy.weights[VMDEF_WEIGHT_virtio] < 0.6);
@@ -230,6 +238,17 @@ struct refusal {
 };
 
 static const struct refusal refusals[] = {
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":{}}", "channels: an array is wanted"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":[{}]}", "channels[0]: the key name is missing"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":[{\"name\":\"a/b\"}]}", "channels[0].name: \"a/b\" is no channel's name"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":[{\"name\":\".b\"}]}", "is no channel's name"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":[{\"name\":\"a\"},{\"name\":\"a\"}]}", "channels[1].name: a is there twice"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"channels\":[{\"name\":\"a\",\"path\":\"b\"}]}", "not an absolute path"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guest_agent\":true,\"channels\":[{\"name\":\"org.qemu.guest_agent.0\"}]}", "leave one of them out"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"memory_mib\":64,\"current_memory_mib\":65}", "current_memory_mib: 65 is more than memory_mib, which is 64"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"memory_mib\":64,\"current_memory_mib\":32,\"balloon\":{\"device\":\"none\"}}", "needs balloon.device virtio"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"memory_mib\":64,\"current_memory_mib\":32,\"passthrough\":[\"03:00.0\"]}", "not possible with passthrough"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"balloon\":{\"stats_seconds\":-1}}", "balloon.stats_seconds: -1 is out of range"},
 	{"", "not JSON"},
 	{"{", "not JSON"},
 	{"{} x", "not JSON"},

@@ -1,0 +1,201 @@
+#!/usr/bin/python3
+"""Programs in a Linux guest and their host: Debian's QEMU guest agent, channels, the console hvc0, the balloon.
+
+The guest is the small initramfs with Debian's qemu-ga in it: an agent that can be killed, stopped, and replaced by something
+that only looks like one.
+"""
+
+import base64
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from systems import package
+from vmtest import (BOOT_TIMEOUT, UP, Failed, Skip, Tap, Vm, check, connect, kernel_image, make_initramfs, program, scratch, wait_until)
+
+AGENT = "org.qemu.guest_agent.0"
+PORT = f"/dev/virtio-ports/{AGENT}"
+# What devtmpfs lacks without udev, and a system's files that the agent's answers are made from.
+PREPARE = """
+mkdir -p /dev/virtio-ports /etc /var/run /run /var/log
+for port in /sys/class/virtio-ports/*; do
+	[ -s "$port/name" ] && ln -s "../${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
+done
+printf 'NAME=Tiny\\nID=tiny\\nPRETTY_NAME="A tiny one"\\nVERSION_ID=7\\n' >/etc/os-release
+printf 'root:x:0:0:root:/root:/bin/sh\\n' >/etc/passwd
+printf '#!/bin/sh\\npoweroff -f\\n' >/sbin/shutdown; chmod 755 /sbin/shutdown
+hostname tiny
+ip link set lo up
+"""
+
+
+# Answers guest-sync-delimited as it should be, and the command behind it with what /tmp/answer says.
+FAKE = r"""
+echo $$ >/tmp/fake
+exec <>"$1" >&0
+read -r sync
+id=${sync##*:}
+printf '\377{"return":%s}\n' "${id%%\}*}"
+read -r command
+. /tmp/answer
+sleep 1000
+"""
+
+
+def agent_files():
+    """Debian's agent, the libraries it needs and the loader, as the archive wants them."""
+    binary = os.path.join(package("qemu-guest-agent"), "usr/sbin/qemu-ga")
+    listing = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout
+    files = ["--file", f"{binary}:/sbin/qemu-ga:755"]
+    for line in listing.splitlines():
+        words = line.split()
+        if "not found" in line:
+            raise Skip(f"qemu-ga needs {words[0]}, which this host does not have")
+        path = next((word for word in words if word.startswith("/")), None)
+        if path:
+            files += ["--file", f"{path}:{path}:755"]
+    return files
+
+
+def make_guest(folder):
+    with open(os.path.join(folder, "fake"), "w") as f:
+        f.write(FAKE)
+    return make_initramfs(os.path.join(folder, "initrd"), "--file", f"{folder}/fake:/etc/fake:755", "--module", "virtio_console", "--module", "virtio_balloon", *agent_files())
+
+
+class Guest:
+    def __init__(self, folder, initrd, definition):
+        os.mkdir(folder)
+        self.vm = Vm(folder, {"boot": {"kernel": kernel_image(), "initrd": initrd, "cmdline": "console=ttyS0 quiet"}, **definition})
+
+    def __enter__(self):
+        self.vm.__enter__()
+        self.console, self.control = self.vm.console(), self.vm.control()
+        self.console.expect(UP, BOOT_TIMEOUT)
+        self.console.expect("guest# ", 60)
+        for line in PREPARE.strip().splitlines():
+            self.console.type(line + "\n")
+        self.console.command("true", 60)
+        return self
+
+    def __exit__(self, *arguments):
+        return self.vm.__exit__(*arguments)
+
+    def start_agent(self):
+        self.console.command(f"qemu-ga -d -m virtio-serial -p {PORT} -l /tmp/qga.log -f /tmp/qga.pid -t /tmp", 60)
+        self.control.wait_event(lambda e: e["event"] == "agent" and e["connected"])
+
+    def ask(self, command, arguments=None, timeout=60):
+        params = {"command": command, "timeout": timeout}
+        if arguments is not None:
+            params["arguments"] = arguments
+        return self.control.call("guest", params, timeout + 60)
+
+    def get(self, command, arguments=None, timeout=60):
+        answer = self.ask(command, arguments, timeout)
+        check("result" in answer, f"{command}: {answer.get('error')}")
+        return answer["result"]["return"]
+
+    def refused(self, code, words, command, arguments=None, timeout=60):
+        answer = self.ask(command, arguments, timeout)
+        check(answer.get("error", {}).get("code") == code and words in answer["error"]["message"], f"{command}: {str(answer)[:300]}")
+
+
+def agent_answers(folder, initrd):
+    with Guest(os.path.join(folder, "answers"), initrd, {"guest_agent": True}) as guest:
+        guest.refused(-32011, "install qemu-guest-agent", "guest-ping")
+        guest.start_agent()
+        check(guest.get("guest-ping") == {}, "guest-ping")
+        check(guest.get("guest-get-osinfo")["pretty-name"] == "A tiny one", "osinfo")
+        check(guest.get("guest-get-host-name")["host-name"] == "tiny", "host name")
+        names = {nic["name"] for nic in guest.get("guest-network-get-interfaces")}
+        check("lo" in names, str(names))
+        pid = guest.get("guest-exec", {"path": "/bin/sh", "arg": ["-c", "echo out; echo err >&2; exit 7"], "capture-output": True})["pid"]
+        status = {}
+
+        def has_exited():
+            status.update(guest.get("guest-exec-status", {"pid": pid}))
+            return status["exited"]
+
+        wait_until("the command ends", has_exited, 60, 0.1)
+        check(status["exitcode"] == 7 and base64.b64decode(status["out-data"]) == b"out\n"
+              and base64.b64decode(status["err-data"]) == b"err\n", str(status))
+        # A file of some size, both ways: more than the ring and the sockets between hold.
+        data = os.urandom(1 << 20)
+        handle = guest.get("guest-file-open", {"path": "/tmp/big", "mode": "w+"})
+        written = guest.get("guest-file-write", {"handle": handle, "buf-b64": base64.b64encode(data).decode()})
+        check(written["count"] == len(data), str(written))
+        guest.get("guest-file-seek", {"handle": handle, "offset": 0, "whence": 0})
+        back = guest.get("guest-file-read", {"handle": handle, "count": len(data)})
+        check(base64.b64decode(back["buf-b64"]) == data, "the file came back otherwise")
+        guest.refused(-32015, "", "guest-file-open", {"path": "/nowhere/f", "mode": "r"})
+        guest.refused(-32014, "", "guest-no-such-command")
+        check(guest.get("guest-ping") == {}, "it still answers")
+
+
+def agent_fails(folder, initrd):
+    """One that dies, that is stopped, that talks nonsense or without an end: calls fail with their reasons, and it works again."""
+    with Guest(os.path.join(folder, "fails"), initrd, {"guest_agent": True}) as guest:
+        guest.start_agent()
+        check(guest.get("guest-ping") == {}, "guest-ping")
+        guest.console.command("kill -STOP $(cat /tmp/qga.pid)")
+        guest.refused(-32012, "not answered in time", "guest-ping", timeout=1)
+        guest.refused(-32012, "does not answer", "guest-ping", timeout=1)
+        guest.console.command("kill -CONT $(cat /tmp/qga.pid)")
+        check(guest.get("guest-get-host-name")["host-name"] == "tiny", "late answers are taken for others")
+        guest.console.command("kill -9 $(cat /tmp/qga.pid); rm -f /tmp/qga.pid")
+        guest.control.wait_event(lambda e: e["event"] == "agent" and not e["connected"])
+        guest.refused(-32011, "install qemu-guest-agent", "guest-ping")
+        # It dies with a call under way.
+        guest.start_agent()
+        check(guest.get("guest-ping") == {}, "after a restart")
+        guest.console.command("(sleep 2; kill -9 $(cat /tmp/qga.pid); rm -f /tmp/qga.pid) & kill -STOP $(cat /tmp/qga.pid)")
+        guest.refused(-32011, "has gone", "guest-ping")
+        # Not an agent at all.
+        for talk, code, words in (("cat /dev/zero", -32012, "does not answer"), ("cat /dev/urandom", -32012, "does not answer"),
+                                  ("yes '{\"return\":1}'", -32012, "does not answer")):
+            guest.console.command(f"({talk} >{PORT} & echo $! >/tmp/fake; wait) 2>/dev/null & true")
+            guest.control.wait_event(lambda e: e["event"] == "agent" and e["connected"])
+            guest.refused(code, words, "guest-ping", timeout=1)
+            guest.console.command("kill -9 $(cat /tmp/fake)")
+            guest.control.wait_event(lambda e: e["event"] == "agent" and not e["connected"])
+        # One that finds its place in the stream, and then answers as it likes.
+        for answer, words in (("yes '{' | tr -d '\\n' | head -c 9000000", "too much"), ("yes '[' | tr -d '\\n' | head -c 99999; echo", "too much"),
+                              ("echo '{}'", "neither"), ("echo 7", "no JSON object"), (r"printf '\376\376\n'", "no JSON")):
+            guest.console.command(f"cat >/tmp/answer <<'EOF'\n{answer}\nEOF\ntrue")
+            guest.console.command(f"sh /etc/fake {PORT} 2>/dev/null & true")
+            guest.control.wait_event(lambda e: e["event"] == "agent" and e["connected"])
+            guest.refused(-32013, words, "guest-ping", timeout=30)
+            guest.console.command("kill -9 -$(cat /tmp/fake)")
+            guest.control.wait_event(lambda e: e["event"] == "agent" and not e["connected"])
+        guest.start_agent()
+        check(guest.get("guest-ping") == {}, "after all that")
+        # Shutdown has no answer but the end.
+        guest.get("guest-shutdown", {"mode": "powerdown"})
+        check(guest.vm.wait(60) == 0, "exit status")
+
+
+def main():
+    tap = Tap()
+    try:
+        program("trivisor-vm")
+        kernel_image()
+    except Skip as e:
+        tap.skip("programs in a guest", str(e))
+        tap.finish()
+    with scratch() as folder:
+        try:
+            initrd = make_guest(folder)
+        except (Skip, Failed) as e:
+            tap.skip("programs in a guest", str(e))
+            tap.finish()
+        tap.run("the guest agent answers", agent_answers, folder, initrd)
+        tap.run("an agent that fails harms nobody", agent_fails, folder, initrd)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
