@@ -41,6 +41,7 @@ struct run {
 	bool started;
 	int64_t deadline_ms; /* of --timeout; 0: none */
 	int64_t give_up_ms;  /* after we asked for the end; 0: we did not */
+	int64_t answer_ms;   /* until when the daemon is to say anything at all; 0: it has */
 	int64_t lost_ms;     /* since when the daemon is away; 0: it is there */
 	int forced_status;   /* why we ended it: EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_DESTROYED; 0: we did not */
 	json_object *result; /* how it ended */
@@ -367,6 +368,7 @@ static int start(struct run *run)
 	json_object_object_add(params, "definition", json_object_get(run->definition));
 	json_object_object_add(params, "no_reboot", json_object_new_boolean(run->no_reboot));
 	run->run_id = client_send(client, "vm.run", params);
+	run->answer_ms = now_ms() + CLIENT_ANSWER_MS; /* it answers the subscription at once, whatever it does for the VM */
 	if (run->timeout_s > 0)
 		run->deadline_ms = now_ms() + (int64_t)(run->timeout_s * 1000);
 	return run->run_id < 0 ? -EPIPE : 0;
@@ -555,6 +557,7 @@ static void take_messages(struct run *run)
 		rc = client_next(&run->cli->client, 0, &message);
 		if (rc == -ETIMEDOUT)
 			return;
+		run->answer_ms = 0;
 		if (rc) {
 			daemon_lost(run);
 			return;
@@ -586,6 +589,8 @@ static int poll_timeout(const struct run *run, bool connecting)
 		next = run->deadline_ms;
 	if (run->give_up_ms && run->give_up_ms < next)
 		next = run->give_up_ms;
+	if (run->answer_ms && run->answer_ms < next)
+		next = run->answer_ms;
 	if (next == INT64_MAX)
 		return -1;
 	return next <= now ? 0 : next - now > 1000000 ? 1000000 : (int)(next - now);
@@ -601,6 +606,10 @@ static void check_times(struct run *run)
 	}
 	if (run->give_up_ms && now >= run->give_up_ms && !run->done) {
 		end_without_daemon(run);
+		run->done = true;
+	}
+	if (run->answer_ms && now >= run->answer_ms && !run->done) {
+		run->forced_status = complain_hung(run->socket, CLIENT_ANSWER_MS);
 		run->done = true;
 	}
 	if (run->lost_ms && !run->done)

@@ -533,13 +533,14 @@ def hung_daemon(d):
     os.kill(d.process.pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        run = Run(d, "--timeout", "1")
+        run, patient = Run(d, "--timeout", "1"), Run(d)
         listing = subprocess.Popen([*command, "list"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         check(run.wait() == 124 and "has not started" in run.text and d.socket in run.text and "destroyed" not in run.text, run.text)
         check(listing.poll() is None, "no time is given to the daemon")
         out = listing.communicate(timeout=60)[0]
         check(listing.returncode == 6 and d.socket in out and "stopped or hangs" in out, f"{listing.returncode}: {out}")
-        check(25 < time.monotonic() - began < 50, "the deadline is another one")
+        check(patient.wait(60) == 6 and "stopped or hangs" in patient.text, patient.text)
+        check(25 < time.monotonic() - began, "the deadline is another one")
     finally:
         os.kill(d.process.pid, signal.SIGCONT)
     wait_until("the end of what was asked for meanwhile", lambda: d.rpc.result("vm.list") == [], 20)
