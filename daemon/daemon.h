@@ -166,7 +166,8 @@ void daemon_resume(struct daemon *daemon, struct vm *vm, daemon_done_fn done, vo
 void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* What a running VM's process shows of its insides, by the control protocol's method, within `seconds`
  * and a little more; takes params (NULL: none). */
-enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET, DAEMON_SCREENSHOT };
+enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET,
+			 DAEMON_SCREENSHOT, DAEMON_CONSOLE_SIZE };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);
 /*
@@ -174,6 +175,28 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
  * "transmit_burst_kib"}, all but the first optional; taken. daemon_vm_info.running_def says so afterwards.
  */
 void daemon_nic_set(struct daemon *daemon, struct vm *vm, json_object *params, daemon_done_fn done, void *opaque);
+/* ---- consoles (console.c) ---- */
+
+struct bufferevent;
+struct daemon_console {
+	bool read_only;
+	bool force;         /* takes the writer's place */
+	bool read_if_taken; /* without force: reads only, instead of an error, while there is a writer */
+	bool leave;         /* the connection ends when another one takes its place; else it reads on */
+	int64_t scrollback; /* bytes of what was there before; negative: all */
+	char client[80];    /* who it is, for others */
+};
+/*
+ * bev is the receiver's: both directions raw, reading not yet enabled, what came already in its input. NULL on an error.
+ * The VM may be gone meanwhile.
+ */
+typedef void (*daemon_console_fn)(void *opaque, const struct daemon_error *error, struct bufferevent *bev, bool writer);
+void daemon_console_attach(struct vm *vm, const struct daemon_console *wish, daemon_console_fn done, void *opaque);
+/*
+ * The last `max` bytes of the console's output, of the present run or the last one; the caller frees *ret_bytes, and
+ * *ret_before is how many came before them. 0; -ENOENT: it left none; else -errno.
+ */
+int daemon_console_read(struct vm *vm, size_t max, unsigned char **ret_bytes, size_t *ret_count, uint64_t *ret_before);
 /* Path of the running VM's console socket, for the connection's lifetime; NULL when it does not run. */
 const char *daemon_console_path(struct vm *vm);
 

@@ -1,6 +1,7 @@
 # Files of daemon/: trivisord.
 noinst_LIBRARIES += libdaemon.a
 libdaemon_a_SOURCES = \
+	daemon/console.c \
 	daemon/adopt.c daemon/calibrate.c daemon/daemon.c daemon/daemon.h daemon/events.c daemon/learning.c daemon/log.c daemon/log.h daemon/networks.c daemon/networks.h daemon/nics.c daemon/operations.c \
 	daemon/plan.c daemon/pools.c daemon/pools.h daemon/private.h daemon/registry.c daemon/settings.c daemon/settings.h daemon/store.c daemon/store.h \
 	daemon/supervisor.c daemon/vmdir.c daemon/vmlink.c daemon/vmlink.h

@@ -677,7 +677,8 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
 					      [DAEMON_DISASSEMBLE] = CONTROL_DISASSEMBLE,
 					      [DAEMON_HOT_BLOCKS] = CONTROL_HOT_BLOCKS, [DAEMON_PERF_MAP] = CONTROL_PERF_MAP,
 					      [DAEMON_NIC_SET] = CONTROL_NIC_SET,
-					      [DAEMON_SCREENSHOT] = CONTROL_SCREENSHOT};
+					      [DAEMON_SCREENSHOT] = CONTROL_SCREENSHOT,
+					      [DAEMON_CONSOLE_SIZE] = CONTROL_CONSOLE_SIZE};
 
 	call_vm_with(vm, methods[what], params, CALL_TIMEOUT_S + (unsigned)seconds, on_result, done, opaque);
 }

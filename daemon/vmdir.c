@@ -28,7 +28,8 @@ static void remove_file(const char *dir, const char *name)
 
 static void clear_directory(const char *dir)
 {
-	static const char *const names[] = {CONTROL_FILE_SOCKET, CONTROL_FILE_CONSOLE, CONTROL_FILE_PID,
+	static const char *const names[] = {CONTROL_FILE_SOCKET, CONTROL_FILE_CONSOLE, CONTROL_FILE_ATTACH,
+					    CONTROL_FILE_RING,   CONTROL_FILE_PID,
 					    CONTROL_FILE_RESULT};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)

@@ -16,13 +16,25 @@
 #define CONTROL_FILE_DEFINITION "definition.json"
 #define CONTROL_FILE_SOCKET "control.sock"
 #define CONTROL_FILE_CONSOLE "console.sock" /* raw bytes both ways; the scrollback first */
+#define CONTROL_FILE_ATTACH "attach.sock"   /* the console for one who says first what is wanted */
+#define CONTROL_FILE_RING "console.ring"    /* the scrollback, proto/ring.h; it stays when the VM ends */
 #define CONTROL_FILE_GDB "gdb.sock" /* GDB's remote protocol; refuses until it is wanted */
 #define CONTROL_FILE_PERF_MAP "perf.map"  /* when it was asked for */
 #define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */
 #define CONTROL_FILE_LOG "log"
 #define CONTROL_FILE_RESULT "result.json" /* there only when the VM has ended */
 
-#define CONTROL_SCROLLBACK_BYTES (256u << 10)
+/*
+ * attach.sock: one line, a request of this method, is answered by one line; behind those two come raw bytes, both ways.
+ *   attach {"read_only":bool?, "force":bool?, "read_if_taken":bool?, "leave":bool?, "scrollback":int?, "client":text?}
+ *     -> {"writer":bool, "position":int}
+ * One client at a time is the writer. Another one that wants to be is refused, unless it takes the place by force, or is
+ * content to read while it is taken. Who loses the place reads on, unless it asked to leave then. scrollback: bytes of
+ * what was there before (all that is kept); position: of the first byte that comes, counted since the VM's start.
+ * On console.sock whoever types first is the writer.
+ */
+#define CONTROL_ATTACH "attach"
+#define CONTROL_ATTACH_WHO_BYTES 80
 
 /*
  * Methods. All take an object or nothing.
@@ -40,6 +52,7 @@
  *   perf_map      -> {"path","pid","usable"}
  *   nic_set       {"nic":int, "link":"up"|"down"?, "receive_kib":int?, "transmit_kib":int?} -> {}   0: no limit
  *   guest         {"command":string, "arguments":object?, "timeout":seconds?} -> {"return":…}   the QEMU guest agent's
+ *   console_size  {"columns":int, "rows":int} -> {}   of the writer's window
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
  */
 #define CONTROL_HELLO "hello"
@@ -58,6 +71,7 @@
 #define CONTROL_DISASSEMBLE "disassemble"
 #define CONTROL_HOT_BLOCKS "hot_blocks"
 #define CONTROL_NIC_SET "nic_set"
+#define CONTROL_CONSOLE_SIZE "console_size"
 #define CONTROL_PERF_MAP "perf_map"
 #define CONTROL_SCREENSHOT "screenshot"
 #define CONTROL_GUEST "guest"
@@ -79,6 +93,8 @@
 #define CONTROL_ERROR_AGENT_NONSENSE (-32013) /* what came is no answer */
 #define CONTROL_ERROR_AGENT_LACKS (-32014)    /* it does not know this command */
 #define CONTROL_ERROR_AGENT (-32015)	      /* it refused, or failed: the message is its own */
+#define CONTROL_PARSE_ERROR (-32700)
+#define CONTROL_INVALID_REQUEST (-32600)
 #define CONTROL_INVALID_PARAMS (-32602) /* JSON-RPC's own: the message names the parameter */
 
 enum vm_state {

@@ -9,11 +9,13 @@ libproto_a_SOURCES = \
 	proto/paths.c proto/paths.h \
 	proto/pci_address.h \
 	proto/process.c proto/process.h \
+	proto/ring.c proto/ring.h \
 	proto/sock.c proto/sock.h \
 	proto/diskdef.c \
 	proto/displaydef.c \
 	proto/guestdef.c \
 	proto/nicdef.c \
+	proto/systemdef.c \
 	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 # Whoever links libproto.a adds these behind it.

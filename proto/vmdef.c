@@ -108,6 +108,8 @@ static const struct field vm_fields[] = {
 	{.key = "guest_agent", .type = FIELD_BOOL, .offset = AT(guest_agent),
 	 .what = "a channel for the QEMU guest agent (Debian: qemu-guest-agent), through which vm.guest.* asks the guest"},
 	{.key = "channels", .type = FIELD_CHANNELS, .what = "named streams between programs in the guest and sockets of the host"},
+	{.key = "console", .type = FIELD_OBJECT, .fields = vmdef_console_fields, .field_count = VMDEF_CONSOLE_FIELDS,
+	 .what = "what is kept of the serial port's output"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
 	{.key = "cpu", .type = FIELD_OBJECT, .fields = cpu_fields, .field_count = COUNT(cpu_fields),
 	 .what = "the processor that the guest sees"},
@@ -614,6 +616,7 @@ void vmdef_free(struct vmdef *def)
 	free(def->display.vnc.socket);
 	free(def->display.vnc.password);
 	vmdef_free_disks(def);
+	vmdef_free_system(def);
 	vmdef_free_nics(def);
 	vmdef_free_channels(def);
 	free(def);

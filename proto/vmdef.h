@@ -40,6 +40,10 @@ struct json_object;
 #define VMDEF_TITLE_MAX 255
 #define VMDEF_DESCRIPTION_MAX (64u << 10)
 #define VMDEF_LIBVIRT_XML_MAX (512u << 10)
+#define VMDEF_SCROLLBACK_KIB 256
+#define VMDEF_SCROLLBACK_MAX_KIB 65536
+#define VMDEF_CONSOLE_LOG_KIB 2048
+#define VMDEF_CONSOLE_LOG_MAX_KIB (4 << 20)
 #define VMDEF_ERROR_BYTES 512
 #define VMDEF_JSON_MAX ((size_t)1 << 20)
 
@@ -213,6 +217,12 @@ struct vmdef {
 		bool free_page_reporting, deflate_on_oom;
 		unsigned stats_seconds;
 	} balloon;
+	struct {
+		unsigned scrollback_kib; /* 0: VMDEF_SCROLLBACK_KIB */
+		char *log;               /* NULL: none */
+		unsigned log_kib;        /* 0: VMDEF_CONSOLE_LOG_KIB */
+		bool log_append;
+	} console;
 	enum vmdef_tristate paravirt;
 	enum vmdef_on_reboot on_reboot;
 	bool autostart;     /* started with the host */

@@ -69,6 +69,10 @@ void vmdef_free_disks(struct vmdef *def);
 extern const struct field vmdef_display_fields[VMDEF_DISPLAY_FIELDS];
 /* What no single key shows; a display that is only described is there. */
 int vmdef_check_display(struct vmdef *def, char *ret_error);
+/* ---- systemdef.c ---- */
+#define VMDEF_CONSOLE_FIELDS 4
+extern const struct field vmdef_console_fields[VMDEF_CONSOLE_FIELDS];
+void vmdef_free_system(struct vmdef *def);
 
 /* ---- guestdef.c ---- */
 #define VMDEF_BALLOON_FIELDS 4

@@ -16,8 +16,6 @@
 #define CLIENTS_MAX 64
 #define AGENT_TIMEOUT_S 30.0
 
-#define RPC_PARSE_ERROR (-32700)
-#define RPC_INVALID_REQUEST (-32600)
 #define RPC_METHOD_NOT_FOUND (-32601)
 #define RPC_INVALID_PARAMS (-32602)
 #define RPC_INTERNAL_ERROR (-32603)
@@ -485,6 +483,17 @@ static void do_screenshot(struct vm *vm, struct json_object *params, struct repl
 		state_error(vm, rc, "take a picture of", reply);
 }
 
+static void do_console_size(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	int64_t columns, rows;
+	if (!number_param(params, "columns", UINT16_MAX, 0, &columns, reply) || !number_param(params, "rows", UINT16_MAX, 0, &rows, reply))
+		return;
+	if (columns && rows)
+		vm_console_set_size(vm, (unsigned)columns, (unsigned)rows);
+	else
+		error(reply, RPC_INVALID_PARAMS, "columns and rows are wanted, each at least 1");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -503,6 +512,7 @@ static const struct {
 	{CONTROL_NIC_SET, do_nic_set, true},
 	{CONTROL_SCREENSHOT, do_screenshot, true},
 	{CONTROL_GUEST, do_guest, true},
+	{CONTROL_CONSOLE_SIZE, do_console_size, true},
 };
 
 /* ---- requests ---- */
@@ -562,7 +572,7 @@ static void handle_request(struct control_client *client, struct json_object *re
 	if (valid)
 		dispatch(vm, json_object_get_string(method), params, &reply);
 	else
-		error(&reply, RPC_INVALID_REQUEST, "this is not a JSON-RPC 2.0 request");
+		error(&reply, CONTROL_INVALID_REQUEST, "this is not a JSON-RPC 2.0 request");
 	void (*after)(struct vm *) = reply.after;
 	if (reply.later) {
 		reply.later->wants_answer = has_id;
@@ -584,7 +594,7 @@ static void on_line(void *opaque, char *text, size_t bytes)
 	const char *why;
 	if (line_parse_json(text, bytes, &request, &why)) {
 		struct reply reply = {0};
-		error(&reply, RPC_PARSE_ERROR, "this is not JSON: %s", why);
+		error(&reply, CONTROL_PARSE_ERROR, "this is not JSON: %s", why);
 		answer(opaque, NULL, &reply);
 		return;
 	}

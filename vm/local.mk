@@ -4,6 +4,7 @@ trivisor_vm_SOURCES = \
 	vm/agent.c \
 	vm/channels.c \
 	vm/console.c \
+	vm/console_log.c \
 	vm/control.c \
 	vm/cpu.c \
 	vm/crash.c \

@@ -203,7 +203,7 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = set_reason(vm, "event loop", open_loop(vm));
 	if (!rc)
-		rc = set_reason(vm, CONTROL_FILE_CONSOLE, vm_console_open(vm));
+		rc = vm_console_open(vm);
 	if (!rc)
 		rc = set_reason(vm, CONTROL_FILE_SOCKET, vm_control_open(vm));
 	if (!rc)

@@ -277,6 +277,7 @@ void vm_control_notify(struct vm *vm, const char *event, struct json_object *par
 size_t vm_control_unsent(const struct vm *vm);
 
 /* ---- console.c ---- */
+/* 0, or -errno and vm->reason says why. */
 int vm_console_open(struct vm *vm);
 /* No more clients; guest output is still taken (and lost). */
 void vm_console_stop(struct vm *vm);
@@ -284,8 +285,21 @@ void vm_console_stop(struct vm *vm);
 void vm_console_free(struct vm *vm);
 /* Guest output: any thread, never blocks. */
 void vm_console_output(struct vm *vm, const void *bytes, size_t n);
+/* The writer's window, in characters. */
+void vm_console_set_size(struct vm *vm, unsigned columns, unsigned rows);
+/* Counters, for the caller to put. */
+struct json_object *vm_console_json(struct vm *vm);
 /* Sends what clients can take now. Returns bytes still owed to them. */
 size_t vm_console_flush(struct vm *vm);
+
+/* ---- console_log.c ---- */
+struct console_log;
+/* limit: bytes. 0 or -errno (-EINVAL: no regular file). */
+int console_log_open(const char *path, uint64_t limit, bool append, struct console_log **ret);
+/* At most half of its limit at once. A failure goes into the VM's log, once until it works again. */
+void console_log_write(struct console_log *log, const uint8_t *bytes, size_t n);
+/* Accepts NULL. */
+void console_log_close(struct console_log *log);
 
 /* ---- cpu.c: the processor's model for people; the caller puts it ---- */
 struct json_object *vm_cpu_json(struct vm *vm);

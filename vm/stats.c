@@ -153,6 +153,8 @@ struct json_object *vm_stats_json(struct vm *vm)
 		json_object_object_add(samples, "helpers", vm_profile_helpers_json(vm));
 		json_object_object_add(stats, "samples", samples);
 	}
+	if (vm->console)
+		json_object_object_add(stats, "console", vm_console_json(vm));
 	json_object_object_add(stats, "memory", memory_json(vm));
 	return stats;
 }

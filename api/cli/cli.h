@@ -15,6 +15,7 @@ struct cli {
 /* Each gets its own name as argv[0]. An exit status. */
 int command_run(struct cli *cli, int argc, char **argv);
 int command_nic(struct cli *cli, int argc, char **argv);
+int command_console(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);
@@ -58,6 +59,9 @@ int command_explain(struct cli *cli, int argc, char **argv);
 int command_history(struct cli *cli, int argc, char **argv);
 int command_fleet(struct cli *cli, int argc, char **argv);
 
+/* A running VM's console (its socket's path) on this terminal until its end or the escape key. An exit status. */
+struct terminal_wish;
+int cli_attach(struct cli *cli, const char *vm, const char *console, const struct terminal_wish *wish);
 /* Adds what --nic says to a definition; `text` is cut up. 0, or -1 and it was reported. */
 int cli_add_nic(json_object *definition, char *text);
 /* The same for --display. */

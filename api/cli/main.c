@@ -359,19 +359,6 @@ static int command_define(struct cli *cli, int argc, char **argv)
 	return 0;
 }
 
-static int attach(struct cli *cli, const char *vm, const char *console)
-{
-	char socket_path[PATH_MAX];
-	int fd = cli_socket(cli, socket_path, sizeof(socket_path));
-
-	if (!fd)
-		fd = terminal_connect(socket_path, vm, console);
-	if (fd >= 0)
-		return terminal_attach(fd);
-	complain("%s: %s", console, strerror(-fd));
-	return EXIT_ERROR;
-}
-
 static int command_start(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = {{"mode", required_argument, NULL, 'm'},
@@ -407,22 +394,8 @@ static int command_start(struct cli *cli, int argc, char **argv)
 		printf("%s\n", json_object_get_string(json_object_object_get(result, "mode_reason")));
 	fflush(stdout);
 	if (console)
-		status = attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "console")));
-	json_object_put(result);
-	return status;
-}
-
-static int command_console(struct cli *cli, int argc, char **argv)
-{
-	json_object *result = NULL;
-	int status;
-
-	if (cli_arguments(cli, argc, argv, 1, 1, &status))
-		return status;
-	status = cli_ask(cli, "vm.console", cli_vm_params(argv[optind]), &result);
-	if (status)
-		return status;
-	status = attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "path")));
+		status = cli_attach(cli, argv[optind], json_object_get_string(json_object_object_get(result, "console")),
+				    &(struct terminal_wish){.scrollback = -1, .escape = TERMINAL_ESCAPE});
 	json_object_put(result);
 	return status;
 }
@@ -555,7 +528,8 @@ const struct command commands[] = {
 	{"destroy", command_destroy, "VM", "Ends it at once."},
 	{"pause", command_pause, "VM", "Stops its processors and its time."},
 	{"resume", command_resume, "VM", "Continues a paused VM."},
-	{"console", command_console, "VM", "Its serial console; Ctrl-] leaves."},
+	{"console", command_console, "[--read-only|--force] [--scrollback all|none|SIZE] [--escape KEY] [--log] VM",
+	 "Its serial console; Ctrl-] leaves. --log prints what is kept of it."},
 	{"wait", command_wait, "[--timeout S] VM", "Waits for its end; exits as run does."},
 	{"stats", command_stats, "VM", "Its counters."},
 	{"regs", command_regs, "[--vcpu N] [--vector] VM", "Its vCPUs' registers."},

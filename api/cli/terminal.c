@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
@@ -47,7 +48,7 @@ bool terminal_raw(void)
 
 void terminal_start(struct terminal *terminal)
 {
-	*terminal = (struct terminal){.console = -1, .input_open = true, .output_open = true};
+	*terminal = (struct terminal){.console = -1, .input_open = true, .output_open = true, .escape = TERMINAL_ESCAPE};
 	terminal->raw = terminal_raw();
 	/* A background job must not read its terminal either. */
 	if (!terminal->raw && isatty(STDIN_FILENO))
@@ -65,7 +66,9 @@ void terminal_take_input(struct terminal *terminal)
 			terminal->input_open = false;
 		return;
 	}
-	escape = terminal->raw ? memchr(terminal->typed + terminal->typed_bytes, TERMINAL_ESCAPE, (size_t)n) : NULL;
+	escape = terminal->raw && terminal->escape >= 0
+			 ? memchr(terminal->typed + terminal->typed_bytes, terminal->escape, (size_t)n)
+			 : NULL;
 	if (escape) {
 		terminal->left = true;
 		n = escape - (terminal->typed + terminal->typed_bytes);
@@ -137,17 +140,59 @@ static void on_fatal_signal(int number)
 	raise(number);
 }
 
-int terminal_attach(int fd)
+static volatile sig_atomic_t window_changed;
+
+static void on_window(int number)
+{
+	window_changed = 1;
+}
+
+static void tell_size(struct terminal_session *session)
+{
+	struct winsize size;
+
+	window_changed = 0;
+	if (session->resized && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col && size.ws_row)
+		session->resized(session, size.ws_col, size.ws_row);
+}
+
+/* The signal of a new size arrives only in ppoll: none is missed. `outside` is to be the mask there. */
+static void watch_window(sigset_t *ret_outside)
+{
+	sigset_t window;
+
+	sigemptyset(&window);
+	sigaddset(&window, SIGWINCH);
+	sigprocmask(SIG_BLOCK, &window, ret_outside);
+	sigdelset(ret_outside, SIGWINCH);
+	sigaction(SIGWINCH, &(struct sigaction){.sa_handler = on_window}, NULL);
+}
+
+static void greet(const struct terminal_session *session)
+{
+	const char *role = session->wish.read_only ? ", reading only" : "";
+
+	if (session->wish.escape >= 0)
+		complain("connected%s; Ctrl-%c leaves\r", role, session->wish.escape + '@');
+	else
+		complain("connected%s\r", role);
+}
+
+int terminal_attach(struct terminal_session *session)
 {
 	struct terminal terminal;
+	sigset_t mask;
 
 	signal(SIGTERM, on_fatal_signal);
 	signal(SIGINT, on_fatal_signal);
 	signal(SIGHUP, on_fatal_signal);
+	watch_window(&mask);
 	terminal_start(&terminal);
-	terminal.console = fd;
+	terminal.console = session->fd;
+	terminal.escape = session->wish.escape;
 	if (terminal.raw)
-		complain("connected; Ctrl-] leaves\r");
+		greet(session);
+	window_changed = terminal.raw;
 	while (terminal.console >= 0 && !terminal.left) {
 		struct pollfd fds[2] = {
 			{.fd = terminal.console, .events = (short)(POLLIN | (terminal.typed_bytes ? POLLOUT : 0))},
@@ -155,10 +200,17 @@ int terminal_attach(int fd)
 			 .events = POLLIN},
 		};
 
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
-			break;
+		if (window_changed)
+			tell_size(session);
+		if (ppoll(fds, 2, NULL, &mask) < 0) {
+			if (errno != EINTR)
+				break;
+			continue;
+		}
 		if (fds[1].revents)
 			terminal_take_input(&terminal);
+		if (session->wish.read_only)
+			terminal.typed_bytes = 0;
 		terminal_send_input(&terminal);
 		if (fds[0].revents & (POLLIN | POLLHUP | POLLERR))
 			terminal_take_output(&terminal);

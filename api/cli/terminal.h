@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Ctrl-], as telnet and virsh have it. */
 #define TERMINAL_ESCAPE 0x1d
@@ -20,7 +21,8 @@ struct terminal {
 	bool raw;
 	bool input_open;  /* standard input has more */
 	bool output_open; /* standard output takes more */
-	bool left;        /* the user typed Ctrl-] */
+	bool left;        /* the user typed the escape key */
+	int escape;       /* -1: none */
 	char typed[4096]; /* waits for the console to take it */
 	size_t typed_bytes;
 };
@@ -36,12 +38,32 @@ bool terminal_take_output(struct terminal *terminal);
 /* Closes the console and restores the terminal. */
 void terminal_finish(struct terminal *terminal);
 
+/* How to attach. */
+struct terminal_wish {
+	bool read_only, force;
+	int64_t scrollback; /* bytes; negative: all */
+	int escape;         /* the key that leaves; -1: none */
+};
+
+/* One client of a console. */
+struct client;
+struct terminal_session {
+	int fd;
+	const char *vm;
+	struct client *client; /* for resized */
+	struct terminal_wish wish;
+	void (*resized)(void *session, unsigned columns, unsigned rows); /* or NULL */
+};
+
 /*
  * A connection to a running VM's console, by its socket or, where that cannot be reached, through the daemon at
- * socket_path. The descriptor or -errno.
+ * socket_path. The descriptor or -errno. Who types first is the writer.
  */
 int terminal_connect(const char *socket_path, const char *vm, const char *console_path);
-/* Puts a connected console on this terminal until its end or Ctrl-]. Takes fd. An exit status. */
-int terminal_attach(int fd);
+/* The same with a role. 0 and *ret_fd, or an exit status: it was reported. */
+int terminal_open(const char *socket_path, const char *vm, const char *console_path, const struct terminal_wish *wish,
+		  int *ret_fd);
+/* Puts a connected console on this terminal until its end or the escape key. Takes session->fd. An exit status. */
+int terminal_attach(struct terminal_session *session);
 
 #endif

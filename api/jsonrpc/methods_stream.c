@@ -19,6 +19,19 @@ static void handle_history(struct rpc_call *call, json_object *params)
 		       rpc_done, call);
 }
 
+static void handle_console_size(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = rpc_find_vm(call, params);
+	json_object *passed = json_object_get(params);
+
+	if (!vm) {
+		json_object_put(passed);
+		return;
+	}
+	json_object_object_del(passed, "vm");
+	daemon_inspect(call->conn->daemon, vm, DAEMON_CONSOLE_SIZE, passed, 0, rpc_done, call);
+}
+
 /* clang-format off: tables, a row for each field and method */
 
 static const struct rpc_field event_fields[] = {
@@ -35,18 +48,38 @@ static const struct rpc_field console_params[] = {
 	VM_FIELD,
 	{"stream", RPC_BOOLEAN, 0,
 	 .summary = "send the output as console.data notifications on this connection (default: false)"},
+	{"read_only", RPC_BOOLEAN, 0, .summary = "of a stream: type nothing; otherwise it is refused while somebody else is the writer"},
+	{"force", RPC_BOOLEAN, 0, .summary = "of a stream: take the writer's place; that one reads on"},
+	{"scrollback", RPC_INTEGER, 0, 0, 1 << 30, .summary = "of a stream: bytes of earlier output to begin with (default: all that is kept)"},
 	END,
 };
 static const struct rpc_field console_fields[] = {
 	{"path", RPC_STRING, RPC_REQUIRED,
 	 .summary = "console socket, for clients on this host: raw bytes, the scrollback first"},
 	{"stream", RPC_INTEGER, RPC_REQUIRED | RPC_NULLABLE, .summary = "the stream's number, null without one"},
+	{"writer", RPC_BOOLEAN, 0, .summary = "of a stream: what it sends reaches the guest"},
 	END,
 };
 static const struct rpc_field console_write_params[] = {
 	{"stream", RPC_INTEGER, RPC_REQUIRED, .summary = "what vm.console answered"},
 	{"text", RPC_STRING, 0, .summary = "what to type, as UTF-8"},
 	{"data", RPC_STRING, 0, .summary = "or as bytes, in base64"},
+	END,
+};
+static const struct rpc_field console_log_params[] = {
+	VM_FIELD,
+	{"bytes", RPC_INTEGER, 0, 0, 4 << 20, .summary = "at most so many, the last ones (default: 4 MiB)"},
+	END,
+};
+static const struct rpc_field console_log_fields[] = {
+	{"data", RPC_STRING, RPC_REQUIRED, .summary = "bytes, in base64"},
+	{"before", RPC_INTEGER, RPC_REQUIRED, .summary = "how many bytes the guest had written before these"},
+	END,
+};
+static const struct rpc_field console_size_params[] = {
+	VM_FIELD,
+	{"columns", RPC_INTEGER, RPC_REQUIRED, 1, 65535, .summary = "characters in a line"},
+	{"rows", RPC_INTEGER, RPC_REQUIRED, 1, 65535, .summary = "lines"},
 	END,
 };
 static const struct rpc_field stream_params[] = {
@@ -90,6 +123,12 @@ const struct rpc_method rpc_stream_methods[] = {
 	{"vm.console_close",
 	 "Ends a console stream; the VM goes on.",
 	 stream_params, NOTHING, rpc_console_close},
+	{"vm.console_log",
+	 "What is kept of the console's output: of a running VM, or of its last run.",
+	 console_log_params, RESULT(console_log_fields, "the output"), rpc_console_log},
+	{"vm.console_resize",
+	 "Tells the size of the window that shows the console.",
+	 console_size_params, NOTHING, handle_console_size},
 	{"events.subscribe",
 	 "Sends an `event` notification for each thing that happens.",
 	 subscribe_params, RESULT(subscription_fields, "the subscription"), rpc_events_subscribe},

@@ -289,6 +289,15 @@ static const struct rpc_field samples_fields[] = {
 	{"helpers", RPC_OBJECT, RPC_REQUIRED, .summary = "those in helpers, by instruction"},
 	END,
 };
+static const struct rpc_field console_counters[] = {
+	{"output_bytes", RPC_INTEGER, 0, .summary = "what the guest has written"},
+	{"scrollback_bytes", RPC_INTEGER, 0, .summary = "how much of it is kept at most"},
+	{"clients", RPC_INTEGER, 0, .summary = "who are attached"},
+	{"columns", RPC_INTEGER, 0, .summary = "of the writer's window, in characters; 0: never told"},
+	{"rows", RPC_INTEGER, 0, .summary = "the same, in lines"},
+	{"writer", RPC_STRING, 0, .summary = "who may type; empty: nobody has"},
+	END,
+};
 static const struct rpc_field stats_fields[] = {
 	{"mode", RPC_STRING, 0, .summary = "the mode"},
 	{"variant", RPC_STRING, 0, .summary = "what it is on this host: bt, hvm/ept, hvm/npt, hvm/shadow, hvm/software"},
@@ -299,6 +308,7 @@ static const struct rpc_field stats_fields[] = {
 	{"engine", RPC_OBJECT, RPC_OPEN, .fields = engine_fields, .summary = "the engine's own counters"},
 	{"machine", RPC_OBJECT, 0, .summary = "the devices' counters"},
 	{"memory", RPC_OBJECT, RPC_OPEN, .fields = memory_fields, .summary = "in KiB"},
+	{"console", RPC_OBJECT, 0, .fields = console_counters, .summary = "the serial console"},
 	{"samples", RPC_OBJECT, 0, .fields = samples_fields,
 	 .summary = "where the vCPUs were, asked ten times a second since the start (a thousand times during vm.hot_blocks)"},
 	END,

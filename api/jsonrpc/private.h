@@ -158,6 +158,7 @@ void rpc_streams_drop(struct rpc_conn *conn);
 void rpc_events_subscribe(struct rpc_call *call, json_object *params);
 void rpc_events_unsubscribe(struct rpc_call *call, json_object *params);
 void rpc_console_open(struct rpc_call *call, json_object *params);
+void rpc_console_log(struct rpc_call *call, json_object *params);
 void rpc_console_write(struct rpc_call *call, json_object *params);
 void rpc_console_close(struct rpc_call *call, json_object *params);
 

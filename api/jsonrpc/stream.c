@@ -1,10 +1,10 @@
 /* What lives on a connection: event subscriptions and console streams. */
+#include "api/jsonrpc/methods.h"
 #include "proto/base64.h"
-#include "api/jsonrpc/private.h"
 #include "proto/line.h"
-#include "proto/sock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
@@ -15,6 +15,7 @@
 #define STREAM_PAUSE_BYTES (256u << 10)
 #define STREAM_CHUNK 16384
 #define STREAM_WRITE_MAX (1u << 20)
+#define CONSOLE_LOG_BYTES ((size_t)4 << 20) /* base64 of it fits well into one answer */
 
 /* ---- events -------------------------------------------------------------------- */
 
@@ -213,67 +214,132 @@ static void on_stream_event(struct bufferevent *bev, short what, void *opaque)
 	rpc_conn_maybe_finish(conn);
 }
 
-static struct rpc_stream *stream_create(struct rpc_conn *conn, int fd)
+/* Takes bev. */
+static struct rpc_stream *stream_create(struct rpc_conn *conn, struct bufferevent *bev)
 {
-	struct event_base *base = daemon_base(conn->daemon);
 	struct rpc_stream *stream = calloc(1, sizeof(*stream));
 
-	if (!stream) {
-		evutil_closesocket(fd);
+	if (stream)
+		stream->retry = event_new(daemon_base(conn->daemon), -1, 0, on_stream_retry, stream);
+	if (!stream || !stream->retry) {
+		bufferevent_free(bev);
+		free(stream);
 		return NULL;
 	}
 	stream->conn = conn;
-	stream->retry = event_new(base, -1, 0, on_stream_retry, stream);
-	stream->bev = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
-	if (!stream->bev)
-		evutil_closesocket(fd);
-	if (!stream->bev || !stream->retry) {
-		stream_free(stream);
-		return NULL;
-	}
+	stream->bev = bev;
 	stream->id = ++conn->next_id;
 	stream->next = conn->streams;
 	conn->streams = stream;
-	bufferevent_setcb(stream->bev, on_stream_read, NULL, on_stream_event, stream);
-	bufferevent_setwatermark(stream->bev, EV_READ, 0, STREAM_PAUSE_BYTES);
-	bufferevent_enable(stream->bev, EV_READ | EV_WRITE);
+	bufferevent_setcb(bev, on_stream_read, NULL, on_stream_event, stream);
+	bufferevent_setwatermark(bev, EV_READ, 0, STREAM_PAUSE_BYTES);
 	return stream;
+}
+
+/* A call of vm.console that waits for the console's answer. */
+struct opening {
+	struct rpc_call *call;
+	char path[PATH_MAX];
+};
+
+static void on_console(void *opaque, const struct daemon_error *error, struct bufferevent *bev, bool writer)
+{
+	struct opening *opening = opaque;
+	struct rpc_call *call = opening->call;
+	struct rpc_stream *stream;
+	json_object *result = json_object_new_object();
+
+	json_object_object_add(result, "path", json_object_new_string(opening->path));
+	free(opening);
+	if (error || !call->conn) {
+		if (bev)
+			bufferevent_free(bev);
+		json_object_put(result);
+		rpc_done(call, error, NULL);
+		return;
+	}
+	stream = stream_create(call->conn, bev);
+	if (!stream) {
+		json_object_put(result);
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	json_object_object_add(result, "stream", json_object_new_int64(stream->id));
+	json_object_object_add(result, "writer", json_object_new_boolean(writer));
+	/* The answer goes out before the first byte. */
+	rpc_reply(call, result);
+	bufferevent_enable(bev, EV_READ | EV_WRITE);
+	stream_pump(stream);
+}
+
+static void open_stream(struct rpc_call *call, json_object *params, struct vm *vm, const char *path)
+{
+	struct daemon_console wish = {.read_only = rpc_boolean(params, "read_only", false),
+				      .force = rpc_boolean(params, "force", false),
+				      .scrollback = -1};
+	struct opening *opening = calloc(1, sizeof(*opening));
+	json_object *scrollback = NULL;
+
+	if (!opening) {
+		rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
+		return;
+	}
+	opening->call = call;
+	snprintf(opening->path, sizeof(opening->path), "%s", path);
+	if (json_object_object_get_ex(params, "scrollback", &scrollback) && scrollback)
+		wish.scrollback = json_object_get_int64(scrollback);
+	snprintf(wish.client, sizeof(wish.client), "process %d of user %u", (int)call->conn->pid, (unsigned)call->conn->uid);
+	daemon_console_attach(vm, &wish, on_console, opening);
 }
 
 void rpc_console_open(struct rpc_call *call, json_object *params)
 {
-	struct rpc_conn *conn = call->conn;
-	const char *name = rpc_string(params, "vm"), *path;
-	struct vm *vm = daemon_find(conn->daemon, name);
-	struct rpc_stream *stream = NULL;
+	struct vm *vm = rpc_find_vm(call, params);
+	const char *path = vm ? daemon_console_path(vm) : NULL;
 	json_object *result;
 
-	if (!vm) {
-		rpc_fail(call, rpc_error_code(DAEMON_NOT_FOUND), "there is no VM \"%.200s\"; vm.list names them", name);
+	if (!vm)
 		return;
-	}
-	path = daemon_console_path(vm);
 	if (!path) {
 		rpc_fail(call, rpc_error_code(DAEMON_WRONG_STATE), "VM \"%.200s\" does not run; start it with vm.start",
-			 name);
+			 rpc_string(params, "vm"));
 		return;
 	}
 	if (rpc_boolean(params, "stream", false)) {
-		int fd = sock_connect_nonblock(path);
-
-		if (fd < 0) {
-			rpc_fail(call, rpc_error_code(DAEMON_VM), "%s: %s", path, strerror(-fd));
-			return;
-		}
-		stream = stream_create(conn, fd);
-		if (!stream) {
-			rpc_fail(call, RPC_INTERNAL_ERROR, "out of memory");
-			return;
-		}
+		open_stream(call, params, vm, path);
+		return;
 	}
 	result = json_object_new_object();
 	json_object_object_add(result, "path", json_object_new_string(path));
-	json_object_object_add(result, "stream", stream ? json_object_new_int64(stream->id) : NULL);
+	json_object_object_add(result, "stream", NULL);
+	rpc_reply(call, result);
+}
+
+void rpc_console_log(struct rpc_call *call, json_object *params)
+{
+	struct vm *vm = rpc_find_vm(call, params);
+	json_object *max = NULL, *result;
+	unsigned char *bytes = NULL;
+	size_t count = 0;
+	uint64_t before = 0;
+	char *data;
+	int rc;
+
+	if (!vm)
+		return;
+	json_object_object_get_ex(params, "bytes", &max);
+	rc = daemon_console_read(vm, max ? (size_t)json_object_get_int64(max) : CONSOLE_LOG_BYTES, &bytes, &count, &before);
+	if (rc && rc != -ENOENT) {
+		rpc_fail(call, rpc_error_code(DAEMON_STORAGE), "VM \"%.200s\": its console's output cannot be read: %s",
+			 rpc_string(params, "vm"), rc == -EBADMSG ? "the file is damaged" : strerror(-rc));
+		return;
+	}
+	data = base64_encode(bytes ? bytes : (const unsigned char *)"", count);
+	result = json_object_new_object();
+	json_object_object_add(result, "data", json_object_new_string(data ? data : ""));
+	json_object_object_add(result, "before", json_object_new_int64((int64_t)before));
+	free(data);
+	free(bytes);
 	rpc_reply(call, result);
 }
 

@@ -1,7 +1,6 @@
 /* Streams: the serial console as packets both ways, and files to and from a volume. */
 #include "api/libvirt/handlers.h"
 #include "api/libvirt/private.h"
-#include "proto/sock.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -21,7 +20,6 @@ struct lv_stream {
 	struct lv_stream *next;
 	struct lv_conn *conn;
 	struct lv_packet header; /* program, procedure, serial of the call that opened it */
-	char uuid[VMDEF_UUID_BYTES];
 	struct bufferevent *bev; /* of a console; NULL: its source has ended, the client has not finished yet */
 	struct event *retry;
 	int fd; /* of a file, else -1 */
@@ -229,48 +227,58 @@ void lv_stream_packet(struct lv_conn *conn, const struct lv_packet *packet)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-/* console: fd is a socket to it; otherwise a file. Takes fd. */
-static struct lv_stream *stream_create(struct lv_call *call, int fd, bool console)
+/* Of a console (bev) or of a file (fd); takes either, and replies. NULL: the call has failed. */
+static struct lv_stream *stream_create(struct lv_call *call, struct bufferevent *bev, int fd)
 {
-	struct event_base *base = daemon_base(call->daemon);
 	struct lv_stream *stream = calloc(1, sizeof(*stream));
 
-	if (!stream) {
-		close(fd);
+	if (stream)
+		stream->retry = event_new(daemon_base(call->daemon), -1, 0, on_retry, stream);
+	if (!stream || !stream->retry) {
+		if (bev)
+			bufferevent_free(bev);
+		if (fd >= 0)
+			close(fd);
+		free(stream);
+		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
 		return NULL;
 	}
-	stream->fd = console ? -1 : fd;
+	stream->fd = fd;
+	stream->bev = bev;
 	stream->conn = call->conn;
 	stream->header = (struct lv_packet){.program = LV_PROGRAM_REMOTE,
 					    .version = LV_PROGRAM_VERSION,
 					    .procedure = call->procedure->number,
 					    .type = LV_STREAM,
 					    .serial = call->serial};
-	snprintf(stream->uuid, sizeof(stream->uuid), "%s", call->uuid);
-	stream->retry = event_new(base, -1, 0, on_retry, stream);
-	stream->bev = console ? bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE) : NULL;
-	if (console && !stream->bev)
-		close(fd);
-	if ((console && !stream->bev) || !stream->retry) {
-		stream_free(stream);
-		return NULL;
-	}
 	stream->next = call->conn->streams;
 	call->conn->streams = stream;
-	if (console) {
-		bufferevent_setcb(stream->bev, on_read, NULL, on_event, stream);
-		bufferevent_setwatermark(stream->bev, EV_READ, 0, STREAM_PAUSE);
-	}
+	/* The reply comes before the first byte. */
+	lv_reply(call);
 	return stream;
 }
 
-/* --force: whoever has the console through this API loses it. */
-static void end_others(struct lv_call *call)
+static void on_console(void *opaque, const struct daemon_error *error, struct bufferevent *bev, bool writer)
 {
-	for (struct lv_conn *conn = call->conn->server->conns; conn; conn = conn->next)
-		for (struct lv_stream *s = conn->streams; s; s = s->next)
-			if (!strcmp(s->uuid, call->uuid))
-				end_source(s);
+	struct lv_call *call = opaque;
+	struct lv_stream *stream;
+
+	if (!call->conn || error) {
+		if (bev)
+			bufferevent_free(bev);
+		if (error && error->code == DAEMON_WRONG_STATE)
+			lv_fail(call, VIR_ERR_OPERATION_FAILED, "Active console session exists for this domain: %s", error->message);
+		else
+			lv_done(call, error, NULL);
+		return;
+	}
+	stream = stream_create(call, bev, -1);
+	if (!stream)
+		return;
+	bufferevent_setcb(bev, on_read, NULL, on_event, stream);
+	bufferevent_setwatermark(bev, EV_READ, 0, STREAM_PAUSE);
+	bufferevent_enable(bev, EV_READ | EV_WRITE);
+	pump(stream);
 }
 
 static bool device_known(const char *name)
@@ -280,51 +288,40 @@ static bool device_known(const char *name)
 
 void lv_domain_open_console(struct lv_call *call, struct vm *vm)
 {
-	const char *device = call->args[1].text, *path = daemon_console_path(vm);
+	const char *device = call->args[1].text;
+	uint64_t flags = call->args[2].u;
+	struct daemon_console wish = {.force = flags & VIR_DOMAIN_CONSOLE_FORCE,
+				      .read_if_taken = !(flags & VIR_DOMAIN_CONSOLE_SAFE),
+				      .leave = true,
+				      .scrollback = -1};
 	struct daemon_vm_info info;
-	struct lv_stream *stream;
-	int fd;
 
-	if (!lv_flags(call, call->args[2].u, VIR_DOMAIN_CONSOLE_FORCE | VIR_DOMAIN_CONSOLE_SAFE))
+	if (!lv_flags(call, flags, VIR_DOMAIN_CONSOLE_FORCE | VIR_DOMAIN_CONSOLE_SAFE))
 		return;
 	daemon_vm_inspect(vm, &info);
 	if (!device_known(device)) {
 		lv_fail(call, VIR_ERR_INVALID_ARG, "cannot find character device %.100s", device);
 		return;
 	}
-	if (!path || (info.running_def && info.running_def->serial == VMDEF_SERIAL_NONE)) {
-		lv_fail(call, VIR_ERR_OPERATION_INVALID, path ? "the domain has no console" : "domain is not running");
+	if (!daemon_console_path(vm) || (info.running_def && info.running_def->serial == VMDEF_SERIAL_NONE)) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID,
+			daemon_console_path(vm) ? "the domain has no console" : "domain is not running");
 		return;
 	}
-	if (call->args[2].u & VIR_DOMAIN_CONSOLE_FORCE)
-		end_others(call);
-	fd = sock_connect_nonblock(path);
-	if (fd < 0) {
-		lv_fail(call, VIR_ERR_OPERATION_FAILED, "%s: %s", path, strerror(-fd));
-		return;
-	}
-	stream = stream_create(call, fd, true);
-	if (!stream) {
-		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
-		return;
-	}
-	/* The reply comes before the first byte. */
-	bufferevent_enable(stream->bev, EV_READ | EV_WRITE);
-	lv_reply(call);
+	snprintf(wish.client, sizeof(wish.client), "a libvirt client, process %d of user %u,", (int)call->conn->pid,
+		 (unsigned)call->conn->uid);
+	daemon_console_attach(vm, &wish, on_console, call);
 }
 
 void lv_stream_file(struct lv_call *call, int fd, bool upload, uint64_t offset, uint64_t length)
 {
-	struct lv_stream *stream = stream_create(call, fd, false);
+	struct lv_stream *stream = stream_create(call, NULL, fd);
 
-	if (!stream) {
-		lv_fail(call, VIR_ERR_NO_MEMORY, "out of memory");
+	if (!stream)
 		return;
-	}
 	stream->upload = upload;
 	stream->offset = offset;
 	stream->left = length ? length : INT64_MAX - (offset <= INT64_MAX ? offset : INT64_MAX);
-	lv_reply(call);
 	if (!upload)
 		send_file(stream);
 }

@@ -156,7 +156,8 @@ def consoles(d):
     console.expect(r"\[w\]")
     for bad in ({"text": "a", "data": "YQ=="}, {}, {"data": "%%%%"}, {"data": "YQ="}):
         check(stream.call("vm.console_write", {"stream": opened["stream"], **bad})["error"]["code"] == -32602, str(bad))
-    second = stream.result("vm.console", {"vm": "con", "stream": True})["stream"]
+    check("keyboard" in stream.call("vm.console", {"vm": "con", "stream": True})["error"]["message"], "two writers")
+    second = stream.result("vm.console", {"vm": "con", "stream": True, "read_only": True})["stream"]
     stream.result("vm.console_close", [second])
     check(stream.call("vm.console_close", [second])["error"]["code"] == -32602, "closed twice")
     stream.result("vm.console_write", {"stream": opened["stream"], "text": "q"})
@@ -500,7 +501,7 @@ def runtime_directory_is_full(d):
     with scratch() as folder:
         run = os.path.join(folder, "run")
         os.mkdir(run, 0o700)
-        r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", run], capture_output=True, text=True, check=False)
+        r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", run], capture_output=True, text=True, check=False)
         if r.returncode:
             raise Skip(f"cannot mount a tmpfs: {r.stderr.strip()}")
         try:

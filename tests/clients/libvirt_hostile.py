@@ -168,6 +168,9 @@ def half_messages(d):
     wait_until("the descriptors' end", lambda: descriptors(d) <= before, 20)
 
 
+FORCE = struct.pack(">I", 1)  # VIR_DOMAIN_CONSOLE_FORCE
+
+
 def unread_console(d):
     """A client that never reads its console stream, and one that floods a guest which does not read."""
     c = Client(d)
@@ -176,15 +179,17 @@ def unread_console(d):
     dom = answer
     talker = Console(d.rpc.result("vm.console", ["chatty"])["path"])
     talker.expect(READY)
+    talker.type("h")  # the writer's place: those who come later read
+    talker.expect(r"\[h\]")
     deaf = [Client(d) for _ in range(3)]
     for x in deaf:
         check(x.call(OPEN_CONSOLE, dom + bytes(8))[0] == OK, "console")
     for _ in range(200):
         talker.socket.sendall(b"hijklmno")
     talker.expect(r"\[o\]")
-    # A paused guest takes nothing; the stream ends with an error, the connection stays.
+    # By force, since only a writer's bytes wait. A paused guest takes nothing; the stream ends with an error, the connection stays.
     c.serial += 1
-    c.socket.sendall(packet(OPEN_CONSOLE, dom + bytes(8), c.serial))
+    c.socket.sendall(packet(OPEN_CONSOLE, dom + bytes(4) + FORCE, c.serial))
     stream = c.serial
     d.rpc.result("vm.pause", ["chatty"])
     broken = False
