@@ -4,6 +4,7 @@
 #include "proto/line.h"
 #include "proto/paths.h"
 #include "proto/process.h"
+#include "proto/ring.h"
 #include "proto/sock.h"
 
 #include <errno.h>
@@ -46,6 +47,67 @@ static const char *in_dir(const char *name)
 	static char path[PATH_MAX];
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	return path;
+}
+
+/* ---- rings ---- */
+
+static void ring_keeps_the_end(void **state)
+{
+	char path[PATH_MAX];
+	snprintf(path, sizeof(path), "%s", in_dir("ring"));
+	struct ring ring;
+	uint8_t text[4096], *bytes;
+	uint64_t position = 0, lost = 0, before;
+	size_t n;
+	assert_int_equal(ring_read_file(path, 10, &bytes, &n, &before), -ENOENT);
+	assert_int_equal(ring_create(path, 1000, &ring), 0);
+	assert_int_equal(ring_read_file(path, 10, &bytes, &n, &before), 0);
+	assert_int_equal(n, 0);
+	free(bytes);
+	/* Every length there is, also such that are longer than all of it; each byte is the low one of its position. */
+	uint64_t at = 0;
+	for (size_t length = 0; length < 1300; length += 37) {
+		for (size_t i = 0; i < length; i++)
+			text[i] = (uint8_t)(at + i);
+		ring_write(&ring, text, length);
+		at += length;
+		assert_int_equal(ring_written(&ring), at);
+		assert_int_equal(ring_read_file(path, 700, &bytes, &n, &before), 0);
+		assert_int_equal(n, at < 700 ? at : 700);
+		assert_int_equal(before, at - n);
+		for (size_t i = 0; i < n; i++)
+			assert_int_equal(bytes[i], (uint8_t)(before + i));
+		free(bytes);
+	}
+	n = ring_copy(&ring, &position, &lost, text, sizeof(text));
+	assert_int_equal(n, 1000);
+	assert_int_equal(position, at - 1000);
+	assert_int_equal(lost, at - 1000);
+	for (size_t i = 0; i < n; i++)
+		assert_int_equal(text[i], (uint8_t)(position + i));
+	ring_close(&ring);
+	ring_close(&ring);
+	/* Nothing in a file is believed. */
+	const struct {
+		off_t at;
+		uint64_t value;
+		int rc;
+	} lies[] = {{0, 1, -EBADMSG}, {8, 0, -EBADMSG}, {8, UINT64_MAX, -EBADMSG}, {8, 60000, -EBADMSG}, {16, UINT64_MAX, 0}, {24, UINT64_MAX - 5, 0}};
+	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		assert_int_equal(ring_create(path, 1000, &ring), 0);
+		ring_write(&ring, text, 100);
+		ring_close(&ring);
+		int fd = open(path, O_RDWR);
+		assert_int_equal(pwrite(fd, &lies[i].value, 8, lies[i].at), 8);
+		close(fd);
+		bytes = NULL;
+		assert_int_equal(ring_read_file(path, 70000, &bytes, &n, &before), lies[i].rc);
+		free(bytes);
+	}
+	assert_int_equal(truncate(path, 5), 0);
+	assert_int_equal(ring_read_file(path, 70000, &bytes, &n, &before), -EBADMSG);
+	assert_int_equal(ring_read_file("/dev/zero", 70000, &bytes, &n, &before), -EBADMSG);
+	assert_int_equal(ring_create("/dev/full/x", 4096, &ring), -ENOTDIR);
 }
 
 /* ---- JSON ---- */
@@ -461,6 +523,7 @@ static void states_have_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ring_keeps_the_end),
 		cmocka_unit_test(json_is_strict),
 		cmocka_unit_test(lines_are_cut),
 		cmocka_unit_test(answers_reach_a_half_closed_peer),

@@ -348,6 +348,8 @@ static const struct refusal refusals[] = {
 	{VM("\"disks\":[{\"path\":\"/a\",\"readonly\":1}]"), "disks[0].readonly: true or false is wanted"},
 	{VM("\"title\":\"two\\nlines\""), "title: a control character (0x0a) at byte 3"},
 	{VM("\"description\":\"a bell\\u0007\""), "description: a control character (0x07) at byte 6"},
+	{VM("\"console\":{\"scrollback_kib\":3}"), "console.scrollback_kib: 3 is out of range; from 4 to 65536"},
+	{VM("\"console\":{\"log\":\"x\"}"), "console.log: \"x\" is not an absolute path"},
 	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
 	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
 	{VM("\"cpu\":{\"features\":{\"pcid\":1}}"), "cpu.features.pcid: true, false or \"auto\" is wanted"},
