@@ -52,7 +52,7 @@ static const char full[] =
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
 	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
-	"\"serial\":\"none\",\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
+	"\"serial\":\"none\",\"console\":{\"scrollback_kib\":64,\"log\":\"/c\",\"log_kib\":8,\"log_append\":true},\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
