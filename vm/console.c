@@ -621,6 +621,8 @@ void vm_console_set_size(struct vm *vm, unsigned columns, unsigned rows)
 {
 	vm->console->columns = columns;
 	vm->console->rows = rows;
+	if (vm->machine)
+		machine_console_resize(vm->machine, columns, rows); /* a serial port has no place for it */
 }
 
 struct json_object *vm_console_json(struct vm *vm)
