@@ -22,4 +22,4 @@ CLEANFILES += daemon/trivisord.service
 EXTRA_DIST += daemon/trivisord.service.in daemon/trivisord.conf
 
 dist_man_MANS += docs/trivisord.8 docs/trictl.1
-EXTRA_DIST += docs/networks.md docs/api.md docs/libvirt.md docs/policy.md
+EXTRA_DIST += docs/networks.md docs/sharing.md docs/api.md docs/libvirt.md docs/policy.md

@@ -336,6 +336,17 @@ json_object *daemon_list(struct daemon *daemon)
 	return rows;
 }
 
+/* Where programs of the host find the guest's; NULL: it has no vsock. */
+static json_object *vsock_path(const struct vm_process *process)
+{
+	char path[PATH_MAX + 16];
+
+	if (!process->def || !process->def->vsock.present)
+		return NULL;
+	snprintf(path, sizeof(path), "%s/" CONTROL_FILE_VSOCK, process->dir);
+	return json_object_new_string(process->def->vsock.path ? process->def->vsock.path : path);
+}
+
 static json_object *process_json(const struct vm_process *process)
 {
 	json_object *object = json_object_new_object();
@@ -345,6 +356,7 @@ static json_object *process_json(const struct vm_process *process)
 	put_text(object, "mode_reason", process->mode_reason);
 	put_text(object, "dir", process->dir);
 	put_text(object, "console", process->console);
+	json_object_object_add(object, "vsock", vsock_path(process));
 	json_object_object_add(object, "started", json_object_new_double(process->started));
 	json_object_object_add(object, "adopted", json_object_new_boolean(process->adopted));
 	json_object_object_add(object, "connected", json_object_new_boolean(process->vmlink != NULL && process->ready));

@@ -268,6 +268,20 @@ size_t machine_console_input(struct machine *machine, const void *bytes, size_t 
 void machine_console_resize(struct machine *machine, unsigned columns, unsigned rows);
 /* Any thread. Whether a program in the guest has ports[number] open. */
 bool machine_port_is_open(struct machine *machine, unsigned number);
+struct machine_vsock {
+	uint64_t cid; /* of the guest: 3 or more */
+	/* Both the machine's on success. */
+	int listener;  /* programs of the host connect to it */
+	int connector; /* packets: a question goes out for each stream that the guest wants to the host, an answer comes back */
+};
+struct machine_vsock_question {
+	uint32_t id, port;
+};
+/* With the socket's descriptor beside it (SCM_RIGHTS), or without one: nobody listens. */
+struct machine_vsock_answer {
+	uint32_t id;
+};
+int machine_add_vsock(struct machine *machine, const struct machine_vsock *vsock, const char **ret_error);
 
 #define MACHINE_UPLINKS_MAX 8
 enum machine_nic_type {

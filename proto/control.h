@@ -18,6 +18,7 @@
 #define CONTROL_FILE_CONSOLE "console.sock" /* raw bytes both ways; the scrollback first */
 #define CONTROL_FILE_ATTACH "attach.sock"   /* the console for one who says first what is wanted */
 #define CONTROL_FILE_RING "console.ring"    /* the scrollback, proto/ring.h; it stays when the VM ends */
+#define CONTROL_FILE_VSOCK "vsock.sock" /* vsock, where the definition names no other place */
 #define CONTROL_FILE_GDB "gdb.sock" /* GDB's remote protocol; refuses until it is wanted */
 #define CONTROL_FILE_PERF_MAP "perf.map"  /* when it was asked for */
 #define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */

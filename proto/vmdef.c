@@ -101,6 +101,7 @@ static const struct field vm_fields[] = {
 	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces, as virtio-net"},
 	{.key = "display", .type = FIELD_OBJECT, .fields = vmdef_display_fields, .field_count = VMDEF_DISPLAY_FIELDS,
 	 .what = "a screen, with a keyboard and a mouse"},
+	{.key = "vsock", .type = FIELD_VSOCK, .what = "streams between programs of the guest and of the host, as virtio-vsock"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
 	{.key = "virtio_console", .type = FIELD_BOOL, .offset = AT(virtio_console),
@@ -478,6 +479,8 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_PCI: return parse_pci(value, path, base, ret_error);
 	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
 	case FIELD_CHANNELS: return vmdef_parse_channels(value, path, base, ret_error);
+	case FIELD_VSOCK: return vmdef_parse_vsock(value, path, base, ret_error);
+	case FIELD_SHARES: return vmdef_parse_shares(value, path, base, ret_error);
 	case FIELD_MAC:
 	case FIELD_IPV4:
 	case FIELD_INTERFACE:
@@ -568,8 +571,10 @@ int vmdef_from_json(struct json_object *json, struct vmdef **ret_def, char *ret_
 		rc = check_whole(def, ret_error);
 	if (!rc && !def->uuid[0])
 		rc = vmdef_uuid_generate(def->uuid);
-	if (!rc)
+	if (!rc) {
 		vmdef_fill_macs(def);
+		vmdef_fill_cid(def);
+	}
 	if (rc) {
 		if (rc != -EINVAL)
 			snprintf(ret_error, VMDEF_ERROR_BYTES, "%s", strerror(-rc));
@@ -619,6 +624,7 @@ void vmdef_free(struct vmdef *def)
 	vmdef_free_system(def);
 	vmdef_free_nics(def);
 	vmdef_free_channels(def);
+	vmdef_free_shares(def);
 	free(def);
 }
 
@@ -702,6 +708,8 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_PCI: return pci_to_json(base);
 	case FIELD_NICS: return vmdef_nics_to_json(base);
 	case FIELD_CHANNELS: return vmdef_channels_to_json(base);
+	case FIELD_VSOCK: return vmdef_vsock_to_json(base);
+	case FIELD_SHARES: return vmdef_shares_to_json(base);
 	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
 	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
 	}
@@ -728,6 +736,8 @@ static bool is_absent(const void *base, const struct field *f)
 	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
 	case FIELD_PCI: return !def->passthrough_count;
 	case FIELD_CHANNELS: return !def->channel_count;
+	case FIELD_VSOCK: return !def->vsock.present;
+	case FIELD_SHARES: return !def->share_count;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_MAC:
 	case FIELD_IPV4:
@@ -847,6 +857,12 @@ static void describe_type(struct json_object *s, const struct field *f)
 		vmdef_add(s, "type", json_object_new_string("array"));
 		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_CHANNELS_MAX));
 		vmdef_add(s, "items", vmdef_channels_item_schema());
+		break;
+	case FIELD_VSOCK: vmdef_add(s, "oneOf", vmdef_vsock_schema()); break;
+	case FIELD_SHARES:
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_SHARES_MAX));
+		vmdef_add(s, "items", vmdef_shares_item_schema());
 		break;
 	case FIELD_MAC:
 	case FIELD_IPV4:

@@ -17,6 +17,8 @@ struct json_object;
 #define VMDEF_DISKS_MAX 16
 #define VMDEF_SERIAL_MAX 20 /* virtio 1.2, 5.2.6: VIRTIO_BLK_ID_BYTES */
 #define VMDEF_MODULES_MAX 64
+#define VMDEF_SHARES_MAX 8
+#define VMDEF_TAG_MAX 35 /* virtio 1.2, 5.11.4: 36 bytes; Linux wants an end in them */
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
 #define VMDEF_FORWARDS_MAX 64
@@ -110,6 +112,19 @@ struct vmdef_disk {
 struct vmdef_module {
 	char *path;
 	char *cmdline; /* or NULL */
+};
+
+/* Streams between programs of the guest and of the host. */
+struct vmdef_vsock {
+	bool present;
+	unsigned cid;
+	char *path; /* NULL: in the VM's directory */
+};
+
+/* A folder of the host, as virtiofs. */
+struct vmdef_share {
+	char *path, *tag;
+	bool readonly;
 };
 
 enum vmdef_nic_type {
@@ -207,6 +222,9 @@ struct vmdef {
 			char *password;
 		} vnc;
 	} display;
+	struct vmdef_vsock vsock;
+	struct vmdef_share shares[VMDEF_SHARES_MAX];
+	unsigned share_count;
 	enum vmdef_serial serial;
 	bool virtio_console; /* hvc0, beside the serial port */
 	bool guest_agent;    /* a channel for it, which is ours */

@@ -25,6 +25,8 @@ enum field_type {
 	FIELD_MODULES,
 	FIELD_NICS,
 	FIELD_CHANNELS,
+	FIELD_VSOCK,
+	FIELD_SHARES,
 	FIELD_PCI,
 	FIELD_WEIGHT, /* double, 0..1000 */
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
@@ -93,5 +95,18 @@ void vmdef_fill_macs(struct vmdef *def);
 struct json_object *vmdef_nics_to_json(const struct vmdef *def);
 struct json_object *vmdef_nics_item_schema(void);
 void vmdef_free_nics(struct vmdef *def);
+
+/* ---- sharedef.c ---- */
+int vmdef_parse_vsock(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+/* Gives a guest with a vsock that has no address one; the same for the same VM. */
+void vmdef_fill_cid(struct vmdef *def);
+struct json_object *vmdef_vsock_to_json(const struct vmdef *def);
+/* Its alternatives. */
+struct json_object *vmdef_vsock_schema(void);
+int vmdef_parse_shares(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+struct json_object *vmdef_shares_to_json(const struct vmdef *def);
+struct json_object *vmdef_shares_item_schema(void);
+/* The vsock's too. */
+void vmdef_free_shares(struct vmdef *def);
 
 #endif

@@ -136,6 +136,9 @@ static int build_machine(struct vm *vm)
 	rc = vm_channels_add(vm, &why);
 	if (rc)
 		return fail(vm, rc, "channels: %s", why);
+	rc = vm->def->vsock.present ? vm_vsock_add(vm, &why) : 0;
+	if (rc)
+		return fail(vm, rc, "vsock: %s", why);
 	rc = machine_add_rng(vm->machine, &why);
 	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;
 }

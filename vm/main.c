@@ -215,6 +215,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_disks_prepare(vm);
 	if (!rc)
+		rc = vm_vsock_prepare(vm);
+	if (!rc)
 		rc = vm_passthrough_claim(vm);
 	if (!rc)
 		rc = vm_nics_prepare(vm);
@@ -277,7 +279,7 @@ static bool threads_left(const struct vm *vm)
 
 int main(int argc, char **argv)
 {
-	static struct vm vm = {.signal_fd = -1, .wake_fd = -1, .state = VM_STARTING, .want = VM_WANT_PARK};
+	static struct vm vm = {.signal_fd = -1, .wake_fd = -1, .vsock_listener = -1, .vsock_connector = -1, .state = VM_STARTING, .want = VM_WANT_PARK};
 	vm.start_ns = vm_now_ns();
 	vm.started = vm_epoch_seconds();
 	int rc = parse_options(argc, argv, &vm.options);

@@ -86,6 +86,7 @@ struct vm {
 	int channel_fd[VMDEF_CHANNELS_MAX]; /* listening, until the machine has them; -1 */
 	struct vm_profile *profile;
 	struct vm_debug debug;
+	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
 	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
 
 	enum vm_state state;
@@ -261,6 +262,11 @@ void vm_agent_look(struct vm *vm);
 /* The VM has ended: answers those who wait. */
 void vm_agent_stop(struct vm *vm);
 void vm_agent_close(struct vm *vm);
+/* ---- vsock.c ---- */
+/* Before the sandbox: the socket of the host's programs, and a process that connects to those that listen. As vm_disks_prepare. */
+int vm_vsock_prepare(struct vm *vm);
+/* Adds the device. 0, or -errno and *ret_why (static) says why. */
+int vm_vsock_add(struct vm *vm, const char **ret_why);
 
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */

@@ -17,6 +17,7 @@ int command_run(struct cli *cli, int argc, char **argv);
 int command_nic(struct cli *cli, int argc, char **argv);
 int command_console(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
+int command_vsock(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);
 int command_disassemble(struct cli *cli, int argc, char **argv);
@@ -66,6 +67,8 @@ int cli_attach(struct cli *cli, const char *vm, const char *console, const struc
 int cli_add_nic(json_object *definition, char *text);
 /* The same for --display. */
 int cli_add_display(json_object *definition, char *text);
+/* The same of --vsock. */
+int cli_add_vsock(json_object *definition, char *text);
 /* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
 char *cli_absolute(const char *path);
 /* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */

@@ -515,7 +515,7 @@ const struct command commands[] = {
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
 	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|macvtap|team[,...]]\n"
 	 "                  [--display vga|vnc=unix:PATH|vnc=[127.0.0.1:]PORT|vnc=auto[,...]] [--workload W]\n"
-	 "                  [--timeout S] [--stats FILE]\n"
+	 "                  [--vsock on|[PATH][,cid=N]] [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
 	{"define", command_define, "FILE",
@@ -542,6 +542,7 @@ const struct command commands[] = {
 	{"nic", command_nic, "[--link up|down] [--receive KIB[/BURST]] [--transmit KIB[/BURST]] VM NUMBER",
 	 "Changes a running VM's network interface (from 0): its cable, its limits (0: none)."},
 	{"net", command_net, "create|delete|get|stats|ports NAME, or list", "Networks between the VMs of this host."},
+	{"vsock", command_vsock, "VM PORT", "Standard input and output to a port of its vsock, where a program of the guest listens."},
 	{"host", command_host, "", "What this host offers, and what was measured on it."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},
 	{"modes", command_modes, "", "The modes, and which of them work here."},

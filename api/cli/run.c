@@ -233,6 +233,7 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'd': return add_disk(definition, value);
 	case 'D': return cli_add_display(definition, value) ? -EINVAL : 0;
 	case 'e': return cli_add_nic(definition, value) ? -EINVAL : 0;
+	case 'K': return cli_add_vsock(definition, value) ? -EINVAL : 0;
 	case 't':
 		run->timeout_s = strtod(value, &end);
 		if (*end || end == value || !isfinite(run->timeout_s) || run->timeout_s <= 0 || run->timeout_s > 1e9) {
@@ -270,6 +271,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"disk", required_argument, NULL, 'd'},
 		{"display", required_argument, NULL, 'D'},
 		{"nic", required_argument, NULL, 'e'},
+		{"vsock", required_argument, NULL, 'K'},
 		{"workload", required_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 't'},
 		{"stats", required_argument, NULL, 's'},

@@ -200,6 +200,7 @@ static const struct rpc_field process_fields[] = {
 	{"mode_reason", RPC_STRING, RPC_REQUIRED, .summary = "why this mode"},
 	{"dir", RPC_STRING, RPC_REQUIRED, .summary = "its directory: definition, sockets, log"},
 	{"console", RPC_STRING, RPC_REQUIRED, .summary = "path of its console socket"},
+	{"vsock", RPC_STRING, RPC_NULLABLE, .summary = "path of its vsock socket: \"CONNECT PORT\\n\" reaches a port of the guest; null without one"},
 	{"started", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	{"adopted", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it was found running when this daemon started"},
 	{"connected", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its control socket answers"},

@@ -44,4 +44,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/virtio/rng.c \
 	machine/virtio/scsi.c \
 	machine/virtio/virtio.h \
+	machine/virtio/vsock.c machine/virtio/vsock.h \
+	machine/virtio/vsock_host.c \
+	machine/virtio/vsock_stream.c \
 	machine/virtio/worker.c machine/virtio/worker.h

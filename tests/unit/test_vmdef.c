@@ -53,6 +53,7 @@ static const char full[] =
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
 	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
 	"\"serial\":\"none\",\"console\":{\"scrollback_kib\":64,\"log\":\"/c\",\"log_kib\":8,\"log_append\":true},\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
+	"\"vsock\":{\"cid\":99,\"path\":\"/v\"},"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
@@ -159,6 +160,25 @@ static void devices_are_named(void **state)
 	json_object_put(json);
 	vmdef_free(def);
 	vmdef_free(again);
+}
+
+/* An address that is not given is made of the UUID: the same each time, and another one for another VM. */
+static void vsocks_have_addresses(void **state)
+{
+	struct vmdef *a = parse(VM("\"uuid\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab\",\"vsock\":true"));
+	struct vmdef *again = parse(VM("\"uuid\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab\",\"vsock\":{}"));
+	struct vmdef *other = parse(VM("\"uuid\":\"2f1c8e1e-6a5b-4c3d-9e8f-0123456789ac\",\"vsock\":{\"path\":\"/p\"}"));
+	struct vmdef *none = parse(VM("\"vsock\":false"));
+
+	assert_true(a->vsock.present && a->vsock.cid >= 3);
+	assert_int_equal(a->vsock.cid, again->vsock.cid);
+	assert_int_not_equal(a->vsock.cid, other->vsock.cid);
+	assert_string_equal(other->vsock.path, "/p");
+	assert_false(none->vsock.present);
+	vmdef_free(a);
+	vmdef_free(again);
+	vmdef_free(other);
+	vmdef_free(none);
 }
 
 static void wishes_are_checked(void **state)
@@ -293,6 +313,10 @@ static const struct refusal refusals[] = {
 	{VM("\"vcpus\":17"), "vcpus: 17 is out of range"},
 	{VM("\"vcpus\":null"), "not null"},
 	{VM("\"uuid\":\"x\""), "uuid: \"x\" is not a UUID"},
+	{VM("\"vsock\":3"), "vsock: true, or an object such as {\"cid\":3}, is wanted, not a number"},
+	{VM("\"vsock\":{\"cid\":2}"), "vsock.cid: 2 is out of range; from 3 to 4294967294"},
+	{VM("\"vsock\":{\"port\":2}"), "vsock.port: unknown key; known: cid, path"},
+	{VM("\"vsock\":{\"path\":\"v\"}"), "vsock.path: \"v\" is not an absolute path"},
 	{VM("\"nics\":{}"), "nics: an array is wanted, not an object"},
 	{VM("\"nics\":[5]"), "nics[0]: an object such as {\"type\":\"user\"} is wanted, not a number"},
 	{VM("\"nics\":[{}]"), "nics[0]: the key type is missing"},
@@ -464,6 +488,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_defaults),	   cmocka_unit_test(takes_everything),
 		cmocka_unit_test(nics_come_and_go), cmocka_unit_test(devices_are_named),	   cmocka_unit_test(wishes_are_checked),
+		cmocka_unit_test(vsocks_have_addresses),
 		cmocka_unit_test(takes_modules),
 		cmocka_unit_test(comes_back_the_same),	   cmocka_unit_test(devices_of_the_host),
 		cmocka_unit_test(refuses_with_reasons),
