@@ -167,7 +167,7 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 /* What a running VM's process shows of its insides, by the control protocol's method, within `seconds`
  * and a little more; takes params (NULL: none). */
 enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET,
-			 DAEMON_SCREENSHOT, DAEMON_CONSOLE_SIZE };
+			 DAEMON_SCREENSHOT, DAEMON_SEND_KEY, DAEMON_SEND_TEXT, DAEMON_CONSOLE_SIZE };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);
 /*

@@ -678,6 +678,7 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
 					      [DAEMON_HOT_BLOCKS] = CONTROL_HOT_BLOCKS, [DAEMON_PERF_MAP] = CONTROL_PERF_MAP,
 					      [DAEMON_NIC_SET] = CONTROL_NIC_SET,
 					      [DAEMON_SCREENSHOT] = CONTROL_SCREENSHOT,
+					      [DAEMON_SEND_KEY] = CONTROL_SEND_KEY, [DAEMON_SEND_TEXT] = CONTROL_SEND_TEXT,
 					      [DAEMON_CONSOLE_SIZE] = CONTROL_CONSOLE_SIZE};
 
 	call_vm_with(vm, methods[what], params, CALL_TIMEOUT_S + (unsigned)seconds, on_result, done, opaque);

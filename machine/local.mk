@@ -35,6 +35,8 @@ libmachine_a_SOURCES = \
 	machine/devices/pci_msix.c \
 	machine/devices/pic.c machine/devices/pic.h \
 	machine/devices/pit.c machine/devices/pit.h \
+	machine/devices/ps2_keys.c \
+	machine/devices/ps2_mouse.c \
 	machine/devices/q35.c machine/devices/q35.h machine/devices/q35_private.h \
 	machine/devices/q35_pm.c \
 	machine/devices/rtc.c machine/devices/rtc.h \

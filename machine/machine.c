@@ -205,6 +205,21 @@ size_t machine_serial_input(struct machine *m, unsigned port, const void *bytes,
 	return taken;
 }
 
+bool machine_key(struct machine *m, unsigned code, bool down)
+{
+	machine_lock(m);
+	bool taken = i8042_key(&m->i8042, code, down);
+	machine_unlock(m);
+	return taken;
+}
+
+void machine_mouse(struct machine *m, int dx, int dy, int dz, unsigned buttons)
+{
+	machine_lock(m);
+	i8042_mouse_move(&m->i8042, dx, dy, dz, buttons);
+	machine_unlock(m);
+}
+
 void machine_power_button(struct machine *m)
 {
 	machine_lock(m);

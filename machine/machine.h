@@ -206,6 +206,13 @@ void machine_resume(struct machine *machine);
 
 /* Bytes typed by a user into serial port 0 or 1: queued, fed as the guest reads. Returns how many were taken. */
 size_t machine_serial_input(struct machine *machine, unsigned port, const void *bytes, size_t n);
+/*
+ * Somebody's hands at a machine with a display. A key, by Linux's code (KEY_*), goes down or up; false: there is no such key,
+ * or the guest does not read and the keyboard's buffer is full. Counts of a mouse (right, down, the wheel away from the user),
+ * buttons as bits left, right, middle, side, extra.
+ */
+bool machine_key(struct machine *machine, unsigned code, bool down);
+void machine_mouse(struct machine *machine, int dx, int dy, int dz, unsigned buttons);
 /* ACPI power button. */
 void machine_power_button(struct machine *machine);
 /* NMI to every vCPU's LINT1 (for debugging a hung guest). */

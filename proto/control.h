@@ -77,6 +77,8 @@
 #define CONTROL_SCREENSHOT "screenshot"
 #define CONTROL_GUEST "guest"
 #define CONTROL_AGENT_TIMEOUT_MAX_S 3600
+#define CONTROL_SEND_KEY "send_key"
+#define CONTROL_SEND_TEXT "send_text"
 
 /* Notification `event` {"event": one of these, "time": seconds since the epoch, …}. */
 #define CONTROL_NOTIFY "event"

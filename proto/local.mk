@@ -5,6 +5,7 @@ libproto_a_SOURCES = \
 	proto/control.c proto/control.h \
 	proto/cpu_features.def proto/cpu_features.h \
 	proto/file.c proto/file.h \
+	proto/keys.c proto/keys.def proto/keys.h \
 	proto/line.c proto/line.h \
 	proto/paths.c proto/paths.h \
 	proto/pci_address.h \

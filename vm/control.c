@@ -2,6 +2,7 @@
 #include "config.h"
 #include "vm/private.h"
 
+#include "proto/keys.h"
 #include "proto/line.h"
 #include "proto/sock.h"
 
@@ -492,6 +493,66 @@ static void do_console_size(struct vm *vm, struct json_object *params, struct re
 		vm_console_set_size(vm, (unsigned)columns, (unsigned)rows);
 	else
 		error(reply, RPC_INVALID_PARAMS, "columns and rows are wanted, each at least 1");
+static void typed(struct vm *vm, int rc, struct reply *reply)
+{
+	if (rc == -ENODEV)
+		no_screen(reply);
+	else if (rc == -EAGAIN)
+		error(reply, CONTROL_ERROR_STATE, "more keys wait to be typed than this VM takes: it does not read them; try again later");
+	else
+		state_error(vm, rc, "type into", reply);
+}
+
+/* A name, or Linux's number. */
+static unsigned key_of(struct json_object *value)
+{
+	if (json_object_is_type(value, json_type_int)) {
+		int64_t code = json_object_get_int64(value);
+		return code > 0 && code < 256 ? key_from(KEY_SET_LINUX, (unsigned)code) : 0;
+	}
+	return json_object_is_type(value, json_type_string) ? key_by_name(json_object_get_string(value)) : 0;
+}
+
+static void do_send_key(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *list = NULL;
+	unsigned keys[KEYS_AT_ONCE];
+	int64_t hold;
+	if (params)
+		json_object_object_get_ex(params, "keys", &list);
+	size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+	if (n < 1 || n > KEYS_AT_ONCE) {
+		error(reply, RPC_INVALID_PARAMS, "keys: an array of 1 to %u keys is wanted", KEYS_AT_ONCE);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *item = json_object_array_get_idx(list, i);
+		keys[i] = key_of(item);
+		if (!keys[i]) {
+			error(reply, RPC_INVALID_PARAMS,
+			      "keys[%zu]: there is no key %.60s; names are those of Linux, such as KEY_ENTER or leftctrl", i,
+			      json_object_to_json_string(item));
+			return;
+		}
+	}
+	if (number_param(params, "hold_ms", 60000, 100, &hold, reply))
+		typed(vm, vm_send_keys(vm, keys, (unsigned)n, (unsigned)hold), reply);
+}
+
+static void do_send_text(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value = NULL;
+	size_t bad = 0;
+	if (!params || !json_object_object_get_ex(params, "text", &value) || !json_object_is_type(value, json_type_string) ||
+	    strlen(json_object_get_string(value)) != (size_t)json_object_get_string_len(value)) {
+		error(reply, RPC_INVALID_PARAMS, "text: a string without NULs is wanted");
+		return;
+	}
+	int rc = vm_send_text(vm, json_object_get_string(value), &bad);
+	if (rc == -EILSEQ)
+		error(reply, RPC_INVALID_PARAMS, "text: no key of a US keyboard has the character at byte %zu", bad);
+	else
+		typed(vm, rc, reply);
 }
 
 static const struct {
@@ -513,6 +574,8 @@ static const struct {
 	{CONTROL_SCREENSHOT, do_screenshot, true},
 	{CONTROL_GUEST, do_guest, true},
 	{CONTROL_CONSOLE_SIZE, do_console_size, true},
+	{CONTROL_SEND_KEY, do_send_key, true},
+	{CONTROL_SEND_TEXT, do_send_text, true},
 };
 
 /* ---- requests ---- */

@@ -16,6 +16,7 @@ trivisor_vm_SOURCES = \
 	vm/gdb_monitor.c \
 	vm/gdb_packet.c vm/gdb_packet.h \
 	vm/gdb_registers.c vm/gdb_registers.h \
+	vm/keyboard.c \
 	vm/lifecycle.c \
 	vm/log.c \
 	vm/main.c \

@@ -304,6 +304,7 @@ int main(int argc, char **argv)
 		event_base_dispatch(vm.base);
 		drain(&vm);
 	}
+	vm_keyboard_close(&vm);
 	vm_profile_close(&vm);
 	vm_gdb_close(&vm);
 	vm_debug_finish(&vm);

@@ -21,6 +21,7 @@ struct vm_control;
 struct vm_disk_server;
 struct vm_console;
 struct vm_gdb;
+struct vm_keyboard;
 struct vm_profile;
 
 #define VM_REASON_BYTES 512
@@ -85,6 +86,7 @@ struct vm {
 	struct vm_agent *agent; /* NULL: it has no channel */
 	int channel_fd[VMDEF_CHANNELS_MAX]; /* listening, until the machine has them; -1 */
 	struct vm_profile *profile;
+	struct vm_keyboard *keyboard; /* NULL: nobody has typed yet */
 	struct vm_debug debug;
 	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
 	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
@@ -217,6 +219,16 @@ int vm_passthrough_claim(struct vm *vm);
 /* ---- screen.c ---- */
 /* A picture of the screen, into `to`: "format", "width", "height", "data" (base64). 0, -ENODEV (no screen), -ENOMEM. */
 int vm_screenshot_json(struct vm *vm, bool ppm, struct json_object *to);
+
+/* ---- keyboard.c ---- */
+/*
+ * A stroke: keys by Linux's codes (at most KEYS_AT_ONCE) go down in this order, and after so long up in the opposite one.
+ * Strokes follow each other. 0, -ENODEV (no keyboard), -EBUSY (not in this state), -EAGAIN (too many wait), -ENOMEM.
+ */
+int vm_send_keys(struct vm *vm, const unsigned *keys, unsigned count, unsigned hold_ms);
+/* The same for each character, as on a US keyboard. -EILSEQ: no key has that one at *ret_bad; nothing is typed. */
+int vm_send_text(struct vm *vm, const char *text, size_t *ret_bad);
+void vm_keyboard_close(struct vm *vm);
 
 /* ---- disks.c ---- */
 /* Starts a server for each disk whose format is not raw, or that has a temporary image. 0, or -errno and vm->reason says why. */

@@ -22,6 +22,8 @@ int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);
 int command_disassemble(struct cli *cli, int argc, char **argv);
 int command_hot_blocks(struct cli *cli, int argc, char **argv);
+int command_send_key(struct cli *cli, int argc, char **argv);
+int command_send_text(struct cli *cli, int argc, char **argv);
 int command_screenshot(struct cli *cli, int argc, char **argv);
 int command_perf_map(struct cli *cli, int argc, char **argv);
 

@@ -537,6 +537,8 @@ const struct command commands[] = {
 	 "Guest code, with its translation."},
 	{"hot-blocks", command_hot_blocks, "[--seconds S] [--top N] VM", "The guest code that takes its time, by sampling."},
 	{"screenshot", command_screenshot, "VM FILE", "What its screen shows, as a PNG, or a PPM by FILE's name."},
+	{"send-key", command_send_key, "[--hold MS] VM KEY[+KEY...] [KEY[+KEY...]...]", "Presses keys, such as ctrl+alt+delete; the next ones after those."},
+	{"send-text", command_send_text, "VM TEXT", "Types a text on its keyboard."},
 	{"perf-map", command_perf_map, "VM", "Names of its translated code, for perf(1)."},
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
 	{"nic", command_nic, "[--link up|down] [--receive KIB[/BURST]] [--transmit KIB[/BURST]] VM NUMBER",

@@ -55,6 +55,69 @@ int command_screenshot(struct cli *cli, int argc, char **argv)
 	return status;
 }
 
+/* ---- keys ---------------------------------------------------------------------------- */
+
+/* "ctrl+alt+f2", or numbers. */
+static json_object *stroke(char *text)
+{
+	json_object *keys = json_object_new_array();
+	char *name;
+
+	while ((name = strsep(&text, "+"))) {
+		char *end;
+		long number = strtol(name, &end, 10);
+		bool one_digit = name[0] && !name[1]; /* the key with that digit */
+
+		json_object_array_add(keys, *name && !*end && !one_digit ? json_object_new_int64(number) : json_object_new_string(name));
+	}
+	return keys;
+}
+
+int command_send_key(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {{"hold", required_argument, NULL, 'H'}, {0}};
+	const char *hold = NULL;
+	int option, status = 0;
+
+	while ((option = cli_option(cli, argc, argv, options)) >= 0) {
+		if (option != 'H')
+			return option == 'h' ? 0 : EXIT_USAGE;
+		hold = optarg;
+		if (!hold[0] || hold[strspn(hold, "0123456789")] || strlen(hold) > 5) {
+			complain("--hold: \"%s\" is no number of milliseconds", hold);
+			return EXIT_USAGE;
+		}
+	}
+	if (argc - optind < 2) {
+		complain("name a VM and keys; trictl send-key --help shows how");
+		return EXIT_USAGE;
+	}
+	for (int i = optind + 1; i < argc && !status; i++) {
+		json_object *params = cli_vm_params(argv[optind]), *result = NULL;
+
+		json_object_object_add(params, "keys", stroke(argv[i]));
+		if (hold)
+			json_object_object_add(params, "hold_ms", json_object_new_int64(atol(hold)));
+		status = cli_ask(cli, "vm.send_key", params, &result);
+		json_object_put(result);
+	}
+	return status;
+}
+
+int command_send_text(struct cli *cli, int argc, char **argv)
+{
+	json_object *params, *result = NULL;
+	int status;
+
+	if (cli_arguments(cli, argc, argv, 2, 2, &status))
+		return status;
+	params = cli_vm_params(argv[optind]);
+	json_object_object_add(params, "text", json_object_new_string(argv[optind + 1]));
+	status = cli_ask(cli, "vm.send_text", params, &result);
+	json_object_put(result);
+	return status;
+}
+
 /* ---- --display --------------------------------------------------------------------- */
 
 static json_object *object_of(json_object *to, const char *key)
