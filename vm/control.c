@@ -493,6 +493,8 @@ static void do_console_size(struct vm *vm, struct json_object *params, struct re
 		vm_console_set_size(vm, (unsigned)columns, (unsigned)rows);
 	else
 		error(reply, RPC_INVALID_PARAMS, "columns and rows are wanted, each at least 1");
+}
+
 static void typed(struct vm *vm, int rc, struct reply *reply)
 {
 	if (rc == -ENODEV)
