@@ -1,5 +1,6 @@
 /* The CPUID model of a VM: the host's features, less what no mode can give, plus what the engines emulate. */
 #include "machine/cpuid.h"
+#include "machine/devices/lapic.h"
 
 #include <cpuid.h>
 #include <stdio.h>
@@ -76,6 +77,7 @@ enum { EAX, EBX, ECX, EDX };
 #define X21_ECX_TSA_NO (BIT(1) /* TSA_SQ_NO */ | BIT(2) /* TSA_L1_NO */)
 
 /* KVM's leaf 0x40000001 (Documentation/virt/kvm/x86/cpuid.rst). */
+#define KVM_SIGNATURE 0x4b4d564b, 0x564b4d56, 0x4d /* "KVMKVMKVM" */
 #define KVM_CLOCKSOURCE BIT(0)
 #define KVM_NOP_IO_DELAY BIT(1)
 #define KVM_CLOCKSOURCE2 BIT(3)
@@ -270,16 +272,33 @@ static void add_xsave(struct builder *b)
 	}
 }
 
+/*
+ * Guest tools, and systemd for them, look for VMware at the first leaf and nowhere else; who knows KVM looks at each
+ * multiple of 0x100 for it. Linux takes the hypervisor that it finds at the highest leaf, which is then KVM: it has
+ * kvmclock and the rest as without VMware's leaves.
+ */
+static void add_vmware(struct builder *b)
+{
+	uint32_t r[4] = {CPUID_HYPERVISOR + 0x10, 0x61774d56, 0x4d566572, 0x65726177}; /* "VMwareVMware" */
+
+	add(b, CPUID_HYPERVISOR, -1, r);
+	memset(r, 0, sizeof(r));
+	r[EAX] = (uint32_t)b->config->tsc_khz;
+	r[EBX] = (uint32_t)(LAPIC_BUS_HZ / 1000);
+	add(b, CPUID_HYPERVISOR + 0x10, -1, r);
+}
+
 static void add_paravirt(struct builder *b)
 {
-	uint32_t r[4] = {0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d}; /* "KVMKVMKVM" */
+	uint32_t base = b->config->vmware ? CPUID_HYPERVISOR + CPUID_HYPERVISOR_STEP : CPUID_HYPERVISOR;
+	uint32_t r[4] = {base + 1, KVM_SIGNATURE};
 
 	if (!b->config->paravirt)
 		return;
-	add(b, 0x40000000, -1, r);
+	add(b, base, -1, r);
 	memset(r, 0, sizeof(r));
 	r[EAX] = KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE;
-	add(b, 0x40000001, -1, r);
+	add(b, base + 1, -1, r);
 }
 
 /* Cache sizes as the host's, sharing as our topology. */
@@ -508,6 +527,8 @@ void cpuid_model_build_for(struct cpuid_model *ret_model, const struct cpuid_con
 	add_basic(&b);
 	add_topology(&b);
 	add_xsave(&b);
+	if (config->vmware)
+		add_vmware(&b);
 	add_paravirt(&b);
 	add_extended(&b);
 	if (!ret_model->phys_bits)
@@ -528,6 +549,18 @@ NO_VECTORS static const struct cpuid_leaf *find(const struct cpuid_model *m, uin
 			return l;
 	}
 	return NULL;
+}
+
+NO_VECTORS uint32_t cpuid_kvm_base(const struct cpuid_model *model)
+{
+	static const uint32_t kvm[] = {KVM_SIGNATURE};
+
+	for (uint32_t leaf = CPUID_HYPERVISOR; leaf < CPUID_HYPERVISOR + 16 * CPUID_HYPERVISOR_STEP; leaf += CPUID_HYPERVISOR_STEP) {
+		const struct cpuid_leaf *l = find(model, leaf, 0);
+		if (l && l->ebx == kvm[0] && l->ecx == kvm[1] && l->edx == kvm[2])
+			return leaf;
+	}
+	return 0;
 }
 
 /* Size of the XSAVE area for these components. With AVX alone, standard and compacted format agree. */

@@ -12,6 +12,9 @@ struct cpuid_leaf {
 };
 
 #define CPUID_MODEL_MAX 96
+/* Where hypervisors' leaves begin: KVM's at the first that is not somebody else's. */
+#define CPUID_HYPERVISOR 0x40000000u
+#define CPUID_HYPERVISOR_STEP 0x100u
 
 struct cpuid_model {
 	struct cpuid_leaf leaf[CPUID_MODEL_MAX];
@@ -25,6 +28,7 @@ struct cpuid_config {
 	unsigned vcpus;
 	uint64_t tsc_khz;
 	bool paravirt; /* KVM signature, kvmclock */
+	bool vmware;   /* VMware's signature */
 	unsigned phys_bits_max; /* of physical addresses, when the host has more; 0: as many as the host */
 	/* The VM may run on the processor itself (hvm): claim only the immunities to speculation that the host claims. */
 	bool hardware;
@@ -50,5 +54,8 @@ bool cpuid_features_check_for(const uint8_t *features, const struct cpuid_host *
  */
 void cpuid_query(const struct cpuid_model *model, unsigned index, uint64_t cr4, uint64_t xcr0, uint32_t leaf,
 		 uint32_t subleaf, uint32_t ret_regs[4]);
+
+/* Where KVM's leaves begin in this model; 0: it has none. */
+uint32_t cpuid_kvm_base(const struct cpuid_model *model);
 
 #endif

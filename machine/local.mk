@@ -23,6 +23,10 @@ libmachine_a_SOURCES = \
 	machine/vfio/interrupt.c \
 	machine/vfio/sysfs.c \
 	machine/types.h \
+	machine/vmware/message.c machine/vmware/private.h \
+	machine/vmware/nics.c \
+	machine/vmware/port.c machine/vmware/vmware.h \
+	machine/vmware/rpc.c \
 	machine/devices/flash.c machine/devices/flash.h \
 	machine/devices/fw_cfg.c machine/devices/fw_cfg.h \
 	machine/devices/i8042.c machine/devices/i8042.h \

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "machine/private.h"
+#include "machine/vmware/vmware.h"
 
 static int devices_init(struct machine *m)
 {
@@ -79,6 +80,7 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 	m->config = *config;
 	m->config.cpu_features = NULL;
 	m->spin_most_ns = spin_most_ns(config->vcpus);
+	m->config.vmware = NULL;
 	m->ram.fd = m->clock.timerfd = -1;
 	eventfds_init(&m->eventfds);
 	atomic_store(&m->a20, true);
@@ -90,11 +92,13 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 		rc = -ENOMEM;
 	if (!rc) {
 		memset(m->lapic, 0, config->vcpus * sizeof(struct lapic));
-		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = true,
-					   .features = config->cpu_features, .phys_bits_max = phys_bits(m) };
+		struct cpuid_config cc = { .vcpus = config->vcpus, .tsc_khz = m->clock.tsc_khz, .paravirt = !config->no_paravirt,
+					   .vmware = config->vmware, .features = config->cpu_features, .phys_bits_max = phys_bits(m) };
 		(config->build_cpuid ? config->build_cpuid : cpuid_model_build)(&m->cpuid, &cc);
 		rc = devices_init(m);
 	}
+	if (!rc && config->vmware)
+		rc = machine_add_vmware(m, config->vmware);
 	if (!rc) {
 		devices_reset(m);
 		rc = clock_start(m);

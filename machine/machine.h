@@ -15,6 +15,7 @@
 
 struct machine;
 struct lapic;
+struct vmware_config;
 
 #define MACHINE_MAX_VCPUS 16
 
@@ -48,6 +49,9 @@ struct machine_config {
 	bool display; /* memory for one: machine_add_display follows */
 	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */
 	const uint8_t *cpu_features;
+	bool no_paravirt; /* neither KVM's signature in CPUID nor what goes with it */
+	/* NULL, or VMware's backdoor and its signature in CPUID (machine/vmware/vmware.h). Copied. */
+	const struct vmware_config *vmware;
 };
 
 /* Allocates RAM (memfd) and every device, in power-on state. 0 or -errno. */

@@ -21,6 +21,8 @@
 #include "machine/machine.h"
 #include "machine/ram.h"
 
+struct vmware;
+
 /* A device that joins the machine's lifecycle (virtio, boot). Owned by the device; hooks may be NULL. */
 struct machine_device {
 	const char *name;
@@ -69,6 +71,7 @@ struct machine {
 	struct q35 q35;
 	struct fw_cfg fw_cfg;
 	struct misc_ports misc;
+	struct vmware *vmware; /* NULL: none; machine/vmware */
 
 	struct machine_device *devices; /* last registered first */
 	uint64_t unclaimed_pio, unclaimed_mmio;

@@ -121,6 +121,12 @@ struct mode_ops {
 	/* The processor as this mode can show it, for machine_config. NULL: cpuid_model_build. */
 	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
 
+	/*
+	 * Whether VMware's backdoor works in this mode on this host, for programs too, its data port not included; otherwise
+	 * ret_why says why not and what to do. NULL: it does, with the data port.
+	 */
+	bool (*backdoor_usable)(char *ret_why, size_t bytes);
+
 	/* Order: vm_create, vcpu_create for each vCPU, run, vcpu_destroy for each, vm_destroy. Destructors accept NULL. */
 	int (*vm_create)(struct machine *machine, struct mode_vm **ret_vm);
 	void (*vm_destroy)(struct mode_vm *vm);

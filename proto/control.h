@@ -43,6 +43,11 @@
  *   status        -> {"state","reason","started","ended"?,"pid","paused_seconds"}   times: seconds since the epoch
  *   pause, resume, power_button, destroy, nmi -> {}   (destroy answers, then the VM ends)
  *   reset -> {}    from power-on again, at once
+ *   shutdown      {"by":"tools"|"acpi"?} -> {}   guest tools if they answer, else the power button
+ *   guest_tools   -> {"tools","present","version"?,"hostname"?,"os"?,…,"interfaces"}
+ *   guest_variables -> {NAME:value,…}   guestinfo.NAME, as the guest's tools see and set it
+ *   guest_variable_set {"name":string,"value":string|null} -> {}
+ *   guest_time_sync -> {}   the tools set the guest's clock to the host's
  *   reboot -> {}   the power button; once the guest has powered off, from power-on again
  *   stats         -> as in result.json's "stats"
  *   set           {"no_reboot":bool} -> {}
@@ -68,6 +73,11 @@
 #define CONTROL_RESET "reset"
 #define CONTROL_REBOOT "reboot"
 #define CONTROL_GDB "gdb"
+#define CONTROL_SHUTDOWN "shutdown"
+#define CONTROL_GUEST_TOOLS "guest_tools"
+#define CONTROL_GUEST_VARIABLES "guest_variables"
+#define CONTROL_GUEST_VARIABLE_SET "guest_variable_set"
+#define CONTROL_GUEST_TIME_SYNC "guest_time_sync"
 #define CONTROL_REGS "regs"
 #define CONTROL_DISASSEMBLE "disassemble"
 #define CONTROL_HOT_BLOCKS "hot_blocks"

@@ -18,6 +18,7 @@ libproto_a_SOURCES = \
 	proto/nicdef.c \
 	proto/systemdef.c \
 	proto/sharedef.c \
+	proto/tooldef.c \
 	proto/vmdef.c proto/vmdef.h proto/vmdef_private.h
 libproto_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 # Whoever links libproto.a adds these behind it.

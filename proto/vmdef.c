@@ -17,6 +17,7 @@
 
 static const char *const mode_names[] = {"auto", "bt", "hvm", "pv", NULL};
 static const char *const serial_names[] = {"console", "none", NULL};
+static const char *const tools_names[] = {"none", "vmware", NULL};
 static const char *const gdb_names[] = {"auto", "i8086", "i386", "x86-64", NULL};
 static const char *const reboot_names[] = {"restart", "shutdown", NULL};
 
@@ -112,6 +113,10 @@ static const struct field vm_fields[] = {
 	{.key = "console", .type = FIELD_OBJECT, .fields = vmdef_console_fields, .field_count = VMDEF_CONSOLE_FIELDS,
 	 .what = "what is kept of the serial port's output"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
+	{.key = "tools", .type = FIELD_ENUM, .offset = AT(tools), .names = tools_names,
+	 .what = "vmware: VMware's backdoor port and its signature in CPUID, for open-vm-tools in the guest"},
+	{.key = "guestinfo", .type = FIELD_GUESTINFO,
+	 .what = "variables that those tools read as guestinfo.NAME, such as cloud-init's metadata and userdata"},
 	{.key = "cpu", .type = FIELD_OBJECT, .fields = cpu_fields, .field_count = COUNT(cpu_fields),
 	 .what = "the processor that the guest sees"},
 	{.key = "on_reboot", .type = FIELD_ENUM, .offset = AT(on_reboot), .names = reboot_names,
@@ -481,6 +486,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_CHANNELS: return vmdef_parse_channels(value, path, base, ret_error);
 	case FIELD_VSOCK: return vmdef_parse_vsock(value, path, base, ret_error);
 	case FIELD_SHARES: return vmdef_parse_shares(value, path, base, ret_error);
+	case FIELD_GUESTINFO: return vmdef_parse_guestinfo(value, path, base, ret_error);
 	case FIELD_MAC:
 	case FIELD_IPV4:
 	case FIELD_INTERFACE:
@@ -552,6 +558,8 @@ static int check_whole(struct vmdef *def, char *ret_error)
 		return rc;
 	if (def->boot.nvram.path && !def->boot.firmware)
 		return vmdef_refuse(ret_error, "boot.nvram", "a firmware's variables need boot.firmware");
+	if (def->guestinfo_count && def->tools != VMDEF_TOOLS_VMWARE)
+		return vmdef_refuse(ret_error, "guestinfo", "its reader is the guest's tools: set tools to vmware");
 	if (def->boot.menu_ms && !def->boot.firmware)
 		return vmdef_refuse(ret_error, "boot.menu_ms", "a boot menu is the firmware's: it needs boot.firmware");
 	return 0;
@@ -625,6 +633,7 @@ void vmdef_free(struct vmdef *def)
 	vmdef_free_nics(def);
 	vmdef_free_channels(def);
 	vmdef_free_shares(def);
+	vmdef_free_guestinfo(def);
 	free(def);
 }
 
@@ -710,6 +719,7 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_CHANNELS: return vmdef_channels_to_json(base);
 	case FIELD_VSOCK: return vmdef_vsock_to_json(base);
 	case FIELD_SHARES: return vmdef_shares_to_json(base);
+	case FIELD_GUESTINFO: return vmdef_guestinfo_to_json(base);
 	case FIELD_WEIGHT: return json_object_new_double(*(const double *)at);
 	case FIELD_SET: return set_to_json(*(const unsigned *)at, f->names);
 	}
@@ -738,6 +748,7 @@ static bool is_absent(const void *base, const struct field *f)
 	case FIELD_CHANNELS: return !def->channel_count;
 	case FIELD_VSOCK: return !def->vsock.present;
 	case FIELD_SHARES: return !def->share_count;
+	case FIELD_GUESTINFO: return !def->guestinfo_count;
 	case FIELD_WISH: return *(const enum vmdef_tristate *)at == VMDEF_AUTO;
 	case FIELD_MAC:
 	case FIELD_IPV4:
@@ -847,6 +858,11 @@ static void describe_type(struct json_object *s, const struct field *f)
 		vmdef_add(s, "type", json_object_new_string("array"));
 		vmdef_add(s, "maxItems", json_object_new_int(VMDEF_PASSTHROUGH_MAX));
 		vmdef_add(s, "items", json_tokener_parse("{\"type\":\"string\",\"pattern\":\"^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F][.][0-7]$\"}"));
+		break;
+	case FIELD_GUESTINFO:
+		vmdef_add(s, "type", json_object_new_string("object"));
+		vmdef_add(s, "maxProperties", json_object_new_int(VMDEF_VARIABLES_MAX));
+		vmdef_add(s, "additionalProperties", json_tokener_parse("{\"type\":\"string\"}"));
 		break;
 	case FIELD_NICS:
 		vmdef_add(s, "type", json_object_new_string("array"));

@@ -21,6 +21,8 @@ struct json_object;
 #define VMDEF_TAG_MAX 35 /* virtio 1.2, 5.11.4: 36 bytes; Linux wants an end in them */
 #define VMDEF_PASSTHROUGH_MAX 8
 #define VMDEF_NICS_MAX 8
+#define VMDEF_VARIABLES_MAX 256
+#define VMDEF_VARIABLE_NAME_MAX 256
 #define VMDEF_FORWARDS_MAX 64
 #define VMDEF_CHANNELS_MAX 8
 #define VMDEF_CHANNEL_NAME_MAX 63
@@ -55,6 +57,8 @@ enum vmdef_serial {
 	VMDEF_SERIAL_CONSOLE, /* COM1 is the VM's console stream */
 	VMDEF_SERIAL_NONE,    /* what the guest writes there is dropped */
 };
+/* Whose guest tools find what they look for. */
+enum vmdef_tools { VMDEF_TOOLS_NONE, VMDEF_TOOLS_VMWARE };
 enum vmdef_on_reboot {
 	VMDEF_ON_REBOOT_RESTART,
 	VMDEF_ON_REBOOT_SHUTDOWN, /* a reset ends the VM */
@@ -107,6 +111,11 @@ struct vmdef_disk {
 	enum vmdef_discard discard;
 	enum vmdef_on_error on_error;
 	char *serial; /* or NULL */
+};
+
+/* What guest tools read as guestinfo.NAME. */
+struct vmdef_variable {
+	char *name, *value;
 };
 
 struct vmdef_module {
@@ -242,6 +251,9 @@ struct vmdef {
 		bool log_append;
 	} console;
 	enum vmdef_tristate paravirt;
+	enum vmdef_tools tools;
+	struct vmdef_variable *guestinfo;
+	unsigned guestinfo_count;
 	enum vmdef_on_reboot on_reboot;
 	bool autostart;     /* started with the host */
 	char *title, *description; /* for people */

@@ -28,6 +28,7 @@ enum field_type {
 	FIELD_VSOCK,
 	FIELD_SHARES,
 	FIELD_PCI,
+	FIELD_GUESTINFO,
 	FIELD_WEIGHT, /* double, 0..1000 */
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
 	FIELD_MAC,    /* char[VMDEF_MAC_BYTES] */
@@ -108,5 +109,9 @@ struct json_object *vmdef_shares_to_json(const struct vmdef *def);
 struct json_object *vmdef_shares_item_schema(void);
 /* The vsock's too. */
 void vmdef_free_shares(struct vmdef *def);
+/* ---- tooldef.c ---- */
+int vmdef_parse_guestinfo(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+struct json_object *vmdef_guestinfo_to_json(const struct vmdef *def);
+void vmdef_free_guestinfo(struct vmdef *def);
 
 #endif

@@ -3,6 +3,7 @@
 #include "vm/private.h"
 
 #include "proto/keys.h"
+#include "machine/vmware/vmware.h"
 #include "proto/line.h"
 #include "proto/sock.h"
 
@@ -557,6 +558,72 @@ static void do_send_text(struct vm *vm, struct json_object *params, struct reply
 		typed(vm, rc, reply);
 }
 
+static void tools_error(int rc, struct reply *reply)
+{
+	if (rc == -ENOTSUP)
+		error(reply, CONTROL_ERROR_STATE, "this VM has no port for guest tools; define it with \"tools\": \"vmware\"");
+	else if (rc == -EAGAIN)
+		error(reply, CONTROL_ERROR_STATE, "no tools answer in the guest; is open-vm-tools installed, and running?");
+	else if (rc)
+		error(reply, RPC_INTERNAL_ERROR, "guest tools: %s", strerror(-rc));
+}
+
+static void do_shutdown(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *value = NULL;
+	enum vm_shutdown_by by = VM_SHUTDOWN_ANY;
+	if (params && json_object_object_get_ex(params, "by", &value) && value) {
+		const char *word = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
+		if (strcmp(word, "tools") && strcmp(word, "acpi")) {
+			error(reply, RPC_INVALID_PARAMS, "by: tools or acpi is wanted");
+			return;
+		}
+		by = strcmp(word, "acpi") ? VM_SHUTDOWN_TOOLS : VM_SHUTDOWN_ACPI;
+	}
+	int rc = vm_shutdown(vm, by);
+	if (rc == -EBUSY)
+		state_error(vm, rc, "shut down", reply);
+	else
+		tools_error(rc, reply);
+}
+
+static void do_guest_tools(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	tools_error(vm_tools_json(vm, reply->result), reply);
+}
+
+static void do_guest_variables(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	tools_error(vm_tools_variables_json(vm, reply->result), reply);
+}
+
+static void do_guest_variable_set(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	struct json_object *name = NULL, *value = NULL;
+	if (params) {
+		json_object_object_get_ex(params, "name", &name);
+		json_object_object_get_ex(params, "value", &value);
+	}
+	if (!json_object_is_type(name, json_type_string) || (value && !json_object_is_type(value, json_type_string))) {
+		error(reply, RPC_INVALID_PARAMS, "name: a string is wanted; value: a string, or null to take the variable away");
+		return;
+	}
+	int rc = vmware_variable_set(vm->machine, json_object_get_string(name), value ? json_object_get_string(value) : NULL,
+				     value ? (size_t)json_object_get_string_len(value) : 0);
+	if (rc == -EINVAL)
+		error(reply, RPC_INVALID_PARAMS, "name: 1 to %u characters without spaces are wanted", VMWARE_NAME_MAX);
+	else if (rc == -ENOSPC)
+		error(reply, CONTROL_ERROR_STATE, "the variables of a VM may take %u KiB together, and be %u",
+		      VMWARE_VARIABLES_BYTES_MAX >> 10, VMWARE_VARIABLES_MAX);
+	else
+		tools_error(rc, reply);
+}
+
+static void do_guest_time_sync(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	tools_error(vmware_time_sync(vm->machine), reply);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -578,6 +645,11 @@ static const struct {
 	{CONTROL_CONSOLE_SIZE, do_console_size, true},
 	{CONTROL_SEND_KEY, do_send_key, true},
 	{CONTROL_SEND_TEXT, do_send_text, true},
+	{CONTROL_SHUTDOWN, do_shutdown, true},
+	{CONTROL_GUEST_TOOLS, do_guest_tools, false},
+	{CONTROL_GUEST_VARIABLES, do_guest_variables, false},
+	{CONTROL_GUEST_VARIABLE_SET, do_guest_variable_set, true},
+	{CONTROL_GUEST_TIME_SYNC, do_guest_time_sync, false},
 };
 
 /* ---- requests ---- */

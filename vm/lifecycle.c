@@ -1,6 +1,8 @@
 /* A VM from power-on to its end: vCPU threads, pause and resume, reset in place, and how it can end. */
 #include "vm/private.h"
 
+#include "machine/vmware/vmware.h"
+
 #include <errno.h>
 #include <event2/event.h>
 #include <json-c/json.h>
@@ -109,11 +111,24 @@ static int build_machine(struct vm *vm)
 	if (!cpuid_features_check(wish, why_not, sizeof(why_not)))
 		return fail(vm, -ENOTSUP, "%s", why_not);
 	config.cpu_features = wish;
+	struct vmware_config vmware;
+	if (vm->def->tools == VMDEF_TOOLS_VMWARE) {
+		rc = vm_tools_config(vm, &vmware);
+		if (rc)
+			return rc;
+		config.vmware = &vmware;
+	}
+	config.no_paravirt = vm->def->paravirt == VMDEF_NO;
 	rc = machine_create(&config, &vm->machine);
 	if (rc)
 		return fail(vm, rc, "cannot make a machine with %u MiB and %u vCPUs: %s%s", vm->def->memory_mib,
 			    vm->def->vcpus, strerror(-rc), rc == -ENOMEM ? "; give it less memory" : "");
 	const char *why = "unknown";
+	if (config.vmware) {
+		rc = vm_tools_fill(vm);
+		if (rc)
+			return fail(vm, rc, "guestinfo: %s", rc == -ENOSPC ? "too much for one VM; at most 2 MiB" : strerror(-rc));
+	}
 	rc = vm_disks_add(vm);
 	if (rc)
 		return rc;
@@ -452,6 +467,8 @@ void vm_go(struct vm *vm)
 	vm->paused_ns += vm_now_ns() - vm->pause_began_ns;
 	machine_resume(vm->machine);
 	vm->halted = false;
+	/* Its clock stood still; -EAGAIN: nobody there to set it. */
+	vmware_time_sync(vm->machine);
 	run_vcpus(vm);
 }
 
@@ -552,7 +569,7 @@ static void power_cycle(struct vm *vm, const char *by)
 /* The guest asked for a reset. */
 static void reset_guest(struct vm *vm)
 {
-	if (vm->no_reboot || vm->def->on_reboot == VMDEF_ON_REBOOT_SHUTDOWN) {
+	if (!vm->reboot_at_poweroff && (vm->no_reboot || vm->def->on_reboot == VMDEF_ON_REBOOT_SHUTDOWN)) {
 		vm->resets++;
 		vm_control_notify(vm, CONTROL_EVENT_RESET, json_object_new_object());
 		vm_finish(vm, VM_SHUTDOWN, VM_EXIT_SHUTDOWN, "the guest rebooted, which ends it by request");
@@ -574,7 +591,20 @@ int vm_reboot(struct vm *vm)
 	if (vm->state != VM_RUNNING)
 		return -EBUSY;
 	vm->reboot_at_poweroff = true;
-	machine_power_button(vm->machine);
+	if (vm_tools_reboot(vm))
+		machine_power_button(vm->machine);
+	return 0;
+}
+
+int vm_shutdown(struct vm *vm, enum vm_shutdown_by by)
+{
+	if (vm->state != VM_RUNNING)
+		return -EBUSY;
+	int rc = by == VM_SHUTDOWN_ACPI ? -ENOTSUP : vm_tools_shutdown(vm);
+	if (rc && by == VM_SHUTDOWN_TOOLS)
+		return rc;
+	if (rc)
+		machine_power_button(vm->machine);
 	return 0;
 }
 
@@ -663,6 +693,7 @@ void vm_handle_wake(struct vm *vm)
 		reset_guest(vm);
 	else if (events & 1u << MACHINE_EVENT_DISK_ERROR)
 		pause_for_disk(vm);
+	vm_tools_look(vm);
 	vm_debug_look(vm);
 	report_outcome(vm);
 }

@@ -30,6 +30,7 @@ trivisor_vm_SOURCES = \
 	vm/sandbox.c \
 	vm/screen.c \
 	vm/stats.c \
+	vm/tools.c \
 	vm/vsock.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS) $(CAPSTONE_CFLAGS) $(PNG_CFLAGS)
 trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(PNG_LIBS) $(MACHINE_LIBS)

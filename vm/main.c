@@ -309,6 +309,7 @@ int main(int argc, char **argv)
 	vm_gdb_close(&vm);
 	vm_debug_finish(&vm);
 	vm_agent_close(&vm);
+	vm_tools_close(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
 	/* A vCPU that never came back still uses all of this. */

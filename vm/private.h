@@ -15,6 +15,7 @@
 
 struct event;
 struct event_base;
+struct vmware_config;
 struct json_object;
 struct vm_agent;
 struct vm_control;
@@ -111,6 +112,8 @@ struct vm {
 	atomic_uint panic_code;
 	atomic_uint nvram_error; /* errno */
 	atomic_uint disk_error;  /* its number << 16 | errno */
+	atomic_uint tools_answer; /* of the guest's tools, asked for a shutdown: 1 yes, 2 no */
+	struct event *tools_timer; /* runs while they are asked */
 
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -145,6 +148,10 @@ int vm_resume(struct vm *vm);
 int vm_reset(struct vm *vm);
 /* The power button, and power-on again once the guest has powered off. 0 or -EBUSY. */
 int vm_reboot(struct vm *vm);
+/* Who is asked to shut the guest down: its tools if they answer, else ACPI's power button; or one of them only. */
+enum vm_shutdown_by { VM_SHUTDOWN_ANY, VM_SHUTDOWN_TOOLS, VM_SHUTDOWN_ACPI };
+/* 0, -EBUSY, and of tools alone -ENOTSUP (the machine has none) or -EAGAIN (they do not answer). */
+int vm_shutdown(struct vm *vm, enum vm_shutdown_by by);
 /* Stops vCPUs and the machine's time, and lets them go on: the state that users see stays. Both are idempotent. */
 int vm_halt(struct vm *vm);
 void vm_go(struct vm *vm);
@@ -279,6 +286,24 @@ void vm_agent_close(struct vm *vm);
 int vm_vsock_prepare(struct vm *vm);
 /* Adds the device. 0, or -errno and *ret_why (static) says why. */
 int vm_vsock_add(struct vm *vm, const char **ret_why);
+
+/* ---- tools.c: main thread ---- */
+/* Of VMware's backdoor. 0, or -ENOTSUP and vm->reason says why this mode has none. */
+int vm_tools_config(struct vm *vm, struct vmware_config *ret);
+/* The definition's variables. 0 or -errno. */
+int vm_tools_fill(struct vm *vm);
+/*
+ * Asks the guest's tools for it; if they refuse, or say nothing for some seconds, the power button is pressed. -ENOTSUP,
+ * -EAGAIN: there are none.
+ */
+int vm_tools_shutdown(struct vm *vm);
+int vm_tools_reboot(struct vm *vm);
+/* The loop's side: what they said. */
+void vm_tools_look(struct vm *vm);
+void vm_tools_close(struct vm *vm);
+/* What they tell of the guest, and the variables by name. 0 or -ENOTSUP. */
+int vm_tools_json(struct vm *vm, struct json_object *to);
+int vm_tools_variables_json(struct vm *vm, struct json_object *to);
 
 /* ---- nvram.c ---- */
 /* Makes boot.nvram.path from its template when it is not there yet. 0, or -errno and vm->reason says why. */

@@ -215,6 +215,9 @@ void bt_task_switch(struct bt_vcpu *v, uint16_t selector, enum bt_task_cause cau
 bool bt_interrupt_waits(struct bt_vcpu *v);
 /* Raises unless the I/O privilege level or the TSS's bitmap allows [port, port + bytes). */
 void bt_io_check(struct bt_vcpu *v, uint16_t port, unsigned bytes);
+/* Whether an access of `bytes` is one to that port of VMware's backdoor; its registers, and how they become the vCPU's. */
+bool bt_backdoor_get(const struct bt_vcpu *v, uint16_t port, unsigned bytes, uint32_t r[VMWARE_REGISTERS]);
+void bt_backdoor_set(struct bt_vcpu *v, const uint32_t r[VMWARE_REGISTERS]);
 /* Changes of RFLAGS that popf and iret may make at this privilege (SDM vol. 2, POPF, table 4-19). */
 uint64_t bt_flags_writable(const struct bt_vcpu *v, unsigned bytes);
 /* mov cr0: checks and side effects; raises #GP(0). */

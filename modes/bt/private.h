@@ -12,6 +12,7 @@
 #include "machine/cpu_state.h"
 #include "machine/machine.h"
 #include "machine/types.h"
+#include "machine/vmware/vmware.h"
 #include "modes/bt/debug.h"
 #include "modes/bt/decode.h"
 #include "modes/mode.h"
@@ -259,6 +260,7 @@ struct bt_vcpu {
 		uint32_t unknown_msrs; /* accesses that ended in #GP, and the last such MSR */
 		uint32_t unknown_msr_last;
 		bool invpcid;
+		bool backdoor;	    /* the machine has VMware's ports */
 		bool amd, paravirt; /* the CPUID model's vendor (else Intel); it has KVM's leaves */
 	} sys;
 

@@ -361,6 +361,55 @@ void bt_op_scas(struct bt_vcpu *v, const struct bt_insn *insn)
 
 /* ---- ins and outs ------------------------------------------------------------------------------------ */
 
+/*
+ * A message, or what is left of it, by VMware's data port: pages at a time where there is host memory, upwards. The address
+ * and the count move as those of the instruction do, so a fault or an event finds it restartable.
+ */
+static bool backdoor_data(struct bt_vcpu *v, struct string *s, bool to_guest)
+{
+	unsigned gpr = to_guest ? GPR_RDI : GPR_RSI;
+	uint32_t r[VMWARE_REGISTERS], left;
+	gva_t gva;
+
+	if (!s->rep || s->step < 0 || !bt_backdoor_get(v, VMWARE_PORT_DATA, s->size, r))
+		return false;
+	bt_fpu_leave(v);
+	left = machine_backdoor_data_begin(v->machine, r, to_guest);
+	bt_fpu_enter(v);
+	while (left) {
+		uint32_t n = (uint32_t)run_length(v, s, gpr, to_guest ? SEG_ES : s->seg, left, to_guest, &gva);
+		uint8_t byte, *host = n ? run_host(v, s, gva, n, to_guest) : NULL;
+		bool moved;
+
+		if (!host) {
+			n = 1;
+			host = &byte;
+			gva = bt_seg_gva(v, to_guest ? SEG_ES : s->seg, bt_gpr(v, gpr, s->asize), 1, to_guest);
+			if (to_guest)
+				bt_probe_store(v, gva, 1);
+			else
+				byte = (uint8_t)bt_load(v, gva, 1);
+		}
+		bt_fpu_leave(v);
+		moved = machine_backdoor_data_move(v->machine, r, to_guest, host, n);
+		bt_fpu_enter(v);
+		if (!moved)
+			break; /* somebody else was at the channel */
+		if (to_guest && host == &byte)
+			bt_store(v, gva, byte, 1);
+		left -= n;
+		advance(v, s, gpr, n);
+		done(v, s, n);
+		if (left)
+			poll(v, s);
+	}
+	bt_fpu_leave(v);
+	machine_backdoor_data_end(v->machine, r, to_guest);
+	bt_fpu_enter(v);
+	v->cs.gpr[GPR_RBX] = r[VMWARE_BX];
+	return true;
+}
+
 void bt_op_ins(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	struct string s = begin(v, insn);
@@ -368,6 +417,8 @@ void bt_op_ins(struct bt_vcpu *v, const struct bt_insn *insn)
 	uint32_t value;
 	gva_t gva;
 
+	if (backdoor_data(v, &s, true))
+		return;
 	bt_io_check(v, port, s.size);
 	while (s.count) {
 		gva = bt_seg_gva(v, SEG_ES, bt_gpr(v, GPR_RDI, s.asize), s.size, true);
@@ -394,6 +445,8 @@ void bt_op_outs(struct bt_vcpu *v, const struct bt_insn *insn)
 	uint16_t port = (uint16_t)v->cs.gpr[GPR_RDX];
 	uint32_t value;
 
+	if (backdoor_data(v, &s, false))
+		return;
 	bt_io_check(v, port, s.size);
 	while (s.count) {
 		value = (uint32_t)element_load(v, &s, GPR_RSI, s.seg);

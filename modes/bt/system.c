@@ -77,8 +77,8 @@ void bt_system_init(struct bt_vcpu *v)
 	v->sys.phys_mask = ((1ull << v->sys.cpuid->phys_bits) - 1) & GUEST_PAGE_MASK;
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0, 0, r);
 	v->sys.amd = r[2] == 0x444d4163 || r[2] == 0x656e6975; /* AuthenticAMD, HygonGenuine */
-	cpuid_query(v->sys.cpuid, 0, 0, 0, 0x40000000, 0, r);
-	v->sys.paravirt = r[0] != 0;
+	v->sys.paravirt = cpuid_kvm_base(v->sys.cpuid) != 0;
+	v->sys.backdoor = machine_has_backdoor(v->machine);
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0xd, 1, r);
 	v->sys.xsave_features = r[0];
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 7, 0, r);
@@ -691,11 +691,47 @@ static uint16_t io_port(const struct bt_vcpu *v, const struct bt_insn *insn)
 	return insn->imm_bytes ? insn->imm & 0xff : v->cs.gpr[GPR_RDX] & 0xffff;
 }
 
+static const uint8_t backdoor_gpr[VMWARE_REGISTERS] = {GPR_RAX, GPR_RBX, GPR_RCX, GPR_RDX, GPR_RSI, GPR_RDI, GPR_RBP};
+
+bool bt_backdoor_get(const struct bt_vcpu *v, uint16_t want, unsigned bytes, uint32_t r[VMWARE_REGISTERS])
+{
+	if (!v->sys.backdoor || (uint16_t)v->cs.gpr[GPR_RDX] != want || (uint32_t)v->cs.gpr[GPR_RAX] != VMWARE_MAGIC ||
+	    bytes != (want == VMWARE_PORT ? 4 : 1))
+		return false;
+	for (unsigned i = 0; i < VMWARE_REGISTERS; i++)
+		r[i] = (uint32_t)v->cs.gpr[backdoor_gpr[i]];
+	return true;
+}
+
+void bt_backdoor_set(struct bt_vcpu *v, const uint32_t r[VMWARE_REGISTERS])
+{
+	for (unsigned i = 0; i < VMWARE_REGISTERS; i++)
+		if (r[i] != (uint32_t)v->cs.gpr[backdoor_gpr[i]])
+			v->cs.gpr[backdoor_gpr[i]] = r[i];
+}
+
+/* VMware's backdoor answers programs too, whatever the I/O privilege level and the TSS's bitmap say. */
+static bool backdoor(struct bt_vcpu *v, const struct bt_insn *insn)
+{
+	uint32_t r[VMWARE_REGISTERS];
+
+	if (insn->imm_bytes || !bt_backdoor_get(v, VMWARE_PORT, insn->opsize, r))
+		return false;
+	v->stats.pio++;
+	bt_fpu_leave(v);
+	machine_backdoor(v->machine, r);
+	bt_fpu_enter(v);
+	bt_backdoor_set(v, r);
+	return true;
+}
+
 void bt_op_in(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	uint16_t port = io_port(v, insn);
 	uint32_t value;
 
+	if (backdoor(v, insn))
+		return;
 	bt_io_check(v, port, insn->opsize);
 	v->stats.pio++;
 	bt_fpu_leave(v);
@@ -711,6 +747,8 @@ void bt_op_out(struct bt_vcpu *v, const struct bt_insn *insn)
 {
 	uint16_t port = io_port(v, insn);
 
+	if (backdoor(v, insn))
+		return;
 	bt_io_check(v, port, insn->opsize);
 	v->stats.pio++;
 	bt_fpu_leave(v);

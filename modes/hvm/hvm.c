@@ -349,6 +349,7 @@ const struct mode_ops hvm_mode = {
 	.capabilities = MODE_CAP_STATE | MODE_CAP_OWN_IRQCHIP | MODE_CAP_PASSTHROUGH,
 	.probe = hvm_probe,
 	.build_cpuid = hvm_build_cpuid,
+	.backdoor_usable = hvm_backdoor_usable,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
 	.vcpu_create = vcpu_create,

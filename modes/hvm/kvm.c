@@ -143,6 +143,18 @@ static void name_variant(struct mode_probe *p)
 	}
 }
 
+#define BACKDOOR_PARAMETER "/sys/module/kvm/parameters/enable_vmware_backdoor"
+
+bool hvm_backdoor_usable(char *ret_why, size_t bytes)
+{
+	if (parameter(BACKDOOR_PARAMETER) == 1)
+		return true;
+	/* Its kernel could use it, its programs would die of it. */
+	snprintf(ret_why, bytes, "tools: KVM lets no program of a guest reach VMware's port here (" BACKDOOR_PARAMETER
+		 "): load the kvm module with enable_vmware_backdoor=1, or use mode bt");
+	return false;
+}
+
 void hvm_probe(struct mode_probe *ret_probe)
 {
 	struct hvm_kvm kvm;

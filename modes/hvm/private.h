@@ -107,6 +107,7 @@ void hvm_probe(struct mode_probe *ret_probe);
 void hvm_build_cpuid(struct cpuid_model *ret_model, const struct cpuid_config *config);
 /* Gives the vCPU the machine's model. 0 or -errno. */
 int hvm_set_cpuid(struct mode_vcpu *vcpu);
+bool hvm_backdoor_usable(char *ret_why, size_t bytes);
 
 /* ---- memory.c ---- */
 

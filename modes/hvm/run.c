@@ -1,4 +1,5 @@
 /* Running a vCPU: KVM_RUN, what it comes back for, and how others get it out. */
+#include "machine/vmware/vmware.h"
 #include "modes/hvm/private.h"
 
 #include <errno.h>
@@ -84,6 +85,34 @@ static void flush_ring(struct mode_vm *vm)
 	pthread_mutex_unlock(&vm->ring_lock);
 }
 
+/*
+ * VMware's backdoor takes and gives more registers than an access to a port does. KVM writes eax itself, from what is in
+ * the exit, when it is entered again.
+ */
+static bool do_backdoor(struct mode_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+	uint32_t *eax = (uint32_t *)((uint8_t *)vcpu->run + run->io.data_offset);
+	uint32_t r[VMWARE_REGISTERS];
+	struct kvm_regs k;
+
+	if (run->io.port != VMWARE_PORT || run->io.size != 4 || run->io.count != 1 || !machine_has_backdoor(vcpu->vm->machine) ||
+	    ioctl(vcpu->fd, KVM_GET_REGS, &k) < 0 || (uint32_t)k.rax != VMWARE_MAGIC)
+		return false;
+	__u64 *const gpr[VMWARE_REGISTERS] = {&k.rax, &k.rbx, &k.rcx, &k.rdx, &k.rsi, &k.rdi, &k.rbp};
+	for (unsigned i = 0; i < VMWARE_REGISTERS; i++)
+		r[i] = (uint32_t)*gpr[i];
+	machine_backdoor(vcpu->vm->machine, r);
+	for (unsigned i = 0; i < VMWARE_REGISTERS; i++)
+		if (r[i] != (uint32_t)*gpr[i])
+			*gpr[i] = r[i];
+	if (run->io.direction == KVM_EXIT_IO_IN)
+		*eax = r[VMWARE_AX];
+	ioctl(vcpu->fd, KVM_SET_REGS, &k);
+	vcpu->stats.pio++;
+	return true;
+}
+
 static void do_pio(struct mode_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -91,6 +120,8 @@ static void do_pio(struct mode_vcpu *vcpu)
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	unsigned size = run->io.size;
 
+	if (do_backdoor(vcpu))
+		return;
 	for (uint32_t i = 0; i < run->io.count; i++, data += size) {
 		uint32_t value = 0;
 

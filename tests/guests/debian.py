@@ -20,7 +20,7 @@ from systems import MIB, make, seabios, tool
 from vmtest import BOOT_TIMEOUT, SOURCE, Failed, Skip, Tap, Vm, check, program, scratch
 
 SUITE = "bookworm"
-PACKAGES = "systemd-sysv,udev,dbus,libpam-systemd,initramfs-tools,linux-image-cloud-amd64,e2fsprogs,login,procps,zstd,iproute2,qemu-guest-agent"
+PACKAGES = "systemd-sysv,udev,dbus,libpam-systemd,initramfs-tools,linux-image-cloud-amd64,e2fsprogs,login,procps,zstd,iproute2,qemu-guest-agent,open-vm-tools"
 UUID = "6d1f8b1e-5b0c-4c57-9f3e-000000000001"
 SIZE_MIB = 1024
 GRUB_CONFIG = f"""
@@ -119,12 +119,12 @@ def image():
 class System:
     """One VM with an image over the made one."""
 
-    def __init__(self, folder, base, name, more_disks=()):
+    def __init__(self, folder, base, name, more_disks=(), more=None):
         self.overlay, self.vm_dir = os.path.join(folder, name + ".qcow2"), os.path.join(folder, name)
         make("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", self.overlay)
         os.mkdir(self.vm_dir)
         self.vm = Vm(self.vm_dir, {"memory_mib": 512, "boot": {"firmware": seabios()},
-                                   "disks": [{"path": self.overlay, "format": "qcow2"}, *more_disks]})
+                                   "disks": [{"path": self.overlay, "format": "qcow2"}, *more_disks], **(more or {})})
 
     def login(self):
         self.console = self.vm.console()

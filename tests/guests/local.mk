@@ -1,8 +1,8 @@
 # Files of tests/guests/: whole guests under trivisor-vm and through the daemon.
 dist_check_SCRIPTS += tests/guests/boot.py tests/guests/run.py
 TESTS += tests/guests/boot.py tests/guests/run.py
-dist_check_SCRIPTS += tests/guests/disks.py tests/guests/debian.py
-TESTS += tests/guests/disks.py tests/guests/debian.py
+dist_check_SCRIPTS += tests/guests/disks.py tests/guests/debian.py tests/guests/vmtools.py
+TESTS += tests/guests/disks.py tests/guests/debian.py tests/guests/vmtools.py
 dist_check_SCRIPTS += tests/guests/bench.py
 TESTS += tests/guests/bench.py
 dist_check_SCRIPTS += tests/guests/agent.py

@@ -38,6 +38,8 @@ static void takes_defaults(void **state)
 	assert_int_equal(def->on_reboot, VMDEF_ON_REBOOT_RESTART);
 	assert_false(def->debug_exit);
 	assert_null(def->gdb);
+	assert_int_equal(def->tools, VMDEF_TOOLS_NONE);
+	assert_int_equal(def->guestinfo_count, 0);
 	vmdef_free(def);
 	def = parse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"gdb\":true}");
 	assert_string_equal(def->gdb, "");
@@ -54,6 +56,7 @@ static const char full[] =
 	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
 	"\"serial\":\"none\",\"console\":{\"scrollback_kib\":64,\"log\":\"/c\",\"log_kib\":8,\"log_append\":true},\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
 	"\"vsock\":{\"cid\":99,\"path\":\"/v\"},"
+	"\"tools\":\"vmware\",\"guestinfo\":{\"userdata\":\"#cloud-config\\n\",\"a.b\":\"\"},"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
 	"\"policy\":{\"weights\":{\"integer\":3,\"virtio\":0.5},\"forbid\":[\"pv\"],"
 	"\"isolation\":\"kernel\",\"migratable\":true}}";
@@ -77,6 +80,10 @@ static void takes_everything(void **state)
 	assert_int_equal(def->disks[1].on_error, VMDEF_ERROR_PAUSE_FULL);
 	assert_string_equal(def->disks[1].serial, "S1");
 	assert_int_equal(def->paravirt, VMDEF_NO);
+	assert_int_equal(def->tools, VMDEF_TOOLS_VMWARE);
+	assert_int_equal(def->guestinfo_count, 2);
+	assert_string_equal(def->guestinfo[0].name, "userdata");
+	assert_string_equal(def->guestinfo[0].value, "#cloud-config\n");
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_pcid], VMDEF_YES);
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx2], VMDEF_NO);
 	assert_int_equal(def->cpu_feature[CPU_FEATURE_avx], VMDEF_AUTO);
@@ -271,6 +278,12 @@ static const struct refusal refusals[] = {
 	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"balloon\":{\"stats_seconds\":-1}}", "balloon.stats_seconds: -1 is out of range"},
 	{"", "not JSON"},
 	{"{", "not JSON"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"tools\":\"virtualbox\"}", "tools: \"virtualbox\" is not known; known: none, vmware"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guestinfo\":[]}", "guestinfo: an object such as"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guestinfo\":{\"a b\":\"\"}}", "guestinfo: \"a b\" cannot name a variable"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guestinfo\":{\"a\":1}}", "guestinfo: a: a string is wanted, not a number"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guestinfo\":{\"a\":\"x\\u0000y\"}}", "guestinfo: a: a NUL in it"},
+	{"{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"},\"guestinfo\":{\"a\":\"x\"}}", "guestinfo: its reader is the guest's tools: set tools to vmware"},
 	{"{} x", "not JSON"},
 	{"[]", "an object is wanted, not an array"},
 	{"{}", "the key name is missing"},
