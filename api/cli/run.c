@@ -792,6 +792,8 @@ static int conclude(struct run *run)
 		complain_timeout(run);
 	else if (status == EXIT_NOT_STARTED || status == EXIT_ERROR)
 		complain("%s", reason);
+	else if (status == EXIT_NO_DAEMON)
+		; /* that was said, and nothing is known of the VM */
 	else if (run->verbose || (status && strcmp(state, "shutdown")))
 		complain("VM %s: %s: %s", json_object_get_string(json_object_object_get(run->definition, "name")),
 			 state, reason);
