@@ -2,7 +2,7 @@
 noinst_LIBRARIES += libjsonrpc.a
 libjsonrpc_a_SOURCES = \
 	api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/methods.h \
-	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_screen.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
+	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_screen.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_tools.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
 	api/jsonrpc/schema.c api/jsonrpc/server.c api/jsonrpc/stream.c api/listener.c api/listener.h
 libjsonrpc_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 

@@ -151,7 +151,7 @@ void daemon_run(struct daemon *daemon, json_object *definition, const struct dae
 /* Makes owner the one whose end ends this transient VM: for a client that comes back after the daemon was restarted. */
 void daemon_claim(struct daemon *daemon, struct vm *vm, struct daemon_owner *owner, daemon_done_fn done, void *opaque);
 
-/* ACPI power button. */
+/* By guest tools if they answer, else by ACPI's power button. */
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
 /* The power button, and power-on again once the guest has powered off. */
 void daemon_reboot(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque);
@@ -167,6 +167,7 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
 /* What a running VM's process shows of its insides, by the control protocol's method, within `seconds`
  * and a little more; takes params (NULL: none). */
 enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET,
+			 DAEMON_GUEST_TOOLS, DAEMON_GUEST_VARIABLES, DAEMON_GUEST_VARIABLE_SET, DAEMON_GUEST_TIME_SYNC,
 			 DAEMON_SCREENSHOT, DAEMON_SEND_KEY, DAEMON_SEND_TEXT, DAEMON_CONSOLE_SIZE };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);

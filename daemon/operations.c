@@ -677,6 +677,10 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
 					      [DAEMON_DISASSEMBLE] = CONTROL_DISASSEMBLE,
 					      [DAEMON_HOT_BLOCKS] = CONTROL_HOT_BLOCKS, [DAEMON_PERF_MAP] = CONTROL_PERF_MAP,
 					      [DAEMON_NIC_SET] = CONTROL_NIC_SET,
+					      [DAEMON_GUEST_TOOLS] = CONTROL_GUEST_TOOLS,
+					      [DAEMON_GUEST_VARIABLES] = CONTROL_GUEST_VARIABLES,
+					      [DAEMON_GUEST_VARIABLE_SET] = CONTROL_GUEST_VARIABLE_SET,
+					      [DAEMON_GUEST_TIME_SYNC] = CONTROL_GUEST_TIME_SYNC,
 					      [DAEMON_SCREENSHOT] = CONTROL_SCREENSHOT,
 					      [DAEMON_SEND_KEY] = CONTROL_SEND_KEY, [DAEMON_SEND_TEXT] = CONTROL_SEND_TEXT,
 					      [DAEMON_CONSOLE_SIZE] = CONTROL_CONSOLE_SIZE};
@@ -686,7 +690,7 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
 
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)
 {
-	call_vm(vm, CONTROL_POWER_BUTTON, on_empty, done, opaque);
+	call_vm(vm, CONTROL_SHUTDOWN, on_empty, done, opaque);
 }
 
 void daemon_reboot(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)

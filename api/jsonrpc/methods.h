@@ -7,6 +7,7 @@
 /* A table for each file; a row without a name ends it. The order of methods.c is that of docs/api.md. */
 extern const struct rpc_method rpc_host_methods[];
 extern const struct rpc_method rpc_vm_methods[];
+extern const struct rpc_method rpc_tools_methods[];
 extern const struct rpc_method rpc_inspect_methods[];
 extern const struct rpc_method rpc_screen_methods[];
 extern const struct rpc_method rpc_net_methods[];

@@ -363,7 +363,7 @@ const struct rpc_method rpc_vm_methods[] = {
 	 "Takes over a transient VM whose client was lost with the daemon before: it ends with this connection.",
 	 rpc_vm_only, RESULT(started_fields, "the running VM"), handle_claim},
 	{"vm.shutdown",
-	 "Presses the VM's ACPI power button; the guest decides what follows.",
+	 "Asks the guest to shut down: its tools (\"tools\": \"vmware\") if they answer, else by ACPI's power button.",
 	 rpc_vm_only, NOTHING, handle_shutdown},
 	{"vm.reboot",
 	 "Presses the power button, and powers the VM on again once its guest has powered off.",

@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import debian
 from systems import seabios
-from vmtest import BOOT_TIMEOUT, Failed, Skip, Tap, check, program, scratch, wait_until
+from vmtest import BOOT_TIMEOUT, Daemon, Failed, Skip, Tap, check, program, scratch, wait_until
 
 USERDATA = "#cloud-config\nhostname: from-guestinfo\n"
 
@@ -90,10 +90,33 @@ def goes_down(system):
     check(system.vm.result()["state"] == "shutdown", system.vm.result()["reason"])
 
 
+def daemon_passes_on(folder):
+    os.mkdir(os.path.join(folder, "d"))
+    with Daemon(os.path.join(folder, "d")) as daemon:
+        rpc = daemon.rpc
+        boot = {"firmware": seabios()}
+        rpc.result("vm.run", {"definition": {"name": "t", "mode": "bt", "boot": boot, "tools": "vmware", "guestinfo": {"a": "b"}}})
+        check(rpc.result("vm.guest.variables", {"vm": "t"}) == {"a": "b"}, "the definition's")
+        rpc.result("vm.guest.set_variable", {"vm": "t", "name": "c", "value": "d"})
+        rpc.result("vm.guest.set_variable", {"vm": "t", "name": "a", "value": None})
+        check(rpc.result("vm.guest.variables", {"vm": "t"}) == {"c": "d"}, "set and taken away")
+        check(rpc.call("vm.guest.set_variable", {"vm": "t", "name": "a b", "value": ""})["error"]["code"] == -32602, "a bad name")
+        tools = rpc.result("vm.guest.tools", {"vm": "t"})
+        check(tools == {"tools": "vmware", "present": False, "interfaces": []}, tools)
+        why = rpc.call("vm.guest.sync_time", {"vm": "t"})["error"]["message"]
+        check("no tools answer" in why, why)
+        rpc.result("vm.destroy", {"vm": "t"})
+        rpc.result("vm.run", {"definition": {"name": "u", "mode": "bt", "boot": boot}})
+        why = rpc.call("vm.guest.variables", {"vm": "u"})["error"]["message"]
+        check('"tools": "vmware"' in why, why)
+
+
 def main():
     tap = Tap()
     try:
         program("trivisor-vm")
+        with scratch() as folder:
+            tap.run("the daemon passes it on", daemon_passes_on, folder)
         base = debian.image()
     except (Skip, Failed) as e:
         tap.skip("open-vm-tools", str(e))
