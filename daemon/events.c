@@ -66,29 +66,41 @@ static void log_event(const struct vm *vm, const char *event, json_object *messa
 	log_info("%s", text);
 }
 
-void event_emit(struct vm *vm, const char *event, json_object *params)
+/* Takes params. The message, for the caller to put. */
+static json_object *tell_all(struct daemon *daemon, const char *event, const char *uuid, const char *name, json_object *params)
 {
-	struct daemon *daemon = vm->daemon;
 	json_object *message = json_object_new_object();
 	double now = epoch_seconds();
 
 	json_object_object_add(message, "time", json_object_new_double(now));
 	put_text(message, "event", event);
-	put_text(message, "uuid", vm->uuid);
-	put_text(message, "name", vm->name);
+	put_text(message, "uuid", uuid);
+	put_text(message, "name", name);
 	if (params) {
 		json_object_object_foreach(params, key, value) if (!json_object_object_get_ex(message, key, NULL))
 			json_object_object_add(message, key, json_object_get(value));
 		json_object_put(params);
 	}
-	log_event(vm, event, message);
-	store_add(daemon->store, STORE_EVENT, vm->uuid, vm->name, now,
-		  json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN), NULL, NULL);
+	store_add(daemon->store, STORE_EVENT, uuid, name, now, json_object_to_json_string_ext(message, JSON_C_TO_STRING_PLAIN), NULL,
+		  NULL);
 	daemon->telling++;
 	for (struct daemon_listener *listener = daemon->listeners; listener; listener = listener->next)
 		if (listener->fn)
 			listener->fn(listener->opaque, message);
 	daemon->telling--;
 	sweep(daemon);
+	return message;
+}
+
+void event_emit(struct vm *vm, const char *event, json_object *params)
+{
+	json_object *message = tell_all(vm->daemon, event, vm->uuid, vm->name, params);
+
+	log_event(vm, event, message);
 	json_object_put(message);
+}
+
+void event_tell(struct daemon *daemon, const char *event, const char *uuid, const char *name, json_object *params)
+{
+	json_object_put(tell_all(daemon, event, uuid, name, params));
 }

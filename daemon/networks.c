@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,7 +27,11 @@ struct network {
 	struct network *next;
 	struct networks *networks;
 	char name[VMDEF_NAME_MAX + 1];
+	char uuid[VMDEF_UUID_BYTES];
 	double created;
+	bool autostart, transient;
+	bool wanted;	   /* it is to have a process */
+	char *libvirt_xml; /* what it was defined with; NULL */
 	char dir[PATH_MAX];
 	struct vmlink *link; /* NULL: its process is not there, or not yet */
 	struct event *timer;
@@ -58,6 +63,7 @@ static void network_free(struct network *net)
 		vmlink_destroy(net->link);
 	if (net->timer)
 		event_free(net->timer);
+	free(net->libvirt_xml);
 	free(net);
 }
 
@@ -66,7 +72,10 @@ static json_object *network_json(const struct network *net)
 	json_object *row = json_object_new_object();
 
 	put_text(row, "name", net->name);
-	json_object_object_add(row, "active", json_object_new_boolean(net->link != NULL));
+	put_text(row, "uuid", net->uuid);
+	json_object_object_add(row, "active", json_object_new_boolean(net->link != NULL && net->wanted));
+	json_object_object_add(row, "autostart", json_object_new_boolean(net->autostart));
+	json_object_object_add(row, "transient", json_object_new_boolean(net->transient));
 	json_object_object_add(row, "created", json_object_new_double(net->created));
 	return row;
 }
@@ -78,6 +87,14 @@ static struct network *find(const struct networks *networks, const char *name)
 	while (net && (net->deleting || strcmp(net->name, name)))
 		net = net->next;
 	return net;
+}
+
+static void tell(struct network *net, const char *change)
+{
+	json_object *params = json_object_new_object();
+
+	put_text(params, "change", change);
+	event_tell(net->networks->daemon, "network", net->uuid, net->name, params);
 }
 
 static void unlink_network(struct network *net)
@@ -117,8 +134,13 @@ static void on_link_close(void *opaque)
 
 	vmlink_destroy(net->link);
 	net->link = NULL;
-	if (net->deleting)
+	if (net->deleting || !net->wanted)
 		return;
+	if (net->made) {
+		/* It was stopped, and is to start again. */
+		tick_in(net, net->pid > 0 ? TICK_MS : RESTART_MS);
+		return;
+	}
 	log_warning("network %s: its process has ended; another is started, and VMs get a port when they are started again", net->name);
 	tick_in(net, RESTART_MS);
 }
@@ -162,10 +184,14 @@ static void on_tick(evutil_socket_t fd, short what, void *opaque)
 		}
 		return;
 	}
+	if (!net->wanted)
+		return;
 	sock = paths_join(path, sizeof(path), net->dir, SWITCH_FILE_CONTROL) ? -ENAMETOOLONG : sock_connect_nonblock(path);
 	if (sock >= 0) {
 		net->ticks = 0;
 		net->link = vmlink_create(net->networks->daemon->base, sock, &link_ops, net);
+		if (net->made)
+			tell(net, "started");
 		answer_made(net, net->link ? NULL : "out of memory");
 		return;
 	}
@@ -187,7 +213,7 @@ static void on_tick(evutil_socket_t fd, short what, void *opaque)
 }
 
 /* NULL: out of memory, or no directory. */
-static struct network *add(struct networks *networks, const char *name, double created)
+static struct network *add(struct networks *networks, const char *name, const char *uuid, double created)
 {
 	struct network *net = calloc(1, sizeof(*net)), **at = &networks->first;
 
@@ -196,6 +222,12 @@ static struct network *add(struct networks *networks, const char *name, double c
 	net->networks = networks;
 	net->created = created;
 	snprintf(net->name, sizeof(net->name), "%s", name);
+	snprintf(net->uuid, sizeof(net->uuid), "%s", uuid);
+	net->autostart = true;
+	if (!net->uuid[0] && vmdef_uuid_generate(net->uuid)) {
+		network_free(net);
+		return NULL;
+	}
 	net->timer = event_new(networks->daemon->base, -1, 0, on_tick, net);
 	if (!net->timer || paths_join(net->dir, sizeof(net->dir), networks->dir, name) || file_make_dirs(net->dir, 0700)) {
 		network_free(net);
@@ -222,37 +254,70 @@ static void save(struct networks *networks, store_done_fn done, void *opaque)
 			continue;
 		}
 		put_text(row, "name", net->name);
+		put_text(row, "uuid", net->uuid);
 		json_object_object_add(row, "created", json_object_new_double(net->created));
+		json_object_object_add(row, "autostart", json_object_new_boolean(net->autostart));
+		json_object_object_add(row, "transient", json_object_new_boolean(net->transient));
+		put_text(row, "libvirt_xml", net->libvirt_xml);
 		json_object_array_add(rows, row);
 	}
 	store_put_note(networks->daemon->store, NOTE, json_object_to_json_string(rows), done, opaque);
 	json_object_put(rows);
 }
 
+static const char *text_of(json_object *row, const char *key)
+{
+	json_object *value = NULL;
+
+	return json_object_object_get_ex(row, key, &value) && value ? json_object_get_string(value) : "";
+}
+
+/* One that was stored: its process may run; it may be to start with the host; or it waits until somebody starts it. */
+static void take_up(struct networks *networks, json_object *row)
+{
+	const char *name = text_of(row, "name"), *uuid = text_of(row, "uuid"), *xml = text_of(row, "libvirt_xml");
+	json_object *autostart = NULL, *created = NULL;
+	char why[VMDEF_ERROR_BYTES], path[PATH_MAX];
+	struct network *net;
+	bool there;
+
+	if (!vmdef_name_valid(name, why) || (uuid[0] && !vmdef_uuid_valid(uuid)))
+		return;
+	json_object_object_get_ex(row, "created", &created);
+	net = add(networks, name, uuid, json_object_get_double(created));
+	if (!net) {
+		log_error("network %s: its directory below %s cannot be made", name, networks->dir);
+		return;
+	}
+	/* Earlier versions stored no such key: all networks started. */
+	if (json_object_object_get_ex(row, "autostart", &autostart))
+		net->autostart = json_object_get_boolean(autostart);
+	net->transient = json_object_get_boolean(json_object_object_get(row, "transient"));
+	net->libvirt_xml = xml[0] ? strdup(xml) : NULL;
+	there = !paths_join(path, sizeof(path), net->dir, SWITCH_FILE_CONTROL) && access(path, F_OK) == 0;
+	net->wanted = there || net->autostart;
+	if (net->transient && !there) {
+		unlink_network(net);
+		rmdir(net->dir);
+		network_free(net);
+	} else {
+		on_tick(-1, 0, net);
+	}
+}
+
 int networks_open(struct daemon *daemon, struct networks **ret_networks)
 {
 	struct networks *networks = calloc(1, sizeof(*networks));
-	char *text = store_load_note(daemon->store, NOTE), why[VMDEF_ERROR_BYTES];
-	json_object *rows = text ? json_tokener_parse(text) : NULL, *name = NULL, *created = NULL;
+	char *text = store_load_note(daemon->store, NOTE);
+	json_object *rows = text ? json_tokener_parse(text) : NULL;
 	int rc = networks ? 0 : -ENOMEM;
 
 	if (!rc) {
 		networks->daemon = daemon;
 		rc = paths_join(networks->dir, sizeof(networks->dir), daemon->settings->runtime_dir, SWITCH_NETS_DIR);
 	}
-	for (size_t i = 0; !rc && json_object_is_type(rows, json_type_array) && i < json_object_array_length(rows); i++) {
-		json_object *row = json_object_array_get_idx(rows, i);
-		struct network *net;
-
-		if (!json_object_object_get_ex(row, "name", &name) || !vmdef_name_valid(json_object_get_string(name), why))
-			continue;
-		json_object_object_get_ex(row, "created", &created);
-		net = add(networks, json_object_get_string(name), json_object_get_double(created));
-		if (net)
-			on_tick(-1, 0, net);
-		else
-			log_error("network %s: its directory below %s cannot be made", json_object_get_string(name), networks->dir);
-	}
+	for (size_t i = 0; !rc && json_object_is_type(rows, json_type_array) && i < json_object_array_length(rows); i++)
+		take_up(networks, json_object_array_get_idx(rows, i));
 	json_object_put(rows);
 	free(text);
 	if (rc) {
@@ -277,46 +342,172 @@ void networks_close(struct networks *networks)
 
 /* ---- operations ------------------------------------------------------------------------ */
 
+/* Nothing is left of it but, perhaps, a process that is about to end. */
+static void discard(struct network *net)
+{
+	unlink_network(net);
+	rmdir(net->dir);
+	network_free(net);
+}
+
 static void on_created(void *opaque, int error, const char *message, json_object *rows)
 {
 	struct network *net = opaque;
 
 	if (error) {
 		answer_error(net->made, net->made_opaque, DAEMON_STORAGE, "%s", message);
-		unlink_network(net);
-		rmdir(net->dir);
-		network_free(net);
+		discard(net);
 		return;
 	}
-	on_tick(-1, 0, net);
+	tell(net, "defined");
+	if (net->wanted)
+		on_tick(-1, 0, net);
+	else
+		answer_made(net, NULL);
 }
 
-void daemon_net_create(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
+/* Whoever waits for a change that has been stored. */
+struct question {
+	struct daemon *daemon;
+	char name[VMDEF_NAME_MAX + 1];
+	daemon_done_fn done;
+	void *opaque;
+};
+
+static void on_changed(void *opaque, int error, const char *message, json_object *rows)
+{
+	struct question *q = opaque;
+	struct network *net = find(q->daemon->networks, q->name);
+	json_object *row;
+
+	if (error || !net) {
+		answer_error(q->done, q->opaque, error ? DAEMON_STORAGE : DAEMON_NOT_FOUND, "%s", error ? message : "it is gone");
+	} else {
+		row = network_json(net);
+		q->done(q->opaque, NULL, row);
+		json_object_put(row);
+	}
+	free(q);
+}
+
+static void save_change(struct network *net, daemon_done_fn done, void *opaque)
+{
+	struct question *q = calloc(1, sizeof(*q));
+
+	if (!q) {
+		answer_error(done, opaque, DAEMON_INTERNAL, "out of memory");
+		return;
+	}
+	*q = (struct question){.daemon = net->networks->daemon, .done = done, .opaque = opaque};
+	snprintf(q->name, sizeof(q->name), "%s", net->name);
+	save(net->networks, on_changed, q);
+}
+
+static struct network *find_uuid(const struct networks *networks, const char *uuid)
+{
+	struct network *net = networks->first;
+
+	while (net && (net->deleting || strcasecmp(net->uuid, uuid)))
+		net = net->next;
+	return net;
+}
+
+/* Whether there may be one of that name and UUID; *ret_same is the one that has both. Else the error was answered. */
+static bool may_define(struct networks *networks, const struct net_definition *def, struct network **ret_same, daemon_done_fn done,
+		       void *opaque)
+{
+	struct network *named = find(networks, def->name), *same = def->uuid[0] ? find_uuid(networks, def->uuid) : NULL;
+	char why[VMDEF_ERROR_BYTES];
+
+	if (!vmdef_name_valid(def->name, why))
+		answer_error(done, opaque, DAEMON_INVALID, "name: %s", why);
+	else if (!strcmp(def->name, NET_BUILTIN))
+		answer_error(done, opaque, DAEMON_EXISTS, "the network \"" NET_BUILTIN "\" is built in: NICs of type user; choose another name");
+	else if (def->uuid[0] && !vmdef_uuid_valid(def->uuid))
+		answer_error(done, opaque, DAEMON_INVALID, "\"%.60s\" is no UUID", def->uuid);
+	else if (named && named != same)
+		answer_error(done, opaque, DAEMON_EXISTS, "there is a network \"%s\" already%s%s", def->name,
+			     def->uuid[0] ? ", with the UUID " : "", def->uuid[0] ? named->uuid : "");
+	else if (same && same != named)
+		answer_error(done, opaque, DAEMON_EXISTS, "the network \"%s\" has that UUID", same->name);
+	else if (!same && networks->count >= NETWORKS_MAX)
+		answer_error(done, opaque, DAEMON_LIMIT, "%d networks are there; delete one first", NETWORKS_MAX);
+	else {
+		*ret_same = same;
+		return true;
+	}
+	return false;
+}
+
+void daemon_net_define(struct daemon *daemon, const struct net_definition *def, daemon_done_fn done, void *opaque)
 {
 	struct networks *networks = daemon->networks;
-	char why[VMDEF_ERROR_BYTES];
-	struct network *net;
+	struct network *net = NULL;
 
-	if (!vmdef_name_valid(name, why)) {
-		answer_error(done, opaque, DAEMON_INVALID, "name: %s", why);
+	if (!may_define(networks, def, &net, done, opaque))
+		return;
+	if (net) {
+		if (def->start && net->wanted) {
+			answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is active already", net->name);
+			return;
+		}
+		free(net->libvirt_xml);
+		net->libvirt_xml = def->libvirt_xml ? strdup(def->libvirt_xml) : NULL;
+		net->transient = net->transient && def->transient;
+		tell(net, "defined");
+		save_change(net, done, opaque);
 		return;
 	}
-	if (find(networks, name)) {
-		answer_error(done, opaque, DAEMON_EXISTS, "there is a network \"%s\" already", name);
-		return;
-	}
-	if (networks->count >= NETWORKS_MAX) {
-		answer_error(done, opaque, DAEMON_LIMIT, "%d networks are there; delete one first", NETWORKS_MAX);
-		return;
-	}
-	net = add(networks, name, epoch_seconds());
+	net = add(networks, def->name, def->uuid, epoch_seconds());
 	if (!net) {
 		answer_error(done, opaque, DAEMON_STORAGE, "a directory for it below %s cannot be made", networks->dir);
 		return;
 	}
+	net->autostart = def->autostart;
+	net->transient = def->transient;
+	net->wanted = def->start;
+	net->libvirt_xml = def->libvirt_xml ? strdup(def->libvirt_xml) : NULL;
 	net->made = done;
 	net->made_opaque = opaque;
 	save(networks, on_created, net);
+}
+
+/* NULL: the error was answered. */
+static struct network *find_or_answer(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
+{
+	struct network *net = find(daemon->networks, name);
+
+	if (!net)
+		answer_error(done, opaque, DAEMON_NOT_FOUND, "there is no network \"%s\"", name);
+	return net;
+}
+
+void daemon_net_start(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
+{
+	struct network *net = find_or_answer(daemon, name, done, opaque);
+
+	if (net && (net->wanted || net->made)) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is active already", name);
+	} else if (net) {
+		net->wanted = true;
+		net->ticks = 0;
+		net->made = done;
+		net->made_opaque = opaque;
+		if (!net->link)
+			on_tick(-1, 0, net);
+	}
+}
+
+void daemon_net_set_autostart(struct daemon *daemon, const char *name, bool on, daemon_done_fn done, void *opaque)
+{
+	struct network *net = find_or_answer(daemon, name, done, opaque);
+
+	if (net && net->transient && on) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is transient: it does not last till the next start", name);
+	} else if (net) {
+		net->autostart = on;
+		save_change(net, done, opaque);
+	}
 }
 
 json_object *daemon_net_list(struct daemon *daemon)
@@ -336,26 +527,17 @@ json_object *daemon_net_get(struct daemon *daemon, const char *name)
 	return net ? network_json(net) : NULL;
 }
 
-/* Somebody who waits for what a process says, or for its end. */
-struct question {
-	struct daemon *daemon;
-	char name[VMDEF_NAME_MAX + 1];
-	daemon_done_fn done;
-	void *opaque;
-};
-
 /* NULL: answered. */
 static struct question *ask(struct daemon *daemon, const char *name, struct network **ret_net, daemon_done_fn done, void *opaque)
 {
-	struct network *net = find(daemon->networks, name);
+	struct network *net = find_or_answer(daemon, name, done, opaque);
 	struct question *q;
 
-	if (!net) {
-		answer_error(done, opaque, DAEMON_NOT_FOUND, "there is no network \"%s\"", name);
+	if (!net)
 		return NULL;
-	}
 	if (!net->link) {
-		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\": its process is being started", name);
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" %s", name,
+			     net->wanted ? "is being started: its process is not there yet" : "is not active; trictl net start starts it");
 		return NULL;
 	}
 	q = calloc(1, sizeof(*q));
@@ -389,19 +571,28 @@ void daemon_net_ask(struct daemon *daemon, const char *name, const char *method,
 		vmlink_call(net->link, method, NULL, CALL_TIMEOUT_S, on_told, q);
 }
 
-/* Its process has heard that it is to end, or is gone. */
-static void on_ended(void *opaque, int code, const char *message, json_object *result)
+static void remove_files(const struct network *net)
 {
 	static const char *const files[] = {SWITCH_FILE_PORTS, SWITCH_FILE_CONTROL, SWITCH_FILE_LOG};
-	struct network *net = opaque;
 	char path[PATH_MAX];
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
 		if (!paths_join(path, sizeof(path), net->dir, files[i]))
 			unlink(path);
-	rmdir(net->dir);
+}
+
+/* Its process has heard that it is to end, or is gone. */
+static void on_ended(void *opaque, int code, const char *message, json_object *result)
+{
+	struct network *net = opaque;
 	json_object *nothing = json_object_new_object();
-	net->made(net->made_opaque, NULL, nothing);
+	daemon_done_fn made = net->made;
+
+	remove_files(net);
+	rmdir(net->dir);
+	tell(net, "undefined");
+	net->made = NULL;
+	made(net->made_opaque, NULL, nothing);
 	json_object_put(nothing);
 	tick_in(net, TICK_MS);
 }
@@ -423,6 +614,14 @@ static void on_deleted(void *opaque, int error, const char *message, json_object
 	}
 }
 
+static void delete_now(struct network *net, daemon_done_fn done, void *opaque)
+{
+	net->deleting = true;
+	net->made = done;
+	net->made_opaque = opaque;
+	save(net->networks, on_deleted, net);
+}
+
 /* Its ports are known: none may be in use. */
 static void on_ports(void *opaque, int code, const char *message, json_object *result)
 {
@@ -438,21 +637,78 @@ static void on_ports(void *opaque, int code, const char *message, json_object *r
 		json_object_object_get_ex(json_object_array_get_idx(ports, 0), "vm", &vm);
 		answer_error(q->done, q->opaque, DAEMON_WRONG_STATE, "network \"%s\" is in use by VM \"%s\"; end it first", q->name,
 			     json_object_get_string(vm));
-		free(q);
-		return;
+	} else {
+		delete_now(net, q->done, q->opaque);
 	}
-	net->deleting = true;
-	net->made = q->done;
-	net->made_opaque = q->opaque;
 	free(q);
-	save(net->networks, on_deleted, net);
 }
 
 void daemon_net_delete(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
 {
+	struct network *net = find(daemon->networks, name);
+	struct question *q;
+
+	if (net && !net->wanted && !net->link && !net->made) {
+		delete_now(net, done, opaque);
+		return;
+	}
+	q = ask(daemon, name, &net, done, opaque);
+	if (q)
+		vmlink_call(net->link, SWITCH_PORTS, NULL, CALL_TIMEOUT_S, on_ports, q);
+}
+
+void daemon_net_undefine(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
+{
+	struct network *net = find(daemon->networks, name);
+
+	if (!net || !net->wanted) {
+		daemon_net_delete(daemon, name, done, opaque);
+		return;
+	}
+	net->transient = true;
+	net->autostart = false;
+	tell(net, "undefined");
+	save_change(net, done, opaque);
+}
+
+/* Its process is about to end, or has ended. */
+static void on_stopped(void *opaque, int code, const char *message, json_object *result)
+{
+	struct question *q = opaque;
+	struct network *net = find(q->daemon->networks, q->name);
+
+	if (!net) {
+		answer_error(q->done, q->opaque, DAEMON_NOT_FOUND, "network \"%s\" is gone", q->name);
+	} else {
+		/* The connection goes with the process, which answers first. */
+		remove_files(net);
+		tell(net, "stopped");
+		if (net->transient) {
+			delete_now(net, q->done, q->opaque);
+		} else {
+			json_object *row = network_json(net);
+
+			q->done(q->opaque, NULL, row);
+			json_object_put(row);
+		}
+	}
+	free(q);
+}
+
+void daemon_net_stop(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
+{
 	struct network *net;
 	struct question *q = ask(daemon, name, &net, done, opaque);
 
-	if (q)
-		vmlink_call(net->link, SWITCH_PORTS, NULL, CALL_TIMEOUT_S, on_ports, q);
+	if (!q)
+		return;
+	net->wanted = false;
+	vmlink_call(net->link, SWITCH_END, NULL, CALL_TIMEOUT_S, on_stopped, q);
+}
+
+char *daemon_net_xml(struct daemon *daemon, const char *name)
+{
+	struct network *net = find(daemon->networks, name);
+
+	return net && net->libvirt_xml ? strdup(net->libvirt_xml) : NULL;
 }

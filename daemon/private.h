@@ -162,6 +162,8 @@ json_object *registry_started_json(const struct vm *vm);
 
 /* Takes params (NULL: none beyond the standard ones). Kept in the store and told to every listener. */
 void event_emit(struct vm *vm, const char *event, json_object *params);
+/* The same of something else than a VM. */
+void event_tell(struct daemon *daemon, const char *event, const char *uuid, const char *name, json_object *params);
 
 /* ---- supervisor.c ---- */
 

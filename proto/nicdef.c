@@ -228,21 +228,37 @@ unsigned vmdef_subnet(const struct vmdef_nic *nic, unsigned *ret_bits)
 	return ntohl(in.s_addr);
 }
 
+/* Whether another NIC has it. */
+static bool mac_taken(const struct vmdef *def, unsigned number)
+{
+	for (unsigned i = 0; i < def->nic_count; i++)
+		if (i != number && !strcmp(def->nics[i].mac, def->nics[number].mac))
+			return true;
+	return false;
+}
+
+static void make_mac(struct vmdef *def, unsigned number, unsigned seed)
+{
+	uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+	char text[VMDEF_UUID_BYTES + 12];
+
+	snprintf(text, sizeof(text), "%s.%u", def->uuid, seed);
+	for (const char *c = text; *c; c++)
+		hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
+	/* Bit 1 of the first byte: administered locally. */
+	snprintf(def->nics[number].mac, VMDEF_MAC_BYTES, "52:%02x:%02x:%02x:%02x:%02x", (unsigned)(hash >> 56) & 255,
+		 (unsigned)(hash >> 48) & 255, (unsigned)(hash >> 40) & 255, (unsigned)(hash >> 32) & 255, (unsigned)(hash >> 24) & 255);
+}
+
 void vmdef_fill_macs(struct vmdef *def)
 {
 	for (unsigned i = 0; i < def->nic_count; i++) {
-		uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-		char text[VMDEF_UUID_BYTES + 4];
-
 		if (def->nics[i].mac[0])
 			continue;
-		snprintf(text, sizeof(text), "%s.%u", def->uuid, i);
-		for (const char *c = text; *c; c++)
-			hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
-		/* Bit 1 of the first byte: administered locally. */
-		snprintf(def->nics[i].mac, VMDEF_MAC_BYTES, "52:%02x:%02x:%02x:%02x:%02x", (unsigned)(hash >> 56) & 255,
-			 (unsigned)(hash >> 48) & 255, (unsigned)(hash >> 40) & 255, (unsigned)(hash >> 32) & 255,
-			 (unsigned)(hash >> 24) & 255);
+		make_mac(def, i, i);
+		/* A NIC that was at this place before may have moved, with its address. */
+		for (unsigned seed = VMDEF_NICS_MAX; mac_taken(def, i); seed++)
+			make_mac(def, i, seed);
 	}
 }
 

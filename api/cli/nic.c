@@ -246,11 +246,11 @@ static const char *text_of(json_object *row, const char *key)
 
 static void show_nets(json_object *rows)
 {
-	printf("%-24s %s\n", "NAME", "ACTIVE");
+	printf("%-24s %-7s %s\n", "NAME", "ACTIVE", "AUTOSTART");
 	for (size_t i = 0; i < json_object_array_length(rows); i++) {
 		json_object *row = json_object_array_get_idx(rows, i);
 
-		printf("%-24s %s\n", text_of(row, "name"), text_of(row, "active"));
+		printf("%-24s %-7s %s\n", text_of(row, "name"), text_of(row, "active"), text_of(row, "autostart"));
 	}
 }
 
@@ -282,7 +282,9 @@ int command_net(struct cli *cli, int argc, char **argv)
 		void (*show)(json_object *result);
 	} words[] = {{"create", "net.create", true, NULL}, {"list", "net.list", false, show_nets},
 		     {"get", "net.get", true, show_plain}, {"delete", "net.delete", true, NULL},
-		     {"stats", "net.stats", true, show_plain}, {"ports", "net.ports", true, show_ports}};
+		     {"stats", "net.stats", true, show_plain}, {"ports", "net.ports", true, show_ports},
+		     {"start", "net.start", true, NULL}, {"stop", "net.stop", true, NULL},
+		     {"autostart", "net.set", true, NULL}, {"no-autostart", "net.set", true, NULL}};
 	json_object *params = NULL, *result = NULL;
 	int status;
 
@@ -295,6 +297,8 @@ int command_net(struct cli *cli, int argc, char **argv)
 			params = json_object_new_object();
 			put_text(params, "name", argv[optind + 1]);
 		}
+		if (!strcmp(words[i].method, "net.set"))
+			json_object_object_add(params, "autostart", json_object_new_boolean(!strcmp(words[i].word, "autostart")));
 		status = cli_ask(cli, words[i].method, params, &result);
 		if (!status && cli->json)
 			puts(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));

@@ -19,7 +19,26 @@ static const char *net_name(json_object *params)
 
 static void handle_net_create(struct rpc_call *call, json_object *params)
 {
-	daemon_net_create(call->conn->daemon, net_name(params), rpc_done, call);
+	const struct net_definition def = {.name = net_name(params), .uuid = "", .autostart = true, .start = true};
+
+	daemon_net_define(call->conn->daemon, &def, rpc_done, call);
+}
+
+static void handle_net_start(struct rpc_call *call, json_object *params)
+{
+	daemon_net_start(call->conn->daemon, net_name(params), rpc_done, call);
+}
+
+static void handle_net_stop(struct rpc_call *call, json_object *params)
+{
+	daemon_net_stop(call->conn->daemon, net_name(params), rpc_done, call);
+}
+
+static void handle_net_set(struct rpc_call *call, json_object *params)
+{
+	bool on = json_object_get_boolean(json_object_object_get(params, "autostart"));
+
+	daemon_net_set_autostart(call->conn->daemon, net_name(params), on, rpc_done, call);
 }
 
 static void handle_net_list(struct rpc_call *call, json_object *params)
@@ -65,11 +84,19 @@ static const struct rpc_field pool_fields[] = {
 };
 static const struct rpc_field net_fields[] = {
 	{"name", RPC_STRING, RPC_REQUIRED, .summary = "what a VM's nics name"},
+	{"uuid", RPC_STRING, RPC_REQUIRED, .summary = "its UUID"},
 	{"active", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its process runs"},
+	{"autostart", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it is started with the daemon"},
+	{"transient", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it is gone when it is stopped"},
 	{"created", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	END,
 };
 static const struct rpc_field net_row[] = {{"network", RPC_OBJECT, 0, .fields = net_fields}};
+static const struct rpc_field net_set_params[] = {
+	{"name", RPC_STRING, RPC_REQUIRED, .summary = "the network's name"},
+	{"autostart", RPC_BOOLEAN, RPC_REQUIRED, .summary = "whether it is started with the daemon"},
+	END,
+};
 static const struct rpc_field net_params[] = {{"name", RPC_STRING, RPC_REQUIRED, .summary = "the network's name"}, END};
 static const struct rpc_field net_stats_fields[] = {
 	{"ports", RPC_INTEGER, RPC_REQUIRED, .summary = "NICs that are connected"},
@@ -120,6 +147,15 @@ const struct rpc_method rpc_net_methods[] = {
 	{"net.get",
 	 "One network.",
 	 net_params, RESULT(net_fields, "the network"), handle_net_get},
+	{"net.start",
+	 "Starts a network that was stopped, or only defined (by a libvirt client); answered when its switch runs.",
+	 net_params, RESULT(net_fields, "the network"), handle_net_start},
+	{"net.stop",
+	 "Ends a network's switch. The cables of VMs that are connected are unplugged until those are started again.",
+	 net_params, RESULT(net_fields, "the network"), handle_net_stop},
+	{"net.set",
+	 "Whether a network is started with the daemon.",
+	 net_set_params, RESULT(net_fields, "the network"), handle_net_set},
 	{"net.delete",
 	 "Ends a network that no VM is connected to.",
 	 net_params, NOTHING, handle_net_delete},

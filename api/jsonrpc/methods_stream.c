@@ -38,7 +38,7 @@ static const struct rpc_field event_fields[] = {
 	{"subscription", RPC_INTEGER, RPC_REQUIRED, .summary = "what events.subscribe answered"},
 	{"time", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	{"event", RPC_STRING, RPC_REQUIRED,
-	 .summary = "defined, undefined, started, state, panic, reset, user_space or ended"},
+	 .summary = "defined, undefined, started, state, panic, reset, user_space or ended; network, of a network: its change is defined, undefined, started or stopped"},
 	UUID_FIELD,
 	NAME_FIELD,
 	END,

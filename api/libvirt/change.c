@@ -1,5 +1,6 @@
 /* Changes to a defined domain: autostart, name, metadata, sizes, devices. */
 #include "api/libvirt/handlers.h"
+#include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
 
 #include <stdio.h>
@@ -276,8 +277,32 @@ void lv_domain_detach_device(struct lv_call *call, struct vm *vm)
 		change_device(call, vm, LV_DEVICE_DETACH, call->args[2].present ? call->args[2].u : VIR_DOMAIN_AFFECT_LIVE);
 }
 
+/* The running domain's has been changed; now the stored one. */
+static void update_stored(struct lv_call *call)
+{
+	change_device(call, daemon_find(call->daemon, call->uuid), LV_DEVICE_UPDATE, VIR_DOMAIN_AFFECT_CONFIG);
+}
+
+static bool is_interface(const char *xml)
+{
+	char error[100];
+	xmlDoc *doc = lv_xml_read(xml, error, sizeof(error));
+	bool is = doc && xmlDocGetRootElement(doc) && lv_xml_is(xmlDocGetRootElement(doc), "interface");
+
+	xmlFreeDoc(doc);
+	return is;
+}
+
 void lv_domain_update_device(struct lv_call *call, struct vm *vm)
 {
-	if (lv_flags(call, call->args[2].u, AFFECT | VIR_DOMAIN_DEVICE_MODIFY_FORCE))
-		change_device(call, vm, LV_DEVICE_UPDATE, call->args[2].u);
+	uint64_t flags = call->args[2].u;
+	struct daemon_vm_info info;
+
+	if (!lv_flags(call, flags, AFFECT | VIR_DOMAIN_DEVICE_MODIFY_FORCE))
+		return;
+	daemon_vm_inspect(vm, &info);
+	if (info.active && (flags & VIR_DOMAIN_AFFECT_LIVE || !(flags & AFFECT)) && is_interface(call->args[1].text))
+		lv_interface_update_live(call, vm, call->args[1].text, flags & VIR_DOMAIN_AFFECT_CONFIG ? update_stored : NULL);
+	else
+		change_device(call, vm, LV_DEVICE_UPDATE, flags);
 }

@@ -37,6 +37,8 @@ static const struct {
 
 /* Registrations for storage pools are kept under this number. */
 #define EVENT_POOL (-2)
+/* And those for networks. */
+#define EVENT_NETWORK (-3)
 
 static void send_one(struct lv_conn *conn, const struct registration *r, int event, const struct xdr_writer *domain,
 		     const struct xdr_writer *rest)
@@ -138,12 +140,41 @@ static void tell_metadata(struct lv_conn *conn, json_object *event, const struct
 	xdr_writer_finish(&rest);
 }
 
+static void tell_network(struct lv_conn *conn, json_object *event)
+{
+	enum { NETWORK_LIFECYCLE = 315 };
+	static const char *const changes[] = {[VIR_NETWORK_EVENT_DEFINED] = "defined", [VIR_NETWORK_EVENT_UNDEFINED] = "undefined",
+					      [VIR_NETWORK_EVENT_STARTED] = "started", [VIR_NETWORK_EVENT_STOPPED] = "stopped"};
+	const char *uuid = text_of(event, "uuid");
+	unsigned char bytes[16];
+	int change = 0;
+
+	while (change < 3 && strcmp(changes[change], text_of(event, "change")))
+		change++;
+	lv_uuid_bytes(uuid, bytes);
+	for (struct registration *r = conn->events->registrations; r; r = r->next) {
+		struct xdr_writer out = {0};
+
+		if (r->event != EVENT_NETWORK || (r->uuid[0] && strcmp(r->uuid, uuid)))
+			continue;
+		xdr_put_i32(&out, r->callback);
+		xdr_put_string(&out, text_of(event, "name"));
+		xdr_put_fixed(&out, bytes, sizeof(bytes));
+		xdr_put_i32(&out, change);
+		xdr_put_i32(&out, 0);
+		lv_conn_message(conn, NETWORK_LIFECYCLE, "iNii", &out);
+		xdr_writer_finish(&out);
+	}
+}
+
 static void on_daemon_event(void *opaque, json_object *event)
 {
 	struct lv_conn *conn = opaque;
 	struct vm *vm = daemon_find(conn->daemon, text_of(event, "uuid"));
 	struct xdr_writer domain = {0}, nothing = {0};
 
+	if (!conn->closing && !strcmp(text_of(event, "event"), "network"))
+		tell_network(conn, event);
 	if (!vm || conn->closing)
 		return;
 	lv_put_domain(&domain, vm);
@@ -271,22 +302,32 @@ void lv_events_pool(struct lv_server *server, const char *name, const char *uuid
 		}
 }
 
-void lv_event_register_pool(struct lv_call *call, struct vm *unused)
+/* Of one object, or of all of its kind. */
+static void register_object(struct lv_call *call, int event)
 {
-	const struct xdr_value *pool = &call->args[1];
-	struct registration *r;
+	const struct xdr_value *object = &call->args[1];
+	struct registration *r = add(call, event, false);
 
-	/* A refresh changes nothing here: directories are looked at each time. */
-	r = add(call, call->args[0].i == VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE ? EVENT_POOL : -1, false);
 	if (!r)
 		return;
-	if (pool->present)
-		lv_uuid_text(pool->items[1].text, r->uuid);
+	if (object->present)
+		lv_uuid_text(object->items[1].text, r->uuid);
 	xdr_put_i32(&call->out, r->callback);
 	lv_reply(call);
 }
 
-/* Of networks, node devices and secrets: there are none to tell of. */
+void lv_event_register_pool(struct lv_call *call, struct vm *unused)
+{
+	/* A refresh changes nothing here: directories are looked at each time. */
+	register_object(call, call->args[0].i == VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE ? EVENT_POOL : -1);
+}
+
+void lv_event_register_network(struct lv_call *call, struct vm *unused)
+{
+	register_object(call, call->args[0].i == VIR_NETWORK_EVENT_ID_LIFECYCLE ? EVENT_NETWORK : -1);
+}
+
+/* Of node devices and secrets: there are none to tell of. */
 void lv_event_register_other(struct lv_call *call, struct vm *unused)
 {
 	struct registration *r = add(call, -1, false);

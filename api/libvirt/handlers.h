@@ -38,7 +38,6 @@ LV_HANDLER(node_get_security_model);
 LV_HANDLER(none_all);
 LV_HANDLER(none_count);
 LV_HANDLER(none_names);
-LV_HANDLER(no_network);
 LV_HANDLER(no_interface);
 LV_HANDLER(no_node_device);
 LV_HANDLER(no_nwfilter);
@@ -106,6 +105,11 @@ LV_HANDLER(domain_memory_stats);
 LV_HANDLER(domain_get_cpu_stats);
 LV_HANDLER(connect_get_all_domain_stats);
 
+/* nic.c */
+LV_HANDLER(domain_interface_stats);
+LV_HANDLER(domain_get_interface_parameters);
+LV_HANDLER(domain_set_interface_parameters);
+
 /* vcpus.c */
 LV_HANDLER(domain_get_vcpus);
 LV_HANDLER(domain_get_vcpu_pin_info);
@@ -121,9 +125,31 @@ LV_HANDLER(event_register);
 LV_HANDLER(event_deregister);
 LV_HANDLER(event_register_other);
 LV_HANDLER(event_register_pool);
+LV_HANDLER(event_register_network);
 
 /* stream.c */
 LV_HANDLER(domain_open_console);
+
+/* network.c */
+LV_HANDLER(network_lookup_by_name);
+LV_HANDLER(network_lookup_by_uuid);
+LV_HANDLER(connect_list_all_networks);
+LV_HANDLER(connect_num_of_networks);
+LV_HANDLER(connect_list_networks);
+LV_HANDLER(connect_num_of_defined_networks);
+LV_HANDLER(connect_list_defined_networks);
+LV_HANDLER(network_is_active);
+LV_HANDLER(network_is_persistent);
+LV_HANDLER(network_get_autostart);
+LV_HANDLER(network_set_autostart);
+LV_HANDLER(network_get_bridge_name);
+LV_HANDLER(network_get_dhcp_leases);
+LV_HANDLER(network_get_xml_desc);
+LV_HANDLER(network_define_xml);
+LV_HANDLER(network_create_xml);
+LV_HANDLER(network_create);
+LV_HANDLER(network_destroy);
+LV_HANDLER(network_undefine);
 
 /* storage.c */
 LV_HANDLER(storage_pool_lookup_by_name);

@@ -38,11 +38,6 @@ static void missing(struct lv_call *call, int code, const char *kind)
 	}
 }
 
-void lv_no_network(struct lv_call *call, struct vm *vm)
-{
-	missing(call, VIR_ERR_NO_NETWORK, "network");
-}
-
 void lv_no_interface(struct lv_call *call, struct vm *vm)
 {
 	missing(call, VIR_ERR_NO_INTERFACE, "interface");

@@ -1,10 +1,11 @@
 /* What domains use: processors, memory, disks, one at a time and all together. */
 #include "api/libvirt/handlers.h"
 #include "api/libvirt/host.h"
+#include "api/libvirt/interface.h"
+#include "api/libvirt/params.h"
 #include "api/libvirt/private.h"
 #include "api/libvirt/xml.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,48 +16,6 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <unistd.h>
-
-/* ---- typed parameters ---------------------------------------------------------------- */
-
-/* A list whose length is known at its end. */
-struct params {
-	struct xdr_writer *out;
-	size_t at;
-	uint32_t n;
-};
-
-static struct params params_begin(struct xdr_writer *out)
-{
-	struct params p = {.out = out, .at = out->used};
-
-	xdr_put_u32(out, 0);
-	return p;
-}
-
-static void params_end(struct params *p)
-{
-	xdr_patch_u32(p->out, p->at, p->n);
-}
-
-__attribute__((format(printf, 3, 4))) static void put_head(struct params *p, enum xdr_param_type type,
-							    const char *format, ...)
-{
-	char name[80];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(name, sizeof(name), format, args);
-	va_end(args);
-	xdr_put_string(p->out, name);
-	xdr_put_i32(p->out, type);
-	p->n++;
-}
-
-#define PUT_U64(p, value, ...) (put_head(p, XDR_PARAM_ULLONG, __VA_ARGS__), xdr_put_u64((p)->out, value))
-#define PUT_I64(p, value, ...) (put_head(p, XDR_PARAM_LLONG, __VA_ARGS__), xdr_put_u64((p)->out, value))
-#define PUT_U32(p, value, ...) (put_head(p, XDR_PARAM_UINT, __VA_ARGS__), xdr_put_u32((p)->out, value))
-#define PUT_I32(p, value, ...) (put_head(p, XDR_PARAM_INT, __VA_ARGS__), xdr_put_i32((p)->out, value))
-#define PUT_TEXT(p, value, ...) (put_head(p, XDR_PARAM_STRING, __VA_ARGS__), xdr_put_string((p)->out, value))
 
 /* ---- disks -------------------------------------------------------------------------------- */
 
@@ -190,7 +149,7 @@ static void done_block_stats(void *opaque, const struct daemon_error *error, jso
 	bool with_flags = call->args[2].present;
 	struct daemon_vm_info info;
 	uint64_t c[DISK_COUNTERS];
-	struct params p;
+	struct lv_params p;
 	struct disk disk;
 
 	if (error || !vm) {
@@ -213,17 +172,17 @@ static void done_block_stats(void *opaque, const struct daemon_error *error, jso
 		lv_reply(call);
 		return;
 	}
-	p = params_begin(&call->out);
-	PUT_I64(&p, c[DISK_READ_BYTES], VIR_DOMAIN_BLOCK_STATS_READ_BYTES);
-	PUT_I64(&p, c[DISK_READS], VIR_DOMAIN_BLOCK_STATS_READ_REQ);
-	PUT_I64(&p, c[DISK_WRITTEN_BYTES], VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES);
-	PUT_I64(&p, c[DISK_WRITES], VIR_DOMAIN_BLOCK_STATS_WRITE_REQ);
-	PUT_I64(&p, c[DISK_READ_NS], VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES);
-	PUT_I64(&p, c[DISK_WRITE_NS], VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES);
-	PUT_I64(&p, c[DISK_FLUSHES], VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ);
-	PUT_I64(&p, c[DISK_FLUSH_NS], VIR_DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES);
-	PUT_I64(&p, c[DISK_ERRORS], VIR_DOMAIN_BLOCK_STATS_ERRS);
-	params_end(&p);
+	p = lv_params_begin(&call->out);
+	LV_PUT_I64(&p, c[DISK_READ_BYTES], VIR_DOMAIN_BLOCK_STATS_READ_BYTES);
+	LV_PUT_I64(&p, c[DISK_READS], VIR_DOMAIN_BLOCK_STATS_READ_REQ);
+	LV_PUT_I64(&p, c[DISK_WRITTEN_BYTES], VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES);
+	LV_PUT_I64(&p, c[DISK_WRITES], VIR_DOMAIN_BLOCK_STATS_WRITE_REQ);
+	LV_PUT_I64(&p, c[DISK_READ_NS], VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES);
+	LV_PUT_I64(&p, c[DISK_WRITE_NS], VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES);
+	LV_PUT_I64(&p, c[DISK_FLUSHES], VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ);
+	LV_PUT_I64(&p, c[DISK_FLUSH_NS], VIR_DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES);
+	LV_PUT_I64(&p, c[DISK_ERRORS], VIR_DOMAIN_BLOCK_STATS_ERRS);
+	lv_params_end(&p);
 	xdr_put_i32(&call->out, (int32_t)p.n);
 	lv_reply(call);
 }
@@ -303,7 +262,7 @@ void lv_domain_get_cpu_stats(struct lv_call *call, struct vm *vm)
 	int64_t start = call->args[2].i;
 	struct daemon_vm_info info;
 	struct host_topology t;
-	struct params p;
+	struct lv_params p;
 
 	if (!lv_flags(call, call->args[4].u, VIR_TYPED_PARAM_STRING_OKAY))
 		return;
@@ -312,7 +271,7 @@ void lv_domain_get_cpu_stats(struct lv_call *call, struct vm *vm)
 		return;
 	}
 	daemon_vm_inspect(vm, &info);
-	p = params_begin(&call->out);
+	p = lv_params_begin(&call->out);
 	if (!nparams) {
 		host_topology(&t);
 		xdr_put_i32(&call->out, start == -1 ? ROWS : (int32_t)t.possible);
@@ -321,12 +280,12 @@ void lv_domain_get_cpu_stats(struct lv_call *call, struct vm *vm)
 	}
 	host_process_times(info.pid, 0, &times);
 	if (nparams > 0)
-		PUT_U64(&p, times.total, VIR_DOMAIN_CPU_STATS_CPUTIME);
+		LV_PUT_U64(&p, times.total, VIR_DOMAIN_CPU_STATS_CPUTIME);
 	if (nparams > 1)
-		PUT_U64(&p, times.user, VIR_DOMAIN_CPU_STATS_USERTIME);
+		LV_PUT_U64(&p, times.user, VIR_DOMAIN_CPU_STATS_USERTIME);
 	if (nparams > 2)
-		PUT_U64(&p, times.system, VIR_DOMAIN_CPU_STATS_SYSTEMTIME);
-	params_end(&p);
+		LV_PUT_U64(&p, times.system, VIR_DOMAIN_CPU_STATS_SYSTEMTIME);
+	lv_params_end(&p);
 	xdr_put_i32(&call->out, (int32_t)p.n);
 	lv_reply(call);
 }
@@ -352,14 +311,14 @@ struct gather {
 	} domains[];
 };
 
-static void put_vcpus(struct params *p, const struct daemon_vm_info *info)
+static void put_vcpus(struct lv_params *p, const struct daemon_vm_info *info)
 {
 	unsigned n = current_def(info)->vcpus;
 	struct host_thread threads[64];
 	unsigned count = info->active ? host_threads(info->pid, threads, 64) : 0;
 
-	PUT_U32(p, n, "vcpu.current");
-	PUT_U32(p, n, "vcpu.maximum");
+	LV_PUT_U32(p, n, "vcpu.current");
+	LV_PUT_U32(p, n, "vcpu.maximum");
 	for (unsigned i = 0; i < n && info->active; i++) {
 		struct host_times times = {0};
 		char name[16];
@@ -368,39 +327,55 @@ static void put_vcpus(struct params *p, const struct daemon_vm_info *info)
 		for (unsigned j = 0; j < count; j++)
 			if (!strcmp(threads[j].name, name))
 				host_process_times(info->pid, threads[j].tid, &times);
-		PUT_I32(p, VIR_VCPU_RUNNING, "vcpu.%u.state", i);
-		PUT_U64(p, times.total, "vcpu.%u.time", i);
+		LV_PUT_I32(p, VIR_VCPU_RUNNING, "vcpu.%u.state", i);
+		LV_PUT_U64(p, times.total, "vcpu.%u.time", i);
 	}
 }
 
-static void put_blocks(struct params *p, const struct daemon_vm_info *info, json_object *stats)
+static void put_blocks(struct lv_params *p, const struct daemon_vm_info *info, json_object *stats)
 {
 	struct disk disks[VMDEF_DISKS_MAX];
 	unsigned n = list_disks(info, disks);
 	struct extent extent;
 	uint64_t c[DISK_COUNTERS];
 
-	PUT_U32(p, n, "block.count");
+	LV_PUT_U32(p, n, "block.count");
 	for (unsigned i = 0; i < n; i++) {
-		PUT_TEXT(p, disks[i].target, "block.%u.name", i);
-		PUT_TEXT(p, disks[i].path, "block.%u.path", i);
+		LV_PUT_TEXT(p, disks[i].target, "block.%u.name", i);
+		LV_PUT_TEXT(p, disks[i].path, "block.%u.path", i);
 		if (stats) {
 			disk_counters(stats, disks[i].index, c);
-			PUT_U64(p, c[DISK_READS], "block.%u.rd.reqs", i);
-			PUT_U64(p, c[DISK_READ_BYTES], "block.%u.rd.bytes", i);
-			PUT_U64(p, c[DISK_READ_NS], "block.%u.rd.times", i);
-			PUT_U64(p, c[DISK_WRITES], "block.%u.wr.reqs", i);
-			PUT_U64(p, c[DISK_WRITTEN_BYTES], "block.%u.wr.bytes", i);
-			PUT_U64(p, c[DISK_WRITE_NS], "block.%u.wr.times", i);
-			PUT_U64(p, c[DISK_FLUSHES], "block.%u.fl.reqs", i);
-			PUT_U64(p, c[DISK_FLUSH_NS], "block.%u.fl.times", i);
-			PUT_U64(p, c[DISK_ERRORS], "block.%u.errors", i);
+			LV_PUT_U64(p, c[DISK_READS], "block.%u.rd.reqs", i);
+			LV_PUT_U64(p, c[DISK_READ_BYTES], "block.%u.rd.bytes", i);
+			LV_PUT_U64(p, c[DISK_READ_NS], "block.%u.rd.times", i);
+			LV_PUT_U64(p, c[DISK_WRITES], "block.%u.wr.reqs", i);
+			LV_PUT_U64(p, c[DISK_WRITTEN_BYTES], "block.%u.wr.bytes", i);
+			LV_PUT_U64(p, c[DISK_WRITE_NS], "block.%u.wr.times", i);
+			LV_PUT_U64(p, c[DISK_FLUSHES], "block.%u.fl.reqs", i);
+			LV_PUT_U64(p, c[DISK_FLUSH_NS], "block.%u.fl.times", i);
+			LV_PUT_U64(p, c[DISK_ERRORS], "block.%u.errors", i);
 		}
 		if (!look_at(disks[i].path, disks[i].format, &extent))
 			continue;
-		PUT_U64(p, extent.allocation, "block.%u.allocation", i);
-		PUT_U64(p, extent.capacity, "block.%u.capacity", i);
-		PUT_U64(p, extent.physical, "block.%u.physical", i);
+		LV_PUT_U64(p, extent.allocation, "block.%u.allocation", i);
+		LV_PUT_U64(p, extent.capacity, "block.%u.capacity", i);
+		LV_PUT_U64(p, extent.physical, "block.%u.physical", i);
+	}
+}
+
+static void put_interfaces(struct lv_params *p, const struct vmdef *def, json_object *stats)
+{
+	static const char *const names[] = {"rx.bytes", "rx.pkts", "rx.errs", "rx.drop", "tx.bytes", "tx.pkts", "tx.errs", "tx.drop"};
+	char device[VMDEF_INTERFACE_BYTES];
+	uint64_t c[LV_NIC_COUNTERS];
+
+	LV_PUT_U32(p, def->nic_count, "net.count");
+	for (unsigned i = 0; i < def->nic_count; i++) {
+		lv_interface_device(&def->nics[i], i, device);
+		LV_PUT_TEXT(p, device, "net.%u.name", i);
+		lv_interface_counters(stats, i, c);
+		for (unsigned k = 0; stats && k < LV_NIC_COUNTERS; k++)
+			LV_PUT_U64(p, c[k], "net.%u.%s", i, names[k]);
 	}
 }
 
@@ -408,35 +383,35 @@ static void put_record(struct xdr_writer *out, struct vm *vm, unsigned groups, j
 {
 	struct host_times times;
 	struct daemon_vm_info info;
-	struct params p;
+	struct lv_params p;
 	int reason = 0;
 
 	daemon_vm_inspect(vm, &info);
 	lv_put_domain(out, vm);
-	p = params_begin(out);
+	p = lv_params_begin(out);
 	if (groups & VIR_DOMAIN_STATS_STATE) {
-		PUT_I32(&p, lv_domain_state(&info, &reason), "state.state");
-		PUT_I32(&p, reason, "state.reason");
+		LV_PUT_I32(&p, lv_domain_state(&info, &reason), "state.state");
+		LV_PUT_I32(&p, reason, "state.reason");
 	}
 	if (groups & VIR_DOMAIN_STATS_CPU_TOTAL && info.active &&
 	    host_process_times(info.pid, 0, &times)) {
-		PUT_U64(&p, times.total, "cpu.time");
-		PUT_U64(&p, times.user, "cpu.user");
-		PUT_U64(&p, times.system, "cpu.system");
+		LV_PUT_U64(&p, times.total, "cpu.time");
+		LV_PUT_U64(&p, times.user, "cpu.user");
+		LV_PUT_U64(&p, times.system, "cpu.system");
 	}
 	if (groups & VIR_DOMAIN_STATS_BALLOON) {
-		PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.current");
-		PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.maximum");
+		LV_PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.current");
+		LV_PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.maximum");
 		if (info.active)
-			PUT_U64(&p, host_process_rss(info.pid), "balloon.rss");
+			LV_PUT_U64(&p, host_process_rss(info.pid), "balloon.rss");
 	}
 	if (groups & VIR_DOMAIN_STATS_VCPU)
 		put_vcpus(&p, &info);
 	if (groups & VIR_DOMAIN_STATS_INTERFACE && info.active)
-		PUT_U32(&p, 0, "net.count");
+		put_interfaces(&p, current_def(&info), stats);
 	if (groups & VIR_DOMAIN_STATS_BLOCK)
 		put_blocks(&p, &info, stats);
-	params_end(&p);
+	lv_params_end(&p);
 }
 
 static void gather_finish(struct gather *g)
@@ -522,12 +497,13 @@ void lv_connect_get_all_domain_stats(struct lv_call *call, struct vm *unused)
 		return;
 	}
 	g->asking = true;
-	for (unsigned i = 0; i < g->count && g->groups & VIR_DOMAIN_STATS_BLOCK; i++) {
+	for (unsigned i = 0; i < g->count && g->groups & (VIR_DOMAIN_STATS_BLOCK | VIR_DOMAIN_STATS_INTERFACE); i++) {
 		struct vm *vm = daemon_find(call->daemon, g->domains[i].uuid);
 
 		daemon_vm_inspect(vm, &info);
 		g->domains[i].gather = g;
-		if (!info.active || !current_def(&info)->disk_count)
+		if (!info.active || !((g->groups & VIR_DOMAIN_STATS_BLOCK && current_def(&info)->disk_count) ||
+				      (g->groups & VIR_DOMAIN_STATS_INTERFACE && current_def(&info)->nic_count)))
 			continue;
 		g->missing++;
 		daemon_stats(call->daemon, vm, on_stats, &g->domains[i]);

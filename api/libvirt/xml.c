@@ -149,7 +149,7 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",
+	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
 	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
@@ -221,7 +221,7 @@ static const struct meaning meanings[] = {
 	{"devices", "graphics", LV_XML_NO_EFFECT},
 	{"devices", "hostdev", LV_XML_REFUSED},
 	{"devices", "input", LV_XML_NO_EFFECT},
-	{"devices", "interface", LV_XML_REFUSED},
+	{"devices", "interface", LV_XML_MAPPED},
 	{"devices", "iommu", LV_XML_REFUSED},
 	{"devices", "memballoon", LV_XML_NO_EFFECT},
 	{"devices", "memory", LV_XML_REFUSED},

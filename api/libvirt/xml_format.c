@@ -1,4 +1,5 @@
 /* A definition to domain XML: what it was defined with, brought up to date with what its keys say now. */
+#include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
@@ -123,7 +124,7 @@ static void set_key(xmlNode *own, const char *key, json_object *value)
 	set(own, name, text);
 }
 
-/* Our element: the keys that are not as they would be anyway, and modules. */
+/* Our element: the keys that are not as they would be anyway, modules, and what NICs have beyond their elements. */
 static xmlNode *make_own(struct formatter *f, xmlNode *metadata)
 {
 	json_object *now = vmdef_to_json(f->def), *usual = defaults();
@@ -145,6 +146,17 @@ static xmlNode *make_own(struct formatter *f, xmlNode *metadata)
 		set(module, "path", f->def->boot.modules[i].path);
 		if (f->def->boot.modules[i].cmdline)
 			set(module, "cmdline", f->def->boot.modules[i].cmdline);
+	}
+	for (unsigned i = 0; i < f->def->nic_count; i++) {
+		json_object *unsaid = lv_interface_unsaid(f->def, i);
+		xmlNode *nic;
+
+		if (!unsaid)
+			continue;
+		nic = xmlNewChild(own, own->ns, (const xmlChar *)"nic", NULL);
+		set(nic, "mac", f->def->nics[i].mac);
+		set(nic, "keys", json_object_to_json_string_ext(unsaid, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+		json_object_put(unsaid);
 	}
 	json_object_put(now);
 	json_object_put(usual);
@@ -382,6 +394,7 @@ static void write_devices(struct formatter *f)
 	xmlNode *devices = copy_or_add(f, "devices");
 
 	write_disks(f, devices);
+	lv_interfaces_write(devices, f->def, f->live);
 	write_serial(f, devices);
 }
 
@@ -484,9 +497,11 @@ static void note_children(const xmlNode *parent, FILE *to)
 	for (xmlNode *e = lv_xml_child(parent, NULL); e; e = lv_xml_next(e, NULL)) {
 		char path[200];
 
+		lv_xml_path(e, path, sizeof(path));
+		if (lv_xml_is(e, "interface") && lv_interface_other_model(e))
+			fprintf(to, "%s/model: the guest gets virtio in its place\n", path);
 		if (lv_xml_effect_of(e) != LV_XML_NO_EFFECT)
 			continue;
-		lv_xml_path(e, path, sizeof(path));
 		fprintf(to, "%s: kept, but has no effect in this version\n", path);
 	}
 }

@@ -1,4 +1,5 @@
 /* Domain XML to a definition: what has a key gets it, the rest is kept as it was or refused by its path. */
+#include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 struct parser {
-	json_object *definition, *boot, *disks;
+	json_object *definition, *boot, *disks, *nics;
 	xmlNode *root;
 	bool has_serial;
 	int code; /* VIR_ERR_*; 0: no error yet */
@@ -219,12 +220,39 @@ static bool take_own_metadata(struct parser *p, const xmlNode *node)
 	return ok;
 }
 
-/* <trivisor:module path="…" cmdline="…"/> within it, for Multiboot and PVH kernels. */
-static bool take_modules(struct parser *p, const xmlNode *own)
+/* <trivisor:nic mac="…" keys="{…}"/>: what <interface> has no words for. One whose interface was taken out says nothing. */
+static bool take_nic(struct parser *p, const xmlNode *e)
+{
+	char *mac = lv_xml_attribute(e, "mac"), *keys = lv_xml_attribute(e, "keys");
+	json_object *unsaid = NULL;
+	const char *why = "";
+	bool ok = mac && keys && !line_parse_json(keys, strlen(keys), &unsaid, &why) && json_object_is_type(unsaid, json_type_object);
+
+	for (size_t i = 0; ok && i < json_object_array_length(p->nics); i++) {
+		json_object *nic = json_object_array_get_idx(p->nics, i);
+		const char *its = json_object_get_string(json_object_object_get(nic, "mac"));
+
+		if (its && !strcasecmp(its, mac))
+			lv_interface_add_unsaid(nic, unsaid);
+	}
+	json_object_put(unsaid);
+	xmlFree(mac);
+	xmlFree(keys);
+	return ok || refuse_node(p, e, "the attributes mac and keys (an object as JSON) are wanted; %s", why);
+}
+
+/* <trivisor:module path="…" cmdline="…"/> within it, for Multiboot and PVH kernels; and NICs. */
+static bool take_parts(struct parser *p, const xmlNode *own)
 {
 	json_object *list = NULL;
 
 	for (xmlNode *e = lv_xml_child(own, NULL); e; e = lv_xml_next(e, NULL)) {
+		if (lv_xml_is(e, "nic")) {
+			if (!take_nic(p, e))
+				return false;
+			continue;
+		}
+
 		char *path = lv_xml_attribute(e, "path"), *cmdline = lv_xml_attribute(e, "cmdline");
 		json_object *item = json_object_new_object();
 		bool ok = lv_xml_is(e, "module") && path;
@@ -252,7 +280,7 @@ static bool take_metadata(struct parser *p, const xmlNode *node)
 		if (!e->ns)
 			return refuse_node(p, e, "elements of <metadata> need a namespace of their own");
 		if (!strcmp((const char *)e->ns->href, LV_XML_NAMESPACE) &&
-		    (!take_own_metadata(p, e) || !take_modules(p, e)))
+		    (!take_own_metadata(p, e) || !take_parts(p, e)))
 			return false;
 	}
 	return true;
@@ -515,11 +543,19 @@ static bool check_element(struct parser *p, const xmlNode *e)
 	switch (lv_xml_effect_of(e)) {
 	case LV_XML_UNKNOWN: return refuse_node(p, e, "not known here; take the element out");
 	case LV_XML_REFUSED:
-		return refuse_node(p, e, lv_xml_is(e, "interface")
-						 ? "network interfaces are not read from XML yet; give them as nics in <trivisor:vm> (docs/networks.md)"
-						 : "not supported by this version; take the element out");
+		return refuse_node(p, e, "not supported by this version; take the element out");
 	default: return true;
 	}
+}
+
+static bool take_interface(struct parser *p, const xmlNode *e)
+{
+	json_object *nic = NULL;
+
+	if (lv_interface_parse(e, &nic, &p->code, p->error, p->error_size))
+		return false;
+	json_object_array_add(p->nics, nic);
+	return true;
 }
 
 static bool take_devices(struct parser *p, xmlNode *devices)
@@ -528,6 +564,8 @@ static bool take_devices(struct parser *p, xmlNode *devices)
 		if (!check_element(p, e))
 			return false;
 		if (lv_xml_is(e, "disk") && !take_disk(p, e))
+			return false;
+		if (lv_xml_is(e, "interface") && !take_interface(p, e))
 			return false;
 		if ((lv_xml_is(e, "serial") || lv_xml_is(e, "console")) && !take_serial(p, e))
 			return false;
@@ -592,6 +630,7 @@ int lv_xml_parse(const char *xml, const struct vmdef *old, json_object **ret_def
 	struct parser p = {.definition = json_object_new_object(),
 			   .boot = json_object_new_object(),
 			   .disks = json_object_new_array(),
+			   .nics = json_object_new_array(),
 			   .error = error,
 			   .error_size = error_size};
 	xmlDoc *doc = NULL;
@@ -599,6 +638,7 @@ int lv_xml_parse(const char *xml, const struct vmdef *old, json_object **ret_def
 
 	json_object_object_add(p.definition, "boot", p.boot);
 	json_object_object_add(p.definition, "disks", p.disks);
+	json_object_object_add(p.definition, "nics", p.nics);
 	if (strlen(xml) > LV_XML_MAX)
 		refuse(&p, VIR_ERR_XML_ERROR, "%zu bytes of XML are too long; at most %zu", strlen(xml), LV_XML_MAX);
 	else if (!(doc = lv_xml_read(xml, error, error_size)))

@@ -81,7 +81,8 @@ def host(d):
         check(v(command), command)
     for command in ("net-list", "pool-list", "iface-list", "nodedev-list", "nwfilter-list", "secret-list"):
         v(command)
-    v.fails("net-info", "default", word="default")
+    v.fails("net-info", "nothing", word="nothing")
+    check("Bridge" not in v("net-info", "default"), "the built-in network")
     v.fails("pool-info", "default", word="default")
     # Names that tools insist on, and one that nobody serves.
     for name in ("qemu+unix:///system", "qemu+unix:///session", "trivisor+unix:///session"):
@@ -173,7 +174,7 @@ def refused(d):
     for xml, word in (("<domain", "(domain_definition):1:"), ("<network/>", "unexpected root element <network>, expecting <domain>"),
                       (domain("x", kind="lxc"), 'the type "lxc" is not known'),
                       ("<!DOCTYPE a [<!ENTITY b 'c'>]>" + domain("x"), "document type"),
-                      (domain("x", devices="<interface type='network'><source network='default'/></interface>"), "/domain/devices/interface: "),
+                      (domain("x", devices="<interface type='vdpa'><source dev='/dev/x'/></interface>"), "/domain/devices/interface: "),
                       (domain("x", devices="<toaster/>"), "/domain/devices/toaster: not known"),
                       (domain("x", devices="<disk type='file' device='floppy'><source file='/a'/><target dev='fda' bus='fdc'/></disk>"), "floppy"),
                       (domain("x", extra="<cputune/>"), "/domain/cputune"), (domain("x", memory=0), "/domain/memory"),

@@ -69,13 +69,33 @@ def import_disk(d):
     run(d, "virt-install", "--name", "new", "--memory", "64", "--import", "--disk", f"path={d.folder}/made.raw,size=0.01,format=raw,bus=virtio", *BARE)
     check(os.path.getsize(os.path.join(d.folder, "made.raw")) > 10 << 20, "the image was not made")
     v("destroy", "new")
-    run(d, "virt-install", "--name", "net", "--memory", "64", "--import", "--disk", "none", "--boot", f"kernel={TINY}", "--network", "bridge=b", "--graphics", "none",
-        "--osinfo", "linux2022", "--noautoconsole", fails="/domain/devices/interface: network interfaces are not read from XML yet")
+
+
+def networks(d):
+    """The default network by name, by itself, and the user's; a switch; a bridge that is not there is found out at the start."""
+    d.rpc.result("net.create", {"name": "lab"})
+    v = Virsh(d)
+    for number, (words, types) in enumerate(((["--network", "network=default"], ["user"]), ([], ["user"]), (["--network", "user"], ["user"]),
+                                             (["--network", "network=lab,mac=52:54:00:00:00:09", "--network", "default"], ["switch", "user"]))):
+        name = f"net{number}"
+        run(d, "virt-install", "--name", name, "--memory", "64", "--import", "--disk", "none", "--boot", f"kernel={TINY}", *words, "--graphics",
+            "none", "--osinfo", "linux2022", "--noautoconsole")
+        vm = d.rpc.result("vm.get", [name])
+        check("/model: the guest gets virtio" in v("dominfo", name), v("dominfo", name))
+        check([nic["type"] for nic in vm["definition"]["nics"]] == types and vm["state"] == "running", str(vm))
+        v("destroy", name)
+    run(d, "virt-install", "--name", "b", "--memory", "64", "--import", "--disk", "none", "--boot", f"kernel={TINY}", "--network", "bridge=nowhere",
+        "--graphics", "none", "--osinfo", "linux2022", "--noautoconsole", fails="nowhere: the bridge")
+    run(d, "virt-xml", "net0", "--edit", "--network", "link.state=down")
+    check(d.rpc.result("vm.get", ["net0"])["definition"]["nics"][0]["link"] == "down", "virt-xml")
+    for number in range(4):
+        v("undefine", f"net{number}")
+    d.rpc.result("net.delete", {"name": "lab"})
 
 
 def main():
     tap = Tap()
-    for test in (kernel, boot_option, import_disk):
+    for test in (kernel, boot_option, import_disk, networks):
         with scratch() as folder:
             def one():
                 with Daemon(folder) as d:

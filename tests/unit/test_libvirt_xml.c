@@ -224,7 +224,7 @@ static void refuses_by_path(void **state)
 		{DOMAIN(OS OS), VIR_ERR_XML_ERROR, "/domain/os is there twice"},
 		{DOMAIN(OS "<surprise/>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/surprise: not known here"},
 		{DOMAIN(OS "<devices><interface/><interface/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED,
-		 "/domain/devices/interface[1]: network interfaces are not read from XML yet"},
+		 "/domain/devices/interface[1]: the type \"\" is not possible; user, network"},
 		{DOMAIN(OS "<devices><hostdev/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/devices/hostdev: not supported"},
 		{DOMAIN(OS "<devices><disk type='network'/></devices>"), VIR_ERR_CONFIG_UNSUPPORTED, "disk of type \"network\""},
 		{DOMAIN(OS "<devices><disk type='file'><driver type='luks'/><target dev='vda'/></disk></devices>"),
