@@ -11,7 +11,7 @@ libmachine_a_SOURCES = \
 	machine/irq.c machine/irq.h \
 	machine/irqchip.c machine/irqchip.h \
 	machine/lock.c machine/lock.h \
-	machine/machine.c machine/machine.h \
+	machine/machine.c machine/paravirt.c machine/paravirt.h machine/machine.h \
 	machine/private.h \
 	machine/ram.c machine/ram.h \
 	machine/spin.h \

@@ -204,7 +204,8 @@ size_t machine_serial_input(struct machine *m, unsigned port, const void *bytes,
 	if (port >= ARRAY_SIZE(m->uart))
 		return 0;
 	machine_lock(m);
-	size_t taken = uart_input(&m->uart[port], bytes, n);
+	size_t taken = port == 0 && m->console_input ? m->console_input(m->console_opaque, bytes, n)
+						       : uart_input(&m->uart[port], bytes, n);
 	machine_unlock(m);
 	return taken;
 }

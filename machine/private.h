@@ -66,6 +66,9 @@ struct machine {
 	struct pit pit;
 	struct rtc rtc;
 	struct uart uart[2];
+	/* Who takes what is typed into the first of them instead of it (machine_console_input). */
+	size_t (*console_input)(void *opaque, const void *bytes, size_t n);
+	void *console_opaque;
 	struct i8042 i8042;
 	struct pci_bus pci;
 	struct q35 q35;

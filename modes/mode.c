@@ -6,6 +6,7 @@
 static const struct mode_ops *const modes[] = {
 	&bt_mode,
 	&hvm_mode,
+	&pv_mode,
 };
 
 const struct mode_ops *mode_find(const char *name)

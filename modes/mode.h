@@ -12,6 +12,7 @@
 #include "machine/types.h"
 
 struct machine;
+struct machine_boot;
 struct mode_vm;   /* an engine's per-VM state */
 struct mode_vcpu; /* an engine's per-vCPU state */
 
@@ -134,6 +135,12 @@ struct mode_ops {
 	void (*vcpu_destroy)(struct mode_vcpu *vcpu);
 
 	/*
+	 * Loads what is to boot, in place of machine_boot, and fills the first vCPU's state; all vCPUs out of run, and again
+	 * after a reset. The others' state is their reset state. NULL: machine_boot. 0 or -errno, as that.
+	 */
+	int (*boot)(struct mode_vm *vm, const struct machine_boot *what, struct cpu_state *ret_bsp, const char **ret_error);
+
+	/*
 	 * Runs guest code on the calling thread (always the same one for a vCPU) until something in enum
 	 * mode_exit_reason happens. Interrupts, INIT and SIPI are taken from machine/ inside. 0 or -errno (host failure).
 	 */
@@ -203,6 +210,7 @@ struct mode_ops {
 
 extern const struct mode_ops bt_mode;
 extern const struct mode_ops hvm_mode;
+extern const struct mode_ops pv_mode;
 
 /* NULL when there is no such mode in this build. */
 const struct mode_ops *mode_find(const char *name);

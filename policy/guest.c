@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -23,6 +24,7 @@
 #define NOTES_MAX (64u << 10)
 #define SECTIONS_MAX 4096
 #define SEGMENTS_MAX 256
+#define UNPACKED_MAX (128u << 20)
 
 static void set_problem(struct policy_guest *guest, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -240,6 +242,41 @@ static size_t read_head(int fd, uint8_t head[HEAD_BYTES], bool *ret_packed)
 	return z.total_out;
 }
 
+/* What a gzip file holds, in memory as a file; -1: too large, damaged, or no memory. The loader says what is wrong with it. */
+static int unpack(int fd)
+{
+	uint8_t in[16384], out[65536];
+	z_stream z = {0};
+	int to = memfd_create("trivisor-kernel", MFD_CLOEXEC), r = Z_OK;
+	off_t at = 0;
+
+	if (to < 0 || inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
+		goto fail;
+	while (r == Z_OK && z.total_out < UNPACKED_MAX) {
+		if (!z.avail_in) {
+			ssize_t n = pread(fd, in, sizeof(in), at);
+
+			if (n <= 0)
+				break;
+			at += n;
+			z.next_in = in;
+			z.avail_in = (uInt)n;
+		}
+		z.next_out = out;
+		z.avail_out = sizeof(out);
+		r = inflate(&z, Z_NO_FLUSH);
+		if (write(to, out, sizeof(out) - z.avail_out) != (ssize_t)(sizeof(out) - z.avail_out))
+			r = Z_MEM_ERROR;
+	}
+	inflateEnd(&z);
+	if (r == Z_STREAM_END)
+		return to;
+fail:
+	if (to >= 0)
+		close(to);
+	return -1;
+}
+
 /* ---- the definition -------------------------------------------------------------------------- */
 
 static void inspect_kernel(struct policy_guest *guest, const char *path)
@@ -256,9 +293,16 @@ static void inspect_kernel(struct policy_guest *guest, const char *path)
 	n = read_head(fd, head, &packed);
 	multiboot = has_multiboot_header(head, n);
 	if (packed && n > EI_CLASS && !memcmp(head, ELFMAG, SELFMAG)) {
+		int whole = unpack(fd);
+
 		guest->image = POLICY_IMAGE_ELF;
 		guest->bits = head[EI_CLASS] == ELFCLASS64 ? 64 : 32;
 		guest->pvh = guest->xen_pv = POLICY_UNKNOWN;
+		if (whole >= 0) {
+			guest->pvh = POLICY_NO;
+			inspect_elf(guest, path, whole);
+			close(whole);
+		}
 	} else if (inspect_bzimage(guest, path, fd, &st)) {
 		multiboot = false; /* boot_kernel() looks in this order */
 	} else if (!inspect_elf(guest, path, fd) && !multiboot) {

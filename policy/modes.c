@@ -12,7 +12,7 @@ static const struct {
 } modes[POLICY_MODE_COUNT] = {
 	[POLICY_BT] = {"bt", "same-ISA binary translation in user space", true},
 	[POLICY_HVM] = {"hvm", "the processor's own virtualization (VT-x, AMD-V) through /dev/kvm", true},
-	[POLICY_PV] = {"pv", "a guest kernel that cooperates (the Xen PV ABI)", false},
+	[POLICY_PV] = {"pv", "a guest kernel that cooperates (the Xen PV ABI)", true},
 };
 
 const char *policy_mode_name(enum policy_mode mode)
@@ -119,10 +119,13 @@ void policy_mode_judge(enum policy_mode mode, const struct policy_host *host, st
 		}
 		break;
 	case POLICY_PV:
-		SAY(ret_state->variant, "pv");
-		ret_state->usable = ret_state->in_build;
-		SAY(ret_state->reason, "%s",
-		    ret_state->in_build ? "needs only Linux on x86-64" : "not in this version");
+		judge_bt(host, ret_state); /* its code is translated */
+		SAY(ret_state->variant, "pv/xen");
+		if (ret_state->usable)
+			SAY(ret_state->reason, "needs only Linux on x86-64, and a guest kernel with a Xen PV entry");
+		if (!ret_state->in_build)
+			SAY(ret_state->reason, "not in this version");
+		ret_state->usable = ret_state->usable && ret_state->in_build;
 		break;
 	default: break;
 	}

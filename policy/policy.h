@@ -217,7 +217,7 @@ bool policy_learn(struct policy_learned *learned, json_object *stats, enum polic
 struct policy_mode_state {
 	bool in_build; /* this version has an engine for it */
 	bool usable;   /* it can run VMs here; slowly, where variant says software */
-	char variant[16]; /* "bt", "hvm/ept", "hvm/npt", "hvm/shadow", "hvm/software", "hvm", "pv" */
+	char variant[16]; /* "bt", "hvm/ept", "hvm/npt", "hvm/shadow", "hvm/software", "hvm", "pv/xen" */
 	char reason[300];
 	char remedy[300]; /* "" when there is none */
 };

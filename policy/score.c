@@ -60,9 +60,10 @@ static void rule_out(struct policy_candidate *candidate, const char *remedy, con
 	SAY(candidate->remedy, "%s", remedy ? remedy : "");
 }
 
-static void check_guest(enum policy_mode mode, const struct policy_guest *guest, struct policy_candidate *candidate)
+/* A packed kernel is unpacked by who runs it: whether it has the entry shows then, to who has asked for it. */
+static void check_guest(enum policy_mode mode, const struct policy_guest *guest, bool by_wish, struct policy_candidate *candidate)
 {
-	if (mode == POLICY_PV && guest->xen_pv != POLICY_YES)
+	if (mode == POLICY_PV && guest->xen_pv != POLICY_YES && !(by_wish && guest->xen_pv == POLICY_UNKNOWN))
 		rule_out(candidate, "boot a kernel with the Xen PV ABI, as an ELF file", "%s",
 			 guest->xen_pv == POLICY_NO ? "the guest's kernel has no Xen PV entry"
 						    : "whether the guest's kernel has a Xen PV entry is not known");
@@ -174,7 +175,7 @@ static void judge_candidate(enum policy_mode mode, const struct policy_query *q,
 	if (q->guest->problem[0])
 		rule_out(candidate, NULL, "no mode can boot this VM: %s", q->guest->problem);
 	if (candidate->verdict == POLICY_POSSIBLE)
-		check_guest(mode, q->guest, candidate);
+		check_guest(mode, q->guest, by_wish, candidate);
 	if (candidate->verdict == POLICY_POSSIBLE && q->constraints)
 		check_constraints(mode, q->host, q->constraints, candidate);
 	if (candidate->verdict == POLICY_POSSIBLE && !by_wish) {

@@ -222,7 +222,7 @@ static int load_guest(struct vm *vm)
 		.menu_ms = vm->def->boot.menu_ms,
 	};
 	const char *why = "unknown";
-	int rc = machine_boot(vm->machine, &boot, state, &why);
+	int rc = vm->mode->boot ? vm->mode->boot(vm->engine, &boot, state, &why) : machine_boot(vm->machine, &boot, state, &why);
 	if (rc)
 		fail(vm, rc, "%s", why);
 	for (unsigned i = 0; !rc && i < vm->vcpu_count; i++) {

@@ -33,7 +33,7 @@ trivisor_vm_SOURCES = \
 	vm/tools.c \
 	vm/vsock.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS) $(CAPSTONE_CFLAGS) $(PNG_CFLAGS)
-trivisor_vm_LDADD = libmodes.a libhvm.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(PNG_LIBS) $(MACHINE_LIBS)
+trivisor_vm_LDADD = libmodes.a libhvm.a libpv.a libpvcore.a libpv.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(PNG_LIBS) $(MACHINE_LIBS)
 
 check_PROGRAMS += tests/unit/test_gdb
 TESTS += tests/unit/test_gdb

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "machine/boot/private.h"
+#include "machine/paravirt.h"
 
 static _Thread_local char error_text[512];
 
@@ -19,25 +20,67 @@ int boot_fail(int error, const char *format, ...)
 
 const char *boot_error(void) { return error_text; }
 
+/* Opened and read; on an error closed again. */
+static int read_file(const struct machine *machine, struct boot_file *file, const char *what, const char *path, bool unpack)
+{
+	int rc = boot_file_open(file, what, path);
+
+	if (rc < 0)
+		return rc;
+	if (file->size > machine_ram_bytes(machine))
+		rc = boot_fail(-ENOSPC, "%s %s (%zu MiB) is larger than the VM's memory (%llu MiB): give it more memory", what,
+			       file->path, file->size >> 20, (unsigned long long)(machine_ram_bytes(machine) >> 20));
+	if (rc >= 0)
+		rc = boot_file_read(file);
+	if (rc >= 0 && unpack)
+		rc = boot_file_unpack(file, machine_ram_bytes(machine));
+	if (rc < 0)
+		boot_file_close(file);
+	return rc;
+}
+
+int machine_boot_file(const struct machine *machine, const char *what, const char *path, uint8_t **ret_data, size_t *ret_bytes,
+		      const char **ret_error)
+{
+	struct boot_file file;
+	int rc = read_file(machine, &file, what, path, false);
+
+	if (rc < 0) {
+		*ret_error = boot_error();
+		return rc;
+	}
+	*ret_data = file.data;
+	*ret_bytes = file.size;
+	file.data = NULL;
+	boot_file_close(&file);
+	return 0;
+}
+
+int machine_kernel_image(const struct machine *machine, const char *path, uint8_t **ret_data, size_t *ret_bytes, const char **ret_error)
+{
+	struct boot_file file;
+	int rc = read_file(machine, &file, "kernel", path, true);
+
+	if (rc >= 0 && bzimage_is(&file))
+		rc = bzimage_unpack(&file);
+	if (rc < 0) {
+		*ret_error = boot_error();
+		return rc;
+	}
+	*ret_data = file.data;
+	*ret_bytes = file.size;
+	file.data = NULL;
+	boot_file_close(&file);
+	return 0;
+}
+
 static int boot_kernel(struct machine *machine, const struct machine_boot *boot, struct cpu_state *ret_bsp)
 {
 	struct boot_file kernel;
-	int rc;
+	int rc = read_file(machine, &kernel, "kernel", boot->kernel, true);
 
-	rc = boot_file_open(&kernel, "kernel", boot->kernel);
 	if (rc < 0)
 		return rc;
-	if (kernel.size > machine_ram_bytes(machine)) {
-		rc = boot_fail(-ENOSPC, "kernel %s (%zu MiB) is larger than the VM's memory (%llu MiB): give it more memory",
-			       kernel.path, kernel.size >> 20, (unsigned long long)(machine_ram_bytes(machine) >> 20));
-		goto out;
-	}
-	rc = boot_file_read(&kernel);
-	if (rc < 0)
-		goto out;
-	rc = boot_file_unpack(&kernel, machine_ram_bytes(machine));
-	if (rc < 0)
-		goto out;
 	if (bzimage_is(&kernel))
 		rc = bzimage_boot(machine, &kernel, boot, ret_bsp);
 	else if (multiboot_is(&kernel)) /* Xen has both; its PVH entry is for itself underneath */
@@ -49,7 +92,6 @@ static int boot_kernel(struct machine *machine, const struct machine_boot *boot,
 			       "kernel %s is no kernel trivisor knows: neither a Linux bzImage (vmlinuz), nor an ELF with a PVH note, "
 			       "nor a Multiboot kernel",
 			       kernel.path);
-out:
 	boot_file_close(&kernel);
 	return rc;
 }

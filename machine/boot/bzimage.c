@@ -133,6 +133,41 @@ static bool has_word(const char *cmdline, const char *word)
 
 /* ---- loading ------------------------------------------------------------------ */
 
+/* The packed kernel in the image, if it is packed in the way that is known here. */
+static bool find_payload(const struct bzimage *image, struct payload *ret_payload)
+{
+	const struct setup_header *h = &image->header;
+
+	return h->version >= VERSION_PAYLOAD && h->payload_offset <= image->code_bytes &&
+	       h->payload_length <= image->code_bytes - h->payload_offset &&
+	       payload_parse(ret_payload, image->code + h->payload_offset, h->payload_length);
+}
+
+int bzimage_unpack(struct boot_file *kernel)
+{
+	struct payload payload;
+	struct bzimage image;
+	uint8_t *data = NULL;
+	int rc = parse(kernel, &image);
+
+	if (!rc && !find_payload(&image, &payload))
+		rc = boot_fail(-ENOEXEC, "kernel %s is a bzImage that is not packed with LZ4, as Debian's are: unpack it, and give the VM "
+					 "the vmlinux within", kernel->path);
+	if (!rc && (data = malloc(payload.size)) == NULL)
+		rc = boot_fail(-ENOMEM, "kernel %s: no memory to unpack it", kernel->path);
+	if (!rc && !payload_inflate(&payload, data))
+		rc = boot_fail(-EINVAL, "kernel %s is damaged: its payload cannot be unpacked; copy it again", kernel->path);
+	if (rc) {
+		free(data);
+		boot_file_close(kernel);
+		return rc;
+	}
+	free(kernel->data);
+	kernel->data = data;
+	kernel->size = payload.size;
+	return 0;
+}
+
 static int load_native(struct boot_direct *direct, const struct bzimage *image, const char *cmdline,
 		       struct vmlinux_load *ret_load)
 {
@@ -149,8 +184,7 @@ static int load_native(struct boot_direct *direct, const struct bzimage *image, 
 	/* XLF_KERNEL_64 also says that the kernel inside is a 64-bit one. */
 	if (h->version < VERSION_64BIT || !(h->xloadflags & XLF_KERNEL_64))
 		return -ENOTSUP;
-	if (h->payload_offset > image->code_bytes || h->payload_length > image->code_bytes - h->payload_offset ||
-	    !payload_parse(&payload, image->code + h->payload_offset, h->payload_length))
+	if (!find_payload(image, &payload))
 		return -ENOTSUP;
 	return vmlinux_load(direct->machine, &request, ret_load);
 }

@@ -119,6 +119,8 @@ int direct_too_large(const struct boot_direct *direct, const struct boot_file *k
 bool bzimage_is(const struct boot_file *kernel);
 int bzimage_boot(struct machine *machine, const struct boot_file *kernel, const struct machine_boot *boot,
 		 struct cpu_state *ret_bsp);
+/* Replaces it by the ELF kernel within; closes it on an error. -ENOEXEC: packed in a way only the guest's own code knows. */
+int bzimage_unpack(struct boot_file *kernel);
 /* False too for a file with the magic number of a header that is no header: an image must be one by all its fields. */
 bool multiboot_is(const struct boot_file *kernel);
 int multiboot_boot(struct machine *machine, const struct boot_file *kernel, const struct machine_boot *boot,

@@ -1,4 +1,5 @@
 /* bt as a mode: creation, kicks, state, statistics. */
+#include "modes/bt/monitor.h"
 #include "modes/bt/run.h"
 #include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
@@ -98,6 +99,15 @@ static void hook_map_changed(void *opaque, gpa_t gpa, uint64_t n)
 	for (unsigned i = 0; i < vm->bt.vcpus; i++)
 		hook_kick(vm, i);
 }
+
+void bt_monitor_attach(struct mode_vm *vm, const struct bt_monitor *monitor, void *vm_data)
+{
+	vm->bt.monitor = monitor;
+	vm->bt.monitor_data = vm_data;
+}
+
+void *bt_monitor_data(struct mode_vm *vm) { return vm->bt.monitor_data; }
+struct bt_vcpu *bt_monitor_vcpu(struct mode_vcpu *vcpu) { return vcpu->v; }
 
 static void vm_destroy(struct mode_vm *vm)
 {

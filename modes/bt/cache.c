@@ -193,7 +193,7 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 {
 	gva_t gva = at & GUEST_PAGE_MASK;
 	struct bt_vm *vm = v->vm;
-	bool user = v->cpl == 3;
+	bool user = v->mmu == BT_MMU_USER;
 	bool keep = !(v->tb_key & KEY_ONE); /* single instructions leave no trace in the itlb */
 	unsigned slot = bt_itlb_slot(gva, user);
 	uint32_t id = keep ? v->itlb[slot] : 0;
@@ -202,7 +202,7 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 
 	if (id && vm->cache.pages[id].gva == gva)
 		return id;
-	if (!bt_walk(v, gva, BT_WANT_EXEC, user ? BT_MMU_USER : BT_MMU_KERNEL, &w))
+	if (!bt_walk(v, gva, BT_WANT_EXEC, user || v->mmu == BT_MMU_GUEST ? (enum bt_mmu)v->mmu : BT_MMU_KERNEL, &w))
 		bt_raise_pf(v, at, w.error);
 	w.gpa &= GUEST_PAGE_MASK;
 	if (!machine_a20(v->machine))
@@ -238,6 +238,11 @@ void bt_itlb_flush(struct bt_vcpu *v, bool globals_too)
 			v->itlb[v->itlb_local[i]] = 0;
 	}
 	v->itlb_local_count = 0;
+}
+
+void bt_itlb_flush_half(struct bt_vcpu *v, bool user)
+{
+	bt_fill(v->itlb + (user ? BT_ITLB_ENTRIES / 2 : 0), 0, sizeof(v->itlb) / 2);
 }
 
 void bt_itlb_flush_page(struct bt_vcpu *v, gva_t gva)

@@ -198,6 +198,8 @@ struct bt_vm {
 	struct bt_large large; /* guest RAM's */
 	struct bt_written written;
 	struct bt_debug_vm debug;
+	const struct bt_monitor *monitor; /* NULL: the guest has the processor to itself */
+	void *monitor_data;
 };
 
 int bt_cache_init(struct bt_vm *vm);
@@ -217,6 +219,7 @@ void *bt_meta_alloc(struct bt_vm *vm, size_t bytes);
 uint32_t bt_code_page(struct bt_vcpu *v, gva_t gva);
 /* Drops itlb entries. */
 void bt_itlb_flush(struct bt_vcpu *v, bool globals_too);
+void bt_itlb_flush_half(struct bt_vcpu *v, bool user);
 void bt_itlb_flush_page(struct bt_vcpu *v, gva_t gva);
 
 static inline unsigned bt_itlb_slot(gva_t gva, bool user)

@@ -12,7 +12,7 @@ static int32_t itlb_off(gva_t gva, bool user)
 	return (int32_t)(offsetof(struct bt_vcpu, itlb) + 4 * bt_itlb_slot(gva, user));
 }
 
-static bool user_code(const struct trans *t) { return (t->key & KEY_CPL) == KEY_CPL; }
+static bool user_code(const struct trans *t) { return t->op_mmu == BT_MMU_USER; }
 
 void bt_map_add(struct trans *t, unsigned guest, unsigned flags)
 {

@@ -1,5 +1,7 @@
 /* Far control flow: jumps, calls and returns between segments and privileges, call gates, iret, fast system calls. */
 #include "modes/bt/helper.h"
+#include "modes/bt/cache.h"
+#include "modes/bt/monitor.h"
 
 static uint64_t pop_value(struct bt_vcpu *v, uint64_t *sp, unsigned bytes)
 {
@@ -396,6 +398,20 @@ void bt_op_ret_far(struct bt_vcpu *v, const struct bt_insn *insn)
 	bt_resume(v);
 }
 
+/*
+ * For a monitor: cs and ss of a return to privilege 3, whatever the present ones are. Raises as iret does.
+ */
+void bt_return_outer(struct bt_vcpu *v, uint16_t cs, uint16_t ss)
+{
+	struct bt_desc d = return_cs(v, cs | 3, 0);
+	struct cpu_segment stack;
+
+	return_ss(v, ss | 3, 3, d, &stack);
+	v->cs.seg[SEG_SS] = stack;
+	bt_seg_fill(&v->cs.seg[SEG_CS], cs | 3, d);
+	bt_mode_changed(v);
+}
+
 /* ---- iret ------------------------------------------------------------------------------------------------ */
 
 static void iret_done(struct bt_vcpu *v)
@@ -566,6 +582,10 @@ void bt_op_syscall(struct bt_vcpu *v, const struct bt_insn *insn)
 	if (!(v->cs.efer & EFER_SCE) || !(v->cs.cr0 & CR0_PE) || (!code64 && !v->sys.amd))
 		bt_raise(v, VEC_UD);
 	v->stats.syscalls++;
+	if (v->vm->monitor) {
+		v->vm->monitor->system_call(v, next);
+		bt_resume(v);
+	}
 	if (bt_long_mode(v)) {
 		v->cs.gpr[GPR_RCX] = next;
 		v->cs.gpr[GPR_R11] = rflags;

@@ -1,5 +1,7 @@
 /* Delivery of exceptions and interrupts through the IDT or the real-mode vector table (SDM vol. 3, chapter 6). */
 #include "modes/bt/helper.h"
+#include "modes/bt/cache.h"
+#include "modes/bt/monitor.h"
 
 #define GATE_IST(d) ((d).hi & 7)
 #define ERROR_IDT 2u /* error codes that name a gate of the IDT */
@@ -286,7 +288,10 @@ void bt_deliver_now(struct bt_vcpu *v, unsigned vector, bool has_error, uint32_t
 {
 	struct event e = {vector, has_error, soft, error, return_rip};
 
-	deliver_event(v, &e);
+	if (v->vm->monitor)
+		v->vm->monitor->exception(v, &(struct bt_event){.vector = vector, .has_error = has_error, .soft = soft, .error = error, .return_rip = return_rip});
+	else
+		deliver_event(v, &e);
 }
 
 enum fault_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE };
@@ -317,6 +322,8 @@ bool bt_deliver(struct bt_vcpu *v, unsigned vector, bool has_error, uint32_t err
 	struct event e = {vector, has_error, soft, error, return_rip};
 	enum fault_class first, second;
 
+	if (v->vm->monitor)
+		return v->vm->monitor->exception(v, &(struct bt_event){.vector = vector, .has_error = has_error, .soft = soft, .error = error, .return_rip = return_rip});
 	while (bt_guard(v, deliver_event, &e)) {
 		first = fault_class(&e);
 		v->cs.exception_pending = 0;

@@ -204,6 +204,9 @@ static inline void bt_push(struct bt_vcpu *v, unsigned bytes, uint64_t value)
 void bt_deliver_now(struct bt_vcpu *v, unsigned vector, bool has_error, uint32_t error, bool soft,
 		    uint64_t return_rip);
 
+/* far.c: for a monitor: cs and ss for a return to privilege 3. Raises what iret would. */
+void bt_return_outer(struct bt_vcpu *v, uint16_t cs, uint16_t ss);
+
 /*
  * task.c: leaves the present task at *return_rip for the one whose TSS `selector` names; *return_rip is then where that
  * one goes on, also when it faults on its way in.

@@ -1,6 +1,7 @@
 /* Model-specific registers: one table, what is hot first; and KVM's clock, which a guest asks for through MSRs. */
 #include <time.h>
 
+#include "machine/paravirt.h"
 #include "modes/bt/helper.h"
 
 #define SPEC_CTRL_BITS 7u /* IBRS, STIBP, SSBD */
@@ -303,24 +304,6 @@ struct pvclock_wall {
 #define KVM_SYSTEM_TIME_ENABLE 1ull
 #define NS_PER_S 1000000000ull
 
-/* ns = (ticks << shift) * mul >> 32, for ticks of a clock of khz. */
-static void tsc_scale(uint64_t khz, uint32_t *ret_mul, int8_t *ret_shift)
-{
-	uint64_t rate = khz * 1000;
-	int shift = 0;
-
-	/* mul = NS_PER_S * 2^(32 - shift) / rate must have 32 bits, the top one set as far as possible. */
-	while (rate >> -shift > 2 * NS_PER_S)
-		shift--;
-	while (shift >= 0 && rate << shift <= NS_PER_S)
-		shift++;
-	if (shift <= 0)
-		*ret_mul = (uint32_t)((NS_PER_S << 32 << -shift) / rate);
-	else
-		*ret_mul = (uint32_t)((NS_PER_S << 32) / (rate << shift));
-	*ret_shift = (int8_t)shift;
-}
-
 /* Guest memory for a structure that a guest asked us to fill: in one page, in RAM. */
 static void *guest_struct(struct bt_vcpu *v, gpa_t gpa, unsigned bytes)
 {
@@ -346,7 +329,7 @@ static void kvmclock_update(struct bt_vcpu *v)
 	t = guest_struct(v, v->cs.kvm_system_time & ~KVM_SYSTEM_TIME_ENABLE, sizeof(*t));
 	if (!t)
 		return;
-	tsc_scale(machine_tsc_khz(v->machine), &mul, &shift);
+	machine_tsc_scale(machine_tsc_khz(v->machine), &mul, &shift);
 	version = (__atomic_load_n(&t->version, __ATOMIC_RELAXED) | 1) + 2;
 	__atomic_store_n(&t->version, version, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);

@@ -94,8 +94,9 @@ enum bt_vector {
 #define BT_TLB_BITS 12
 #endif
 #define BT_TLB_ENTRIES (1u << BT_TLB_BITS)
-enum bt_mmu { BT_MMU_KERNEL, BT_MMU_USER, BT_MMU_KERNEL_SMAP, BT_MMU_COUNT };
+enum bt_mmu { BT_MMU_KERNEL, BT_MMU_USER, BT_MMU_KERNEL_SMAP, BT_MMU_GUEST, BT_MMU_COUNT };
 /*
+ * GUEST: the kernel of a monitor's guest (monitor.h), at privilege 3: all as for USER, but in another space.
  * KERNEL_SMAP: supervisor with CR4.SMAP set: user pages are out of reach while RFLAGS.AC is clear. Translated code goes to
  * this table whatever AC says, and the slow path looks at bt_vcpu.mmu, which follows AC: so stac and clac are two stores.
  */
@@ -194,6 +195,7 @@ struct bt_vcpu {
 	void **guard;          /* else it jumps here (bt_guard) */
 	const char *fail_message;
 	bool user_seen;
+	bool guest_kernel;     /* of a monitor's guest: it is in its kernel */
 	bool one_active;       /* it is being run: leave behind it */
 	bool no_trap;          /* the instruction ended in an interrupt, which cleared TF: no single-step trap behind it */
 	bool want_flush;       /* the cache is full and whoever noticed cannot flush where it is */
@@ -244,6 +246,10 @@ struct bt_vcpu {
 		} local[BT_CONTEXT_LOCAL]; /* of the itlb */
 	} context[BT_CONTEXTS];
 	uint32_t context_age;
+	/* Of a monitor: accesses to this page go to redirect_host, which is not the guest's, if that is set. */
+	gva_t redirect_gva;
+	uint8_t *redirect_host;
+	volatile bool flush_asked; /* by another vCPU (sync.c) */
 	uint32_t pauses; /* of pause instructions, with other vCPUs about */
 #define BT_PAUSES_TO_YIELD 256u
 
@@ -393,6 +399,8 @@ bool bt_walk(struct bt_vcpu *v, gva_t gva, enum bt_want want, enum bt_mmu mmu, s
 /* ---- TLB (tlb.c) --------------------------------------------------------------------------- */
 
 void bt_tlb_flush(struct bt_vcpu *v, bool globals_too);
+/* One table alone, global entries too, and the code pages that go with it. */
+void bt_tlb_flush_mmu(struct bt_vcpu *v, enum bt_mmu mmu);
 void bt_tlb_flush_page(struct bt_vcpu *v, gva_t gva);
 /* From address space `from` to `to` (PCIDs, which may be the same): puts away what the one had, unless it is forgotten. */
 void bt_tlb_switch(struct bt_vcpu *v, unsigned from, unsigned to, bool forget_to);

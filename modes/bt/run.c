@@ -2,6 +2,7 @@
 #include "modes/bt/run.h"
 
 #include "modes/bt/helper.h"
+#include "modes/bt/monitor.h"
 #include "modes/bt/sync.h"
 #include "modes/bt/tlb.h"
 
@@ -155,6 +156,13 @@ void bt_halt(struct bt_vcpu *v)
 
 void bt_restart(struct bt_vcpu *v) { leave(v, BT_EXIT_RESUME); }
 
+static bool interrupt_due(struct bt_vcpu *v)
+{
+	if (v->vm->monitor)
+		return v->vm->monitor->pending(v);
+	return v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index);
+}
+
 /* The run loop has something to do before the next instruction. */
 static bool must_leave(struct bt_vcpu *v)
 {
@@ -164,7 +172,7 @@ static bool must_leave(struct bt_vcpu *v)
 		return true;
 	if (v->cs.nmi_pending && !v->cs.nmi_blocked) /* an iret has just let it in */
 		return true;
-	if (v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index))
+	if (interrupt_due(v))
 		return true;
 	v->cs.interrupt_shadow = 0; /* nothing was waiting: it has had its effect */
 	return false;
@@ -248,7 +256,7 @@ void bt_mode_changed(struct bt_vcpu *v)
 
 	/* SS's, as on hardware: CS's low bits mean nothing between setting CR0.PE and the far jump behind it. */
 	v->cpl = real ? 0 : vm86 ? 3 : cs->seg[SEG_SS].access >> SEG_ACCESS_DPL_SHIFT & 3;
-	v->mmu = v->cpl == 3 ? BT_MMU_USER
+	v->mmu = v->cpl == 3 ? v->guest_kernel ? BT_MMU_GUEST : BT_MMU_USER
 		 : cs->cr4 & CR4_SMAP && !(cs->rflags & RFLAGS_AC) ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
 	if (bt_code64(v)) {
 		key |= KEY_BITS64 | KEY_FLAT;
@@ -258,7 +266,7 @@ void bt_mode_changed(struct bt_vcpu *v)
 		key |= bt_segments_key(v);
 	}
 	/* AC is not part of it: see enum bt_mmu. */
-	uint32_t mmu = v->cpl == 3 ? BT_MMU_USER : cs->cr4 & CR4_SMAP ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
+	uint32_t mmu = v->cpl == 3 ? v->mmu : cs->cr4 & CR4_SMAP ? BT_MMU_KERNEL_SMAP : BT_MMU_KERNEL;
 	key |= (uint32_t)v->cpl << KEY_CPL_SHIFT | mmu << KEY_MMU_SHIFT;
 	key |= cs->cr0 & (CR0_TS | CR0_EM) ? KEY_FPU_NM : 0;
 	key |= cs->cr0 & CR0_TS ? KEY_TS : 0;
@@ -271,13 +279,13 @@ void bt_mode_changed(struct bt_vcpu *v)
 	key |= v->one_active ? KEY_ONE : 0;
 	v->tb_key = key;
 	/* Ids of code pages stand for a mode too: another mode at the same privilege empties that half of the itlb. */
-	bool user = v->cpl == 3;
+	bool user = v->mmu == BT_MMU_USER;
 	key &= ~KEY_ONE;
 	if (v->itlb_key[user] != key) {
 		v->itlb_key[user] = key;
 		bt_fill(v->itlb + (user ? BT_ITLB_ENTRIES / 2 : 0), 0, sizeof(v->itlb) / 2);
 	}
-	if (v->cpl == 3 && !v->user_seen && !vm86) {
+	if (user && !v->user_seen && !vm86) {
 		v->user_seen = true;
 		bt_note_first_user(v->vm);
 	}
@@ -336,6 +344,10 @@ static bool deliver_events(struct bt_vcpu *v)
 {
 	if (v->cs.exception_pending)
 		return deliver_exception(v);
+	if (v->vm->monitor) {
+		v->stats.interrupts += v->vm->monitor->pending(v);
+		return v->vm->monitor->interrupt(v);
+	}
 	/* Nobody wants to step into the timer's interrupt each time; a processor that sleeps has nothing else to step into. */
 	if (v->cs.interrupt_shadow || (v->debug.step && v->cs.activity == CPU_RUNNING))
 		return true;
@@ -447,7 +459,9 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			v->want_flush = false;
 			bt_cache_flush_all(v);
 		}
-		if (machine_vcpu_events(v->machine, v->index))
+		if (v->vm->monitor)
+			v->vm->monitor->attend(v);
+		else if (machine_vcpu_events(v->machine, v->index))
 			take_events(v);
 		if (v->cs.activity == CPU_WAIT_SIPI)
 			return MODE_EXIT_HALT;

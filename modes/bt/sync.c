@@ -39,6 +39,10 @@ static void ring_unlock(struct bt_vcpu *v) { __atomic_store_n(&v->protect_lock, 
 /* Drops write tags of pages that others have asked for. On the vCPU's own thread. */
 static void serve_protect(struct bt_vcpu *v)
 {
+	if (v->flush_asked) {
+		v->flush_asked = false;
+		bt_tlb_flush(v, true);
+	}
 	if (!v->protect_count)
 		return;
 	ring_lock(v);
@@ -51,21 +55,25 @@ static void serve_protect(struct bt_vcpu *v)
 	ring_unlock(v);
 }
 
-void bt_lock(struct bt_vcpu *v)
+void bt_lock_other(struct bt_vcpu *v, volatile int *lock)
 {
-	struct bt_vm *vm = v->vm;
 	unsigned spins = 0;
 
-	BUG_ON(v->holds_lock);
-	if (__atomic_exchange_n(&vm->lock, 1, __ATOMIC_ACQUIRE)) {
+	if (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {
 		v->safe = 1;
 		fence();
-		while (__atomic_exchange_n(&vm->lock, 1, __ATOMIC_ACQUIRE))
+		while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))
 			wait_a_little(&spins);
 		v->safe = 0;
 		fence();
 		serve_protect(v);
 	}
+}
+
+void bt_lock(struct bt_vcpu *v)
+{
+	BUG_ON(v->holds_lock);
+	bt_lock_other(v, &v->vm->lock);
 	v->holds_lock = true;
 }
 
@@ -138,6 +146,34 @@ void bt_protect_page(struct bt_vcpu *v, gpa_t gpa)
 		while (w->protect_count && w->running && !w->safe && !w->parked)
 			wait_a_little(&spins);
 	}
+}
+
+void bt_flush_others(struct bt_vcpu *v, uint64_t vcpus)
+{
+	struct bt_vm *vm = v->vm;
+
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		struct bt_vcpu *w = vm->vcpu[i];
+		if (!w || w == v || !(vcpus >> i & 1))
+			continue;
+		w->flush_asked = true;
+		fence();
+		if (w->running && !w->safe && !w->parked)
+			bt_kick(w);
+	}
+	v->safe = 1; /* two may wait for each other */
+	fence();
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		struct bt_vcpu *w = vm->vcpu[i];
+		unsigned spins = 0;
+		if (!w || w == v || !(vcpus >> i & 1))
+			continue;
+		while (w->flush_asked && w->running && !w->safe && !w->parked)
+			wait_a_little(&spins);
+	}
+	v->safe = 0;
+	fence();
+	serve_protect(v);
 }
 
 bool bt_flush_begin(struct bt_vcpu *v)

@@ -27,6 +27,11 @@ void bt_flush_end(struct bt_vcpu *v);
 /* The whole of it, from the run loop; the lock is free before and after. */
 void bt_cache_flush_all(struct bt_vcpu *v);
 
+/* Any lock of a monitor's, taken on a vCPU's thread: who waits for it holds up nobody. Not while bt's own lock is held. */
+void bt_lock_other(struct bt_vcpu *v, volatile int *lock);
+/* The vCPUs of this mask (never v itself) have emptied their TLBs when this returns, or do so before they run again. */
+void bt_flush_others(struct bt_vcpu *v, uint64_t vcpus);
+
 /* Makes a vCPU come to the run loop soon. Any thread, async-signal-safe. */
 void bt_kick(struct bt_vcpu *v);
 

@@ -25,6 +25,7 @@ void bt_slots_clear(struct bt_vcpu *v)
 		slot_clear(v, BT_MMU_USER, k);
 	slot_clear(v, BT_MMU_KERNEL, GPR_RSP);
 	slot_clear(v, BT_MMU_KERNEL_SMAP, GPR_RSP);
+	slot_clear(v, BT_MMU_GUEST, GPR_RSP);
 }
 
 void bt_tlb_init(struct bt_vcpu *v)
@@ -67,6 +68,10 @@ enum bt_tlb_result bt_tlb_fill(struct bt_vcpu *v, gva_t gva, bool write, enum bt
 	gpa_t gpa;
 
 	v->stats.tlb_miss++;
+	if (__builtin_expect(v->redirect_host && page == v->redirect_gva, 0)) {
+		*ret_host = v->redirect_host + (gva & ~GUEST_PAGE_MASK);
+		return BT_TLB_DIRECT;
+	}
 	if (!bt_walk(v, gva, write ? BT_WANT_WRITE : BT_WANT_READ, mmu, &w))
 		bt_raise_pf(v, gva, w.error);
 	gpa = a20_masked(v, w.gpa & GUEST_PAGE_MASK);
@@ -127,6 +132,15 @@ void bt_tlb_flush(struct bt_vcpu *v, bool globals_too)
 		bt_tlb_forget(v, -1);
 	}
 	bt_itlb_flush(v, globals_too);
+}
+
+void bt_tlb_flush_mmu(struct bt_vcpu *v, enum bt_mmu mmu)
+{
+	v->stats.tlb_flush++;
+	bt_slots_clear(v);
+	flush_list(v, mmu, false);
+	flush_list(v, mmu, true);
+	bt_itlb_flush_half(v, mmu == BT_MMU_USER);
 }
 
 /* ---- address spaces (PCID; SDM vol. 3, 4.10) ------------------------------------------------- */

@@ -37,7 +37,7 @@ static inline void *entry_host(struct bt_vcpu *v, gpa_t gpa)
 
 static inline uint32_t base_error(const struct bt_vcpu *v, enum bt_want want, enum bt_mmu mmu)
 {
-	uint32_t error = mmu == BT_MMU_USER ? PF_U : 0;
+	uint32_t error = mmu == BT_MMU_USER ? PF_U : 0; /* a monitor's guest kernel takes itself for a supervisor */
 
 	if (want == BT_WANT_WRITE)
 		error |= PF_W;
@@ -82,7 +82,7 @@ static inline bool permitted(const struct bt_vcpu *v, enum bt_want want, enum bt
 {
 	bool user_page = all & PTE_U, read, write;
 
-	if (mmu == BT_MMU_USER) {
+	if (mmu == BT_MMU_USER || mmu == BT_MMU_GUEST) {
 		read = user_page;
 		write = user_page && (all & PTE_W);
 		ret->executable = user_page && !nx;

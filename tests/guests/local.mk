@@ -22,6 +22,8 @@ check_PROGRAMS += tests/guests/programs/vsock
 tests_guests_programs_vsock_SOURCES = tests/guests/programs/vsock.c
 tests_guests_programs_vsock_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-parameter
 tests_guests_programs_vsock_LDFLAGS = -static
+dist_check_SCRIPTS += tests/guests/xen.py
+TESTS += tests/guests/xen.py
 include tests/guests/kernels/kernels.mk
 EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/fetch-package tools/make-initramfs tools/run-vm tools/setup-debian
 

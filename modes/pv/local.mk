@@ -1,0 +1,10 @@
+# Xen PV domains on the translator. What runs in hypercalls is compiled as the translator's helpers are (modes/bt/local.mk).
+noinst_LIBRARIES += libpv.a libpvcore.a
+libpvcore_a_CFLAGS = $(AM_CFLAGS) -mgeneral-regs-only -fno-stack-protector -fno-tree-loop-distribute-patterns
+libpvcore_a_SOURCES = \
+	modes/pv/private.h modes/pv/xen_abi.h \
+	modes/pv/descriptor.c modes/pv/emulate.c modes/pv/evtchn.c modes/pv/hypercall.c modes/pv/memory.c modes/pv/mmu.c modes/pv/ptwr.c \
+	modes/pv/time.c modes/pv/trap.c
+libpv_a_SOURCES = \
+	modes/pv/build.c modes/pv/build.h modes/pv/console.c modes/pv/image.c modes/pv/image.h modes/pv/pv.c \
+	modes/pv/store.c modes/pv/store.h modes/pv/store_ring.c modes/pv/store_tree.c modes/pv/store_tree.h
