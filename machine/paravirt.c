@@ -3,7 +3,7 @@
 
 #include "machine/private.h"
 
-void machine_console_write(struct machine *m, const void *bytes, size_t n)
+void machine_serial_output(struct machine *m, const void *bytes, size_t n)
 {
 	machine_lock(m);
 	if (m->config.on_output && n)
@@ -11,7 +11,7 @@ void machine_console_write(struct machine *m, const void *bytes, size_t n)
 	machine_unlock(m);
 }
 
-void machine_console_input(struct machine *m, size_t (*fn)(void *opaque, const void *bytes, size_t n), void *opaque)
+void machine_serial_divert(struct machine *m, size_t (*fn)(void *opaque, const void *bytes, size_t n), void *opaque)
 {
 	machine_lock(m);
 	m->console_input = fn;

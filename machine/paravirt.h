@@ -8,12 +8,12 @@
 #include "machine/machine.h"
 
 /* Bytes for whoever reads the first serial port. */
-void machine_console_write(struct machine *machine, const void *bytes, size_t n);
+void machine_serial_output(struct machine *machine, const void *bytes, size_t n);
 /*
  * Bytes typed into the first serial port go to fn from now on, under the machine lock; it takes as many as it returns, and
  * is offered the rest again. NULL: to the port.
  */
-void machine_console_input(struct machine *machine, size_t (*fn)(void *opaque, const void *bytes, size_t n), void *opaque);
+void machine_serial_divert(struct machine *machine, size_t (*fn)(void *opaque, const void *bytes, size_t n), void *opaque);
 
 void machine_report(struct machine *machine, enum machine_event event, unsigned code);
 

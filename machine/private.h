@@ -66,7 +66,7 @@ struct machine {
 	struct pit pit;
 	struct rtc rtc;
 	struct uart uart[2];
-	/* Who takes what is typed into the first of them instead of it (machine_console_input). */
+	/* Who takes what is typed into the first of them instead of it (machine_serial_divert). */
 	size_t (*console_input)(void *opaque, const void *bytes, size_t n);
 	void *console_opaque;
 	struct i8042 i8042;

@@ -18,7 +18,7 @@ void pv_console_drain(struct pv_domain *d)
 		buf[i] = (uint8_t)ring->out[MASK_XENCONS_IDX(cons + i, ring->out)];
 	if (n)
 		__atomic_store_n(&ring->out_cons, prod, __ATOMIC_RELEASE);
-	machine_console_write(d->machine, buf, n);
+	machine_serial_output(d->machine, buf, n);
 	mlock_unlock(&d->console_lock);
 	if (n)
 		pv_event_raise(d, d->console_port);
@@ -58,6 +58,6 @@ static size_t on_input(void *opaque, const void *bytes, size_t n)
 int pv_console_start(struct pv_domain *d)
 {
 	d->console_port = pv_event_connect(d, on_event, d);
-	machine_console_input(d->machine, on_input, d);
+	machine_serial_divert(d->machine, on_input, d);
 	return 0;
 }

@@ -222,7 +222,7 @@ static long console_io(struct pv_vcpu *p, unsigned cmd, uint64_t count, gva_t by
 		if (!bt_monitor_read(p->v, bytes, buf, n))
 			return -XEN_EFAULT;
 		pv_outside_begin(p);
-		machine_console_write(p->domain->machine, buf, n);
+		machine_serial_output(p->domain->machine, buf, n);
 		pv_outside_end(p);
 		bytes += n;
 		count -= n;

@@ -126,7 +126,7 @@ static void vm_destroy(struct mode_vm *vm)
 	struct pv_domain *d = domain_of(vm);
 
 	if (d) {
-		machine_console_input(d->machine, NULL, NULL);
+		machine_serial_divert(d->machine, NULL, NULL);
 		pv_store_destroy(d->xenstore);
 		free(d->store_reader);
 		free(d->frame);
@@ -180,7 +180,7 @@ static int boot(struct mode_vm *vm, const struct machine_boot *what, struct cpu_
 {
 	struct pv_domain *d = domain_of(vm);
 
-	machine_console_input(d->machine, NULL, NULL);
+	machine_serial_divert(d->machine, NULL, NULL);
 	for (unsigned i = 0; i < d->vcpus; i++)
 		vcpu_reset(d->vcpu[i]);
 	memset(d->port, 0, sizeof(d->port));
