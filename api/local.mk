@@ -17,6 +17,7 @@ liblv_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(LIBXML_CFLAGS
 
 bin_PROGRAMS += trictl
 trictl_SOURCES = \
+	api/cli/cloud.c \
 	api/cli/bridge.c api/cli/cli.h api/cli/client.c api/cli/client.h api/cli/console.c api/cli/inspect.c api/cli/main.c api/cli/policy.c api/cli/private_daemon.c api/cli/render.c api/cli/render_policy.c \
 	api/cli/share.c \
 	api/cli/nic.c api/cli/run.c api/cli/screen.c api/cli/terminal.c api/cli/terminal.h daemon/settings.c daemon/log.c

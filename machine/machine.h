@@ -12,6 +12,7 @@
 #include "machine/cpu_state.h"
 #include "machine/cpuid.h"
 #include "machine/types.h"
+#include "proto/smbios.h"
 
 struct machine;
 struct lapic;
@@ -31,6 +32,14 @@ enum machine_event {
 
 #define MACHINE_OUTPUT_VIRTIO 3u
 
+/* What it calls itself, beside what it is. */
+struct machine_smbios {
+	const char *text[SMBIOS_TEXTS]; /* NULL: its own */
+	uint8_t uuid[16];		/* as it is written, first byte first */
+	const char *oem[SMBIOS_OEM_MAX];
+	unsigned oem_count;
+};
+
 struct machine_config {
 	uint64_t ram_bytes;
 	unsigned vcpus;
@@ -47,6 +56,7 @@ struct machine_config {
 	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
 	uint16_t debug_exit_port;
 	bool display; /* memory for one: machine_add_display follows */
+	const struct machine_smbios *smbios; /* or NULL; it and its texts outlive the machine */
 	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */
 	const uint8_t *cpu_features;
 	bool no_paravirt; /* neither KVM's signature in CPUID nor what goes with it */

@@ -11,6 +11,7 @@ libproto_a_SOURCES = \
 	proto/pci_address.h \
 	proto/process.c proto/process.h \
 	proto/ring.c proto/ring.h \
+	proto/smbios.def proto/smbios.h \
 	proto/sock.c proto/sock.h \
 	proto/diskdef.c \
 	proto/displaydef.c \

@@ -112,6 +112,10 @@ static const struct field vm_fields[] = {
 	{.key = "channels", .type = FIELD_CHANNELS, .what = "named streams between programs in the guest and sockets of the host"},
 	{.key = "console", .type = FIELD_OBJECT, .fields = vmdef_console_fields, .field_count = VMDEF_CONSOLE_FIELDS,
 	 .what = "what is kept of the serial port's output"},
+	{.key = "smbios", .type = FIELD_OBJECT, .fields = vmdef_smbios_fields, .field_count = VMDEF_SMBIOS_FIELDS,
+	 .what = "what the machine calls itself"},
+	{.key = "cloud_init", .type = FIELD_OBJECT, .fields = vmdef_cloud_fields, .field_count = VMDEF_CLOUD_FIELDS,
+	 .what = "what a cloud's image configures itself by (cloud-init's NoCloud)"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
 	{.key = "tools", .type = FIELD_ENUM, .offset = AT(tools), .names = tools_names,
 	 .what = "vmware: VMware's backdoor port and its signature in CPUID, for open-vm-tools in the guest"},
@@ -482,6 +486,7 @@ static int parse_field(struct json_object *value, const char *path, const struct
 	case FIELD_DISKS: return vmdef_parse_disks(value, path, base, ret_error);
 	case FIELD_MODULES: return parse_modules(value, path, base, ret_error);
 	case FIELD_PCI: return parse_pci(value, path, base, ret_error);
+	case FIELD_OEM: return vmdef_parse_oem(value, path, base, ret_error);
 	case FIELD_NICS: return vmdef_parse_nics(value, path, base, ret_error);
 	case FIELD_CHANNELS: return vmdef_parse_channels(value, path, base, ret_error);
 	case FIELD_VSOCK: return vmdef_parse_vsock(value, path, base, ret_error);
@@ -715,6 +720,7 @@ static struct json_object *field_to_json(const void *base, const struct field *f
 	case FIELD_DISKS: return vmdef_disks_to_json(base);
 	case FIELD_MODULES: return modules_to_json(base);
 	case FIELD_PCI: return pci_to_json(base);
+	case FIELD_OEM: return vmdef_oem_to_json(base);
 	case FIELD_NICS: return vmdef_nics_to_json(base);
 	case FIELD_CHANNELS: return vmdef_channels_to_json(base);
 	case FIELD_VSOCK: return vmdef_vsock_to_json(base);
@@ -745,6 +751,7 @@ static bool is_absent(const void *base, const struct field *f)
 	case FIELD_MODULES: return !def->boot.module_count;
 	case FIELD_UINT: return !f->min && !*(const unsigned *)at;
 	case FIELD_PCI: return !def->passthrough_count;
+	case FIELD_OEM: return !def->smbios.oem_count;
 	case FIELD_CHANNELS: return !def->channel_count;
 	case FIELD_VSOCK: return !def->vsock.present;
 	case FIELD_SHARES: return !def->share_count;
@@ -863,6 +870,11 @@ static void describe_type(struct json_object *s, const struct field *f)
 		vmdef_add(s, "type", json_object_new_string("object"));
 		vmdef_add(s, "maxProperties", json_object_new_int(VMDEF_VARIABLES_MAX));
 		vmdef_add(s, "additionalProperties", json_tokener_parse("{\"type\":\"string\"}"));
+		break;
+	case FIELD_OEM:
+		vmdef_add(s, "type", json_object_new_string("array"));
+		vmdef_add(s, "maxItems", json_object_new_int(SMBIOS_OEM_MAX));
+		vmdef_add(s, "items", json_tokener_parse("{\"type\":\"string\",\"minLength\":1}"));
 		break;
 	case FIELD_NICS:
 		vmdef_add(s, "type", json_object_new_string("array"));

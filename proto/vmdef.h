@@ -4,6 +4,7 @@
 
 #include "proto/cpu_features.h"
 #include "proto/pci_address.h"
+#include "proto/smbios.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -196,6 +197,14 @@ struct vmdef_channel {
 
 enum vmdef_balloon { VMDEF_BALLOON_VIRTIO, VMDEF_BALLOON_NONE };
 
+enum vmdef_cloud_file {
+	VMDEF_CLOUD_USER_DATA,
+	VMDEF_CLOUD_META_DATA,
+	VMDEF_CLOUD_NETWORK_CONFIG,
+	VMDEF_CLOUD_VENDOR_DATA,
+	VMDEF_CLOUD_FILES
+};
+
 /* All strings are owned by the definition; NULL where absent. */
 struct vmdef {
 	char name[VMDEF_NAME_MAX + 1];
@@ -244,6 +253,16 @@ struct vmdef {
 		bool free_page_reporting, deflate_on_oom;
 		unsigned stats_seconds;
 	} balloon;
+	struct {
+		char *text[SMBIOS_TEXTS];
+		char *oem[SMBIOS_OEM_MAX];
+		unsigned oem_count;
+	} smbios;
+	struct {
+		char *file[VMDEF_CLOUD_FILES];
+		enum vmdef_disk_device device;
+		bool enabled;
+	} cloud_init;
 	struct {
 		unsigned scrollback_kib; /* 0: VMDEF_SCROLLBACK_KIB */
 		char *log;               /* NULL: none */
@@ -308,6 +327,8 @@ void vmdef_nic_device(const struct vmdef_nic *nic, char ret_name[VMDEF_INTERFACE
 void vmdef_mac_bytes(const char *mac, unsigned char ret_bytes[6]);
 /* A user NIC's network as a number (10.0.2.0 is 0x0a000200), and its prefix length. */
 unsigned vmdef_subnet(const struct vmdef_nic *nic, unsigned *ret_bits);
+/* Whether the VM gets a disk for cloud-init. */
+bool vmdef_has_seed(const struct vmdef *def);
 /* A random (version 4) UUID. 0 or -errno. */
 int vmdef_uuid_generate(char ret_uuid[VMDEF_UUID_BYTES]);
 

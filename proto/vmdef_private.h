@@ -29,6 +29,7 @@ enum field_type {
 	FIELD_SHARES,
 	FIELD_PCI,
 	FIELD_GUESTINFO,
+	FIELD_OEM,
 	FIELD_WEIGHT, /* double, 0..1000 */
 	FIELD_SET,    /* unsigned: 1 << place in `names` */
 	FIELD_MAC,    /* char[VMDEF_MAC_BYTES] */
@@ -75,6 +76,12 @@ int vmdef_check_display(struct vmdef *def, char *ret_error);
 /* ---- systemdef.c ---- */
 #define VMDEF_CONSOLE_FIELDS 4
 extern const struct field vmdef_console_fields[VMDEF_CONSOLE_FIELDS];
+#define VMDEF_SMBIOS_FIELDS 5
+extern const struct field vmdef_smbios_fields[VMDEF_SMBIOS_FIELDS];
+int vmdef_parse_oem(struct json_object *value, const char *path, struct vmdef *def, char *ret_error);
+struct json_object *vmdef_oem_to_json(const struct vmdef *def);
+#define VMDEF_CLOUD_FIELDS 6
+extern const struct field vmdef_cloud_fields[VMDEF_CLOUD_FIELDS];
 void vmdef_free_system(struct vmdef *def);
 
 /* ---- guestdef.c ---- */

@@ -89,6 +89,21 @@ static int check_memory(struct vm *vm)
 		    vm->def->memory_mib, (unsigned long long)host_mib);
 }
 
+static void fill_smbios(struct vm *vm)
+{
+	struct machine_smbios *s = &vm->smbios;
+	const char *at = vm->def->uuid;
+	for (unsigned i = 0; i < sizeof(s->uuid); i++, at += 2) {
+		at += *at == '-';
+		sscanf(at, "%2hhx", &s->uuid[i]);
+	}
+	for (unsigned i = 0; i < SMBIOS_TEXTS; i++)
+		s->text[i] = vm->def->smbios.text[i];
+	for (unsigned i = 0; i < vm->def->smbios.oem_count; i++)
+		s->oem[i] = vm->def->smbios.oem[i];
+	s->oem_count = vm->def->smbios.oem_count;
+}
+
 static int build_machine(struct vm *vm)
 {
 	struct machine_config config = {
@@ -101,6 +116,8 @@ static int build_machine(struct vm *vm)
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
 		.display = vm->def->display.type != VMDEF_DISPLAY_NONE,
 	};
+	fill_smbios(vm);
+	config.smbios = &vm->smbios;
 	uint8_t wish[CPU_FEATURE_COUNT];
 	char why_not[160];
 	int rc = check_memory(vm);
@@ -130,6 +147,8 @@ static int build_machine(struct vm *vm)
 			return fail(vm, rc, "guestinfo: %s", rc == -ENOSPC ? "too much for one VM; at most 2 MiB" : strerror(-rc));
 	}
 	rc = vm_disks_add(vm);
+	if (!rc)
+		rc = vm_seed_add(vm);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < vm->def->passthrough_count; i++) {

@@ -29,6 +29,7 @@ trivisor_vm_SOURCES = \
 	vm/registers.c \
 	vm/sandbox.c \
 	vm/screen.c \
+	vm/seed.c \
 	vm/stats.c \
 	vm/tools.c \
 	vm/vsock.c

@@ -213,6 +213,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_nvram_prepare(vm);
 	if (!rc)
+		rc = vm_seed_prepare(vm);
+	if (!rc)
 		rc = vm_disks_prepare(vm);
 	if (!rc)
 		rc = vm_vsock_prepare(vm);

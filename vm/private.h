@@ -90,6 +90,7 @@ struct vm {
 	struct vm_keyboard *keyboard; /* NULL: nobody has typed yet */
 	struct vm_debug debug;
 	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
+	struct machine_smbios smbios;
 	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
 
 	enum vm_state state;
@@ -246,6 +247,12 @@ int vm_disks_add(struct vm *vm);
 const struct vmdef_disk *vm_disk_numbered(const struct vm *vm, unsigned number);
 /* After the machine is gone: waits until the servers have closed their images. */
 void vm_disks_finish(struct vm *vm);
+
+/* ---- seed.c ---- */
+/* Makes the disk for cloud-init, if the definition wants one. 0, or -errno and vm->reason says why. */
+int vm_seed_prepare(struct vm *vm);
+/* Adds it to the machine, behind all others. The same. */
+int vm_seed_add(struct vm *vm);
 
 /* ---- network.c ---- */
 /* Makes what has to be there before the sandbox closes: macvtaps. 0, or -errno and vm->reason says why. */

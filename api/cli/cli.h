@@ -71,6 +71,9 @@ int cli_add_nic(json_object *definition, char *text);
 int cli_add_display(json_object *definition, char *text);
 /* The same of --vsock. */
 int cli_add_vsock(json_object *definition, char *text);
+/* Adds what --cloud-init and --smbios say; `text` is cut up. 0, or -1 and it was reported. */
+int cli_add_cloud_init(json_object *definition, char *text);
+int cli_add_smbios(json_object *definition, char *text);
 /* An absolute path of the same file, malloc'd; NULL when out of memory. The file need not exist. */
 char *cli_absolute(const char *path);
 /* "512M", "2G", "1024" (MiB) to MiB; 0 when it is none of that. */

@@ -123,12 +123,12 @@ void cli_usage(const char *name)
 
 int cli_option(struct cli *cli, int argc, char **argv, const struct option *options)
 {
-	struct option all[32] = {
+	struct option all[48] = {
 		{"socket", required_argument, NULL, 1}, {"json", no_argument, NULL, 2}, {"help", no_argument, NULL, 3}};
 	size_t n = 3;
 	int option;
 
-	for (; options && options->name && n < 31; options++)
+	for (; options && options->name && n < 47; options++)
 		all[n++] = *options;
 	for (;;) {
 		option = getopt_long(argc, argv, "", all, NULL);
@@ -515,6 +515,8 @@ const struct command commands[] = {
 	 "                  [--module 'FILE ARGS'] [--firmware FILE] [--nvram FILE [--nvram-template FILE]]\n"
 	 "                  [--boot-menu MS] [--disk FILE[,OPTION]...] [--nic user|switch|tap|macvtap|team[,...]]\n"
 	 "                  [--display vga|vnc=unix:PATH|vnc=[127.0.0.1:]PORT|vnc=auto[,...]] [--workload W]\n"
+	 "                  [--cloud-init user-data=FILE[,meta-data=FILE][,network-config=FILE][,vendor-data=FILE]]\n"
+	 "                  [--smbios SECTION.KEY=TEXT|oem=TEXT]...\n"
 	 "                  [--vsock on|[PATH][,cid=N]] [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},

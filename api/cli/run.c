@@ -234,6 +234,8 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'D': return cli_add_display(definition, value) ? -EINVAL : 0;
 	case 'e': return cli_add_nic(definition, value) ? -EINVAL : 0;
 	case 'K': return cli_add_vsock(definition, value) ? -EINVAL : 0;
+	case 'c': return cli_add_cloud_init(definition, value) ? -EINVAL : 0;
+	case 'B': return cli_add_smbios(definition, value) ? -EINVAL : 0;
 	case 't':
 		run->timeout_s = strtod(value, &end);
 		if (*end || end == value || !isfinite(run->timeout_s) || run->timeout_s <= 0 || run->timeout_s > 1e9) {
@@ -272,6 +274,8 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"display", required_argument, NULL, 'D'},
 		{"nic", required_argument, NULL, 'e'},
 		{"vsock", required_argument, NULL, 'K'},
+		{"cloud-init", required_argument, NULL, 'c'},
+		{"smbios", required_argument, NULL, 'B'},
 		{"workload", required_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 't'},
 		{"stats", required_argument, NULL, 's'},

@@ -7,6 +7,7 @@
 #include "machine/boot/smbios.h"
 #include "machine/devices/pci.h"
 #include "machine/devices/vga.h"
+#include "machine/private.h"
 #include "machine/ram.h"
 
 /* The BIOS area: RSDP, then SMBIOS on its own 16-byte boundary in 0xf0000..0xfffff, where kernels look for it. */
@@ -43,7 +44,7 @@ static int put_smbios(struct boot_direct *direct)
 	struct smbios_tables tables;
 	int rc;
 
-	rc = smbios_build(&tables, machine_ram_bytes(direct->machine), machine_vcpus(direct->machine));
+	rc = smbios_build(&tables, machine_ram_bytes(direct->machine), machine_vcpus(direct->machine), direct->machine->config.smbios);
 	if (rc < 0)
 		return boot_fail(rc, "no memory for the SMBIOS tables");
 	BUG_ON(tables.bytes > SMBIOS_MAX);

@@ -13,6 +13,7 @@
 #include "machine/devices/fw_cfg.h"
 #include "machine/devices/rtc.h"
 #include "machine/devices/vga.h"
+#include "machine/private.h"
 #include "machine/ram.h"
 
 #define ROM_MIN_BYTES 0x10000u
@@ -204,7 +205,7 @@ static int put_smbios(struct machine *machine)
 	struct smbios_tables tables;
 	int rc;
 
-	rc = smbios_build(&tables, machine_ram_bytes(machine), machine_vcpus(machine));
+	rc = smbios_build(&tables, machine_ram_bytes(machine), machine_vcpus(machine), machine->config.smbios);
 	if (rc < 0)
 		return boot_fail(rc, "no memory for the SMBIOS tables");
 	rc = add_file(machine, SMBIOS_FILE_ANCHOR, tables.anchor, sizeof(tables.anchor));

@@ -11,17 +11,18 @@
 struct writer {
 	struct aml out; /* AML's writer is a byte writer too */
 	size_t begin;
-	char strings[256];
-	size_t strings_bytes;
+	struct aml strings;
 	uint8_t strings_count;
-	uint16_t handle;
+	const struct machine_smbios *texts; /* NULL: none was set */
 };
 
 enum smbios_type {
 	SMBIOS_BIOS = 0,
 	SMBIOS_SYSTEM = 1,
+	SMBIOS_BOARD = 2,
 	SMBIOS_CHASSIS = 3,
 	SMBIOS_PROCESSOR = 4,
+	SMBIOS_OEM = 11,
 	SMBIOS_MEMORY_ARRAY = 16,
 	SMBIOS_MEMORY_DEVICE = 17,
 	SMBIOS_ARRAY_MAPPED = 19,
@@ -32,7 +33,7 @@ enum smbios_type {
 static uint16_t begin(struct writer *w, enum smbios_type type, uint16_t handle)
 {
 	w->begin = w->out.bytes;
-	w->strings_bytes = 0;
+	w->strings.bytes = 0;
 	w->strings_count = 0;
 	aml_u8(&w->out, (uint8_t)type);
 	aml_u8(&w->out, 0); /* length */
@@ -40,23 +41,42 @@ static uint16_t begin(struct writer *w, enum smbios_type type, uint16_t handle)
 	return handle;
 }
 
+static void add_string(struct writer *w, const char *text)
+{
+	aml_raw(&w->strings, text, strlen(text) + 1);
+	w->strings_count++;
+}
+
 static void string(struct writer *w, const char *text)
 {
-	size_t n = strlen(text) + 1;
+	add_string(w, text);
+	aml_u8(&w->out, w->strings_count);
+}
 
-	BUG_ON(w->strings_bytes + n > sizeof(w->strings));
-	memcpy(w->strings + w->strings_bytes, text, n);
-	w->strings_bytes += n;
-	aml_u8(&w->out, ++w->strings_count);
+/* What the definition says, or its own; 0 where there is neither. */
+static void text(struct writer *w, enum smbios_text which)
+{
+	static const char *const otherwise[SMBIOS_TEXTS] = {
+#define SMBIOS_TEXT(section, key, element, name, value) value,
+#include "proto/smbios.def"
+#undef SMBIOS_TEXT
+	};
+	const char *value = w->texts && w->texts->text[which] ? w->texts->text[which] : otherwise[which];
+
+	if (value && value[0])
+		string(w, value);
+	else
+		aml_u8(&w->out, 0);
 }
 
 static void end(struct writer *w)
 {
-	if (w->out.failed)
+	if (w->out.failed || w->strings.failed)
 		return;
 	w->out.data[w->begin + 1] = (uint8_t)(w->out.bytes - w->begin);
-	aml_raw(&w->out, w->strings, w->strings_bytes);
-	if (w->strings_bytes == 0)
+	if (w->strings.bytes)
+		aml_raw(&w->out, w->strings.data, w->strings.bytes);
+	else
 		aml_u8(&w->out, 0);
 	aml_u8(&w->out, 0);
 }
@@ -64,10 +84,10 @@ static void end(struct writer *w)
 static void bios(struct writer *w)
 {
 	begin(w, SMBIOS_BIOS, 0);
-	string(w, "trivisor");
-	string(w, PACKAGE_VERSION);
+	text(w, SMBIOS_bios_vendor);
+	text(w, SMBIOS_bios_version);
 	aml_u16(&w->out, 0xe800);
-	string(w, "01/01/2025");
+	text(w, SMBIOS_bios_date);
 	aml_u8(&w->out, 0);
 	aml_u64(&w->out, 1u << 3); /* characteristics not supported */
 	aml_u8(&w->out, 0);
@@ -79,31 +99,70 @@ static void bios(struct writer *w)
 
 static void system_and_chassis(struct writer *w)
 {
-	static const uint8_t uuid[16];
+	static const uint8_t none[16];
+	const uint8_t *uuid = w->texts ? w->texts->uuid : none;
+	/* 7.2.1: the first three fields are little endian. */
+	static const uint8_t order[16] = {3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15};
 
 	begin(w, SMBIOS_SYSTEM, 0x100);
-	string(w, "trivisor");
-	string(w, "Standard PC (Q35)");
-	string(w, PACKAGE_VERSION);
-	aml_u8(&w->out, 0);
-	aml_raw(&w->out, uuid, sizeof(uuid));
+	text(w, SMBIOS_system_manufacturer);
+	text(w, SMBIOS_system_product);
+	text(w, SMBIOS_system_version);
+	text(w, SMBIOS_system_serial);
+	for (unsigned i = 0; i < sizeof(order); i++)
+		aml_u8(&w->out, uuid[order[i]]);
 	aml_u8(&w->out, 6); /* wake-up: power switch */
-	aml_u8(&w->out, 0);
-	aml_u8(&w->out, 0);
+	text(w, SMBIOS_system_sku);
+	text(w, SMBIOS_system_family);
 	end(w);
 
 	begin(w, SMBIOS_CHASSIS, 0x300);
-	string(w, "trivisor");
+	text(w, SMBIOS_chassis_manufacturer);
 	aml_u8(&w->out, 1); /* type: other */
-	for (unsigned i = 0; i < 3; i++)
-		aml_u8(&w->out, 0);
+	text(w, SMBIOS_chassis_version);
+	text(w, SMBIOS_chassis_serial);
+	text(w, SMBIOS_chassis_asset);
 	for (unsigned i = 0; i < 3; i++)
 		aml_u8(&w->out, 3); /* boot, power, thermal state: safe */
 	aml_u8(&w->out, 2);	    /* security: unknown */
 	aml_u32(&w->out, 0);
 	for (unsigned i = 0; i < 4; i++)
 		aml_u8(&w->out, 0);
-	aml_u8(&w->out, 0); /* SKU */
+	text(w, SMBIOS_chassis_sku);
+	end(w);
+}
+
+/* Only where something is known of it. */
+static void board(struct writer *w)
+{
+	bool any = false;
+
+	for (unsigned i = SMBIOS_board_manufacturer; w->texts && i <= SMBIOS_board_location; i++)
+		any = any || w->texts->text[i];
+	if (!any)
+		return;
+	begin(w, SMBIOS_BOARD, 0x200);
+	text(w, SMBIOS_board_manufacturer);
+	text(w, SMBIOS_board_product);
+	text(w, SMBIOS_board_version);
+	text(w, SMBIOS_board_serial);
+	text(w, SMBIOS_board_asset);
+	aml_u8(&w->out, 1); /* hosting */
+	text(w, SMBIOS_board_location);
+	aml_u16(&w->out, 0x300); /* the chassis */
+	aml_u8(&w->out, 10);	  /* a motherboard */
+	aml_u8(&w->out, 0);
+	end(w);
+}
+
+static void oem(struct writer *w)
+{
+	if (!w->texts || !w->texts->oem_count)
+		return;
+	begin(w, SMBIOS_OEM, 0xb00);
+	aml_u8(&w->out, (uint8_t)w->texts->oem_count);
+	for (unsigned i = 0; i < w->texts->oem_count; i++)
+		add_string(w, w->texts->oem[i]);
 	end(w);
 }
 
@@ -193,13 +252,15 @@ static void memory(struct writer *w, uint64_t ram_bytes)
 		mapped(w, 0x1301, array, RAM_HIGH_BASE, ram_bytes - low);
 }
 
-int smbios_build(struct smbios_tables *ret_tables, uint64_t ram_bytes, unsigned vcpus)
+int smbios_build(struct smbios_tables *ret_tables, uint64_t ram_bytes, unsigned vcpus, const struct machine_smbios *texts)
 {
 	struct smbios_tables tables = {.anchor = "_SM3_"};
-	struct writer w = {0};
+	struct writer w = {.texts = texts};
 
 	bios(&w);
 	system_and_chassis(&w);
+	board(&w);
+	oem(&w);
 	processor(&w, vcpus);
 	memory(&w, ram_bytes);
 	begin(&w, SMBIOS_BOOT, 0x2000);
@@ -209,7 +270,9 @@ int smbios_build(struct smbios_tables *ret_tables, uint64_t ram_bytes, unsigned 
 	end(&w);
 	begin(&w, SMBIOS_END, 0x7f00);
 	end(&w);
-	if (w.out.failed) {
+	bool failed = w.out.failed || w.strings.failed;
+	aml_free(&w.strings);
+	if (failed) {
 		aml_free(&w.out);
 		return -ENOMEM;
 	}

@@ -2,7 +2,7 @@
 #ifndef MACHINE_BOOT_SMBIOS_H
 #define MACHINE_BOOT_SMBIOS_H
 
-#include "machine/types.h"
+#include "machine/machine.h"
 
 #define SMBIOS_ANCHOR_BYTES 24
 #define SMBIOS_FILE_ANCHOR "etc/smbios/smbios-anchor"
@@ -14,8 +14,8 @@ struct smbios_tables {
 	uint32_t bytes;
 };
 
-/* 0 or -ENOMEM. The anchor is complete but for the tables' address: smbios_place, or a firmware's doing. */
-int smbios_build(struct smbios_tables *ret_tables, uint64_t ram_bytes, unsigned vcpus);
+/* texts: NULL for none. 0 or -ENOMEM. The anchor is complete but for the tables' address: smbios_place, or a firmware's doing. */
+int smbios_build(struct smbios_tables *ret_tables, uint64_t ram_bytes, unsigned vcpus, const struct machine_smbios *texts);
 void smbios_place(struct smbios_tables *tables, gpa_t gpa);
 void smbios_free(struct smbios_tables *tables);
 

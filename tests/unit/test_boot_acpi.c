@@ -234,7 +234,7 @@ static void test_smbios(void **state)
 	unsigned seen[256] = {0};
 	uint32_t at = 0;
 
-	assert_int_equal(smbios_build(&tables, 6ull << 30, 3), 0);
+	assert_int_equal(smbios_build(&tables, 6ull << 30, 3, NULL), 0);
 	smbios_place(&tables, 0xf0020);
 	assert_memory_equal(tables.anchor, "_SM3_", 5);
 	assert_int_equal(sum(tables.anchor, SMBIOS_ANCHOR_BYTES), 0);
@@ -259,6 +259,58 @@ static void test_smbios(void **state)
 	smbios_free(&tables);
 }
 
+/* The n-th text of a structure. */
+static const char *text_of(const uint8_t *s, unsigned n)
+{
+	const char *text = (const char *)s + s[1];
+
+	if (!n)
+		return "";
+	while (--n)
+		text += strlen(text) + 1;
+	return text;
+}
+
+static void test_smbios_texts(void **state)
+{
+	static char longest[SMBIOS_OEM_BYTES_MAX];
+	struct machine_smbios texts = {.text = {[SMBIOS_system_serial] = "serial", [SMBIOS_system_product] = "product", [SMBIOS_board_asset] = "tag"},
+				       .uuid = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
+				       .oem = {"one", longest},
+				       .oem_count = 2};
+	static const uint8_t swapped[] = {4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16};
+	struct smbios_tables tables;
+	unsigned found = 0;
+
+	memset(longest, 'x', sizeof(longest) - 1);
+	assert_int_equal(smbios_build(&tables, 1ull << 30, 1, &texts), 0);
+	for (uint32_t at = 0; at < tables.bytes;) {
+		const uint8_t *s = tables.blob + at;
+
+		if (s[0] == 1) {
+			assert_string_equal(text_of(s, s[4]), "trivisor");
+			assert_string_equal(text_of(s, s[5]), "product");
+			assert_string_equal(text_of(s, s[7]), "serial");
+			assert_memory_equal(s + 8, swapped, 16);
+			assert_int_equal(s[0x1a], 0); /* no family */
+		}
+		if (s[0] == 2)
+			assert_string_equal(text_of(s, s[8]), "tag");
+		if (s[0] == 11) {
+			assert_int_equal(s[4], 2);
+			assert_string_equal(text_of(s, 1), "one");
+			assert_string_equal(text_of(s, 2), longest);
+		}
+		found |= s[0] < 32 ? 1u << s[0] : 0;
+		at += s[1];
+		while (tables.blob[at] || tables.blob[at + 1])
+			at++;
+		at += 2;
+	}
+	assert_int_equal(found & (1u << 1 | 1u << 2 | 1u << 11), 1u << 1 | 1u << 2 | 1u << 11);
+	smbios_free(&tables);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -266,6 +318,7 @@ int main(void)
 		cmocka_unit_test(test_loader_script),
 		cmocka_unit_test(test_package_length),
 		cmocka_unit_test(test_smbios),
+		cmocka_unit_test(test_smbios_texts),
 		cmocka_unit_test(test_iasl),
 	};
 	size_t n = ARRAY_SIZE(tests);

@@ -54,6 +54,9 @@ static const char full[] =
 	"\"firmware\":\"/f\",\"nvram\":{\"path\":\"/n\",\"template\":\"/t\"},\"menu_ms\":3000},\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"start_paused\":true,"
 	"\"disks\":[{\"path\":\"/d0\"},{\"path\":\"/d1\",\"readonly\":true,\"format\":\"qcow2\","
 	"\"cache\":\"direct\",\"discard\":\"ignore\",\"on_error\":\"pause_when_full\",\"serial\":\"S1\"}],\"nics\":[],"
+	"\"smbios\":{\"bios\":{\"vendor\":\"v\"},\"system\":{\"serial\":\"ds=nocloud\",\"family\":\"f\"},"
+	"\"board\":{\"location\":\"here\"},\"chassis\":{\"sku\":\"s\"},\"oem_strings\":[\"one\",\"two\"]},"
+	"\"cloud_init\":{\"user_data\":\"/u\",\"meta_data\":\"/m\",\"network_config\":\"/n\",\"vendor_data\":\"/v\",\"device\":\"cdrom\",\"enabled\":true},"
 	"\"serial\":\"none\",\"console\":{\"scrollback_kib\":64,\"log\":\"/c\",\"log_kib\":8,\"log_append\":true},\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
 	"\"vsock\":{\"cid\":99,\"path\":\"/v\"},"
 	"\"tools\":\"vmware\",\"guestinfo\":{\"userdata\":\"#cloud-config\\n\",\"a.b\":\"\"},"
@@ -387,6 +390,10 @@ static const struct refusal refusals[] = {
 	{VM("\"description\":\"a bell\\u0007\""), "description: a control character (0x07) at byte 6"},
 	{VM("\"console\":{\"scrollback_kib\":3}"), "console.scrollback_kib: 3 is out of range; from 4 to 65536"},
 	{VM("\"console\":{\"log\":\"x\"}"), "console.log: \"x\" is not an absolute path"},
+	{VM("\"smbios\":{\"oem_strings\":[\"a\",\"\"]}"), "smbios.oem_strings[1]: SMBIOS has no empty texts, and no NUL in one"},
+	{VM("\"smbios\":{\"oem_strings\":[1]}"), "smbios.oem_strings[0]: a string is wanted, not a number"},
+	{VM("\"smbios\":{\"system\":{\"uuid\":\"x\"}}"), "smbios.system.uuid: unknown key; known: manufacturer, product, version, serial, sku, family"},
+	{VM("\"cloud_init\":{\"user_data\":\"u\"}"), "cloud_init.user_data: \"u\" is not an absolute path"},
 	{VM("\"serial\":\"pty\""), "serial: \"pty\" is not known; known: console, none"},
 	{VM("\"paravirt\":\"yes\""), "paravirt: true, false or \"auto\" is wanted"},
 	{VM("\"cpu\":{\"features\":{\"pcid\":1}}"), "cpu.features.pcid: true, false or \"auto\" is wanted"},
