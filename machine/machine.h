@@ -302,6 +302,13 @@ struct machine_vsock_question {
 struct machine_vsock_answer {
 	uint32_t id;
 };
+struct machine_share {
+	const char *tag; /* at most 35 characters */
+	int socket; /* connected to a vhost-user server of virtiofs; the machine's on success */
+	bool readonly; /* nothing that could change a file reaches the server */
+};
+/* As machine_add_disk. Waits for the server's answers. */
+int machine_add_share(struct machine *machine, const struct machine_share *share, const char **ret_error);
 int machine_add_vsock(struct machine *machine, const struct machine_vsock *vsock, const char **ret_error);
 
 #define MACHINE_UPLINKS_MAX 8

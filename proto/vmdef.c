@@ -102,6 +102,7 @@ static const struct field vm_fields[] = {
 	{.key = "nics", .type = FIELD_NICS, .what = "network interfaces, as virtio-net"},
 	{.key = "display", .type = FIELD_OBJECT, .fields = vmdef_display_fields, .field_count = VMDEF_DISPLAY_FIELDS,
 	 .what = "a screen, with a keyboard and a mouse"},
+	{.key = "shares", .type = FIELD_SHARES, .what = "folders of the host, as virtiofs"},
 	{.key = "vsock", .type = FIELD_VSOCK, .what = "streams between programs of the guest and of the host, as virtio-vsock"},
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},

@@ -170,6 +170,9 @@ static int build_machine(struct vm *vm)
 	rc = vm_channels_add(vm, &why);
 	if (rc)
 		return fail(vm, rc, "channels: %s", why);
+	rc = vm_shares_add(vm);
+	if (rc)
+		return rc;
 	rc = vm->def->vsock.present ? vm_vsock_add(vm, &why) : 0;
 	if (rc)
 		return fail(vm, rc, "vsock: %s", why);
@@ -282,6 +285,7 @@ void vm_teardown(struct vm *vm)
 	machine_destroy(vm->machine);
 	vm->machine = NULL;
 	vm_disks_finish(vm);
+	vm_shares_finish(vm);
 }
 
 /* ---- vCPU threads ---- */

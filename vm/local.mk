@@ -30,6 +30,8 @@ trivisor_vm_SOURCES = \
 	vm/sandbox.c \
 	vm/screen.c \
 	vm/seed.c \
+	vm/server.c \
+	vm/shares.c \
 	vm/stats.c \
 	vm/tools.c \
 	vm/vsock.c

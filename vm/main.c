@@ -219,6 +219,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_vsock_prepare(vm);
 	if (!rc)
+		rc = vm_shares_prepare(vm);
+	if (!rc)
 		rc = vm_passthrough_claim(vm);
 	if (!rc)
 		rc = vm_nics_prepare(vm);

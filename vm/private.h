@@ -19,7 +19,7 @@ struct vmware_config;
 struct json_object;
 struct vm_agent;
 struct vm_control;
-struct vm_disk_server;
+struct vm_server;
 struct vm_console;
 struct vm_gdb;
 struct vm_keyboard;
@@ -91,7 +91,8 @@ struct vm {
 	struct vm_debug debug;
 	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
 	struct machine_smbios smbios;
-	struct vm_disk_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
+	struct vm_server *share_servers; /* by the folder's number; NULL: there are none */
+	struct vm_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
 
 	enum vm_state state;
 	char reason[VM_REASON_BYTES];
@@ -288,6 +289,40 @@ void vm_agent_look(struct vm *vm);
 /* The VM has ended: answers those who wait. */
 void vm_agent_stop(struct vm *vm);
 void vm_agent_close(struct vm *vm);
+/* ---- server.c: a program that serves this VM over a socket ---- */
+struct vm_server {
+	struct vm *vm; /* NULL: there is none */
+	const char *kind, *path; /* for the log; NULL until it is watched */
+	int socket; /* to it; whoever takes it over writes -1 here */
+	pid_t pid;
+	int pidfd;
+	int messages; /* what it writes to standard error */
+	struct event *event;
+};
+#define VM_SERVER_LISTENER 3 /* the program's descriptor of a listening socket, to which we have connected already */
+void vm_server_init(struct vm_server *server);
+/*
+ * Starts it before the sandbox: become runs in the child, and returns only if the program cannot be executed. 0, or -errno and
+ * vm->reason says why.
+ */
+int vm_server_start(struct vm *vm, struct vm_server *server, const char *name, void (*become)(const void *opaque), const void *opaque);
+/* Waits until it has sent something (true), or has ended. */
+bool vm_server_answers(const struct vm_server *server);
+/* Waits for its end; what it said last, without the program's name in front. */
+void vm_server_last_words(struct vm_server *server, const char *program, char *ret_text, size_t bytes);
+/* Its messages go to the log. 0 or -errno. */
+int vm_server_watch(struct vm_server *server, const char *kind, const char *path);
+/* Ends it, and waits for that. One that is not there is fine. */
+void vm_server_finish(struct vm_server *server);
+/* Forgets it. */
+void vm_server_close(struct vm_server *server);
+
+/* ---- shares.c ---- */
+/* Starts a server for each folder. As vm_disks_prepare, vm_disks_add, vm_disks_finish. */
+int vm_shares_prepare(struct vm *vm);
+int vm_shares_add(struct vm *vm);
+void vm_shares_finish(struct vm *vm);
+
 /* ---- vsock.c ---- */
 /* Before the sandbox: the socket of the host's programs, and a process that connects to those that listen. As vm_disks_prepare. */
 int vm_vsock_prepare(struct vm *vm);

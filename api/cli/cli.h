@@ -69,7 +69,8 @@ int cli_attach(struct cli *cli, const char *vm, const char *console, const struc
 int cli_add_nic(json_object *definition, char *text);
 /* The same for --display. */
 int cli_add_display(json_object *definition, char *text);
-/* The same of --vsock. */
+/* The same of --vsock and --share. */
+int cli_add_share(json_object *definition, char *text);
 int cli_add_vsock(json_object *definition, char *text);
 /* Adds what --cloud-init and --smbios say; `text` is cut up. 0, or -1 and it was reported. */
 int cli_add_cloud_init(json_object *definition, char *text);

@@ -517,7 +517,8 @@ const struct command commands[] = {
 	 "                  [--display vga|vnc=unix:PATH|vnc=[127.0.0.1:]PORT|vnc=auto[,...]] [--workload W]\n"
 	 "                  [--cloud-init user-data=FILE[,meta-data=FILE][,network-config=FILE][,vendor-data=FILE]]\n"
 	 "                  [--smbios SECTION.KEY=TEXT|oem=TEXT]...\n"
-	 "                  [--vsock on|[PATH][,cid=N]] [--timeout S] [--stats FILE]\n"
+	 "                  [--share DIR[,tag=TAG][,readonly]]... [--vsock on|[PATH][,cid=N]]\n"
+	 "                  [--timeout S] [--stats FILE]\n"
 	 "                  [--no-reboot] [--gdb PATH] [--paused] [--debug-exit] [--debug-console] [--verbose]",
 	 "Makes a transient VM, puts its console on this terminal, and exits with its result."},
 	{"define", command_define, "FILE",

@@ -233,6 +233,7 @@ static int take_option(struct run *run, int option, char *value, json_object *bo
 	case 'd': return add_disk(definition, value);
 	case 'D': return cli_add_display(definition, value) ? -EINVAL : 0;
 	case 'e': return cli_add_nic(definition, value) ? -EINVAL : 0;
+	case 'H': return cli_add_share(definition, value) ? -EINVAL : 0;
 	case 'K': return cli_add_vsock(definition, value) ? -EINVAL : 0;
 	case 'c': return cli_add_cloud_init(definition, value) ? -EINVAL : 0;
 	case 'B': return cli_add_smbios(definition, value) ? -EINVAL : 0;
@@ -273,6 +274,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_status)
 		{"disk", required_argument, NULL, 'd'},
 		{"display", required_argument, NULL, 'D'},
 		{"nic", required_argument, NULL, 'e'},
+		{"share", required_argument, NULL, 'H'},
 		{"vsock", required_argument, NULL, 'K'},
 		{"cloud-init", required_argument, NULL, 'c'},
 		{"smbios", required_argument, NULL, 'B'},

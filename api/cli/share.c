@@ -53,6 +53,33 @@ int cli_add_vsock(json_object *definition, char *text)
 	return 0;
 }
 
+/* "DIR[,tag=TAG][,readonly]": options from the right, since a comma may be part of a name (which is then refused). */
+int cli_add_share(json_object *definition, char *text)
+{
+	json_object *shares = NULL, *share = json_object_new_object();
+	char *comma;
+
+	if (!json_object_object_get_ex(definition, "shares", &shares)) {
+		shares = json_object_new_array();
+		json_object_object_add(definition, "shares", shares);
+	}
+	json_object_array_add(shares, share);
+	while ((comma = strrchr(text, ','))) {
+		if (!strcmp(comma + 1, "readonly") || !strcmp(comma + 1, "ro"))
+			json_object_object_add(share, "readonly", json_object_new_boolean(1));
+		else if (!strncmp(comma + 1, "tag=", 4))
+			json_object_object_add(share, "tag", json_object_new_string(comma + 5));
+		else
+			break;
+		*comma = '\0';
+	}
+	if (comma && access(text, F_OK) < 0) {
+		complain("--share: there is no folder \"%s\", and \"%s\" is no option of one; there is tag= and readonly (or ro)", text, comma + 1);
+		return -1;
+	}
+	return put_path(share, "--share", text);
+}
+
 /* ---- trictl vsock ------------------------------------------------------------------------------ */
 
 /* Where a VM's vsock is; malloc'd. NULL: it was reported, and *ret_status is what to leave with. */

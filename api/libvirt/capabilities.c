@@ -201,7 +201,7 @@ static void put_fixed_part(FILE *to)
 	      "    <graphics supported='no'/>\n    <video supported='no'/>\n    <hostdev supported='no'/>\n"
 	      "    <rng supported='yes'>\n      <enum name='model'>\n        <value>virtio</value>\n      </enum>\n"
 	      "      <enum name='backendModel'>\n        <value>random</value>\n      </enum>\n    </rng>\n"
-	      "    <filesystem supported='no'/>\n    <tpm supported='no'/>\n    <redirdev supported='no'/>\n"
+	      "    <filesystem supported='yes'>\n      <enum name='driverType'>\n        <value>virtiofs</value>\n      </enum>\n    </filesystem>\n    <tpm supported='no'/>\n    <redirdev supported='no'/>\n"
 	      "    <channel supported='no'/>\n  </devices>\n"
 	      "  <features>\n    <gic supported='no'/>\n    <vmcoreinfo supported='no'/>\n    <genid supported='no'/>\n"
 	      "    <backingStoreInput supported='no'/>\n    <backup supported='no'/>\n    <sev supported='no'/>\n"

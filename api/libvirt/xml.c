@@ -149,7 +149,7 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
+	static const char *const elsewhere[] = {"vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
 	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
@@ -217,7 +217,7 @@ static const struct meaning meanings[] = {
 	{"devices", "controller", LV_XML_NO_EFFECT},
 	{"devices", "disk", LV_XML_MAPPED},
 	{"devices", "emulator", LV_XML_KEPT},
-	{"devices", "filesystem", LV_XML_REFUSED},
+	{"devices", "filesystem", LV_XML_MAPPED},
 	{"devices", "graphics", LV_XML_NO_EFFECT},
 	{"devices", "hostdev", LV_XML_REFUSED},
 	{"devices", "input", LV_XML_NO_EFFECT},
@@ -235,7 +235,7 @@ static const struct meaning meanings[] = {
 	{"devices", "sound", LV_XML_NO_EFFECT},
 	{"devices", "tpm", LV_XML_REFUSED},
 	{"devices", "video", LV_XML_NO_EFFECT},
-	{"devices", "vsock", LV_XML_REFUSED},
+	{"devices", "vsock", LV_XML_MAPPED},
 	{"devices", "watchdog", LV_XML_REFUSED},
 };
 

@@ -1,6 +1,7 @@
 /* A definition to domain XML: what it was defined with, brought up to date with what its keys say now. */
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
+#include "api/libvirt/share.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
 
@@ -396,6 +397,7 @@ static void write_devices(struct formatter *f)
 	write_disks(f, devices);
 	lv_interfaces_write(devices, f->def, f->live);
 	write_serial(f, devices);
+	lv_shares_write(devices, f->def, f->live);
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------ */

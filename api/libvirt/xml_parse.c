@@ -1,6 +1,7 @@
 /* Domain XML to a definition: what has a key gets it, the rest is kept as it was or refused by its path. */
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
+#include "api/libvirt/share.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
 
@@ -566,6 +567,9 @@ static bool take_devices(struct parser *p, xmlNode *devices)
 		if (lv_xml_is(e, "disk") && !take_disk(p, e))
 			return false;
 		if (lv_xml_is(e, "interface") && !take_interface(p, e))
+			return false;
+		if ((lv_xml_is(e, "vsock") || lv_xml_is(e, "filesystem")) &&
+		    !lv_share_parse(e, p->definition, &p->code, p->error, p->error_size))
 			return false;
 		if ((lv_xml_is(e, "serial") || lv_xml_is(e, "console")) && !take_serial(p, e))
 			return false;

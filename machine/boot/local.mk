@@ -36,6 +36,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/virtio/blk.c \
 	machine/virtio/console.c \
 	machine/virtio/device.c \
+	machine/virtio/fs.c \
 	machine/virtio/net.c machine/virtio/net.h \
 	machine/virtio/net_control.c \
 	machine/virtio/net_rx.c \
@@ -43,6 +44,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/virtio/queue.c machine/virtio/queue.h \
 	machine/virtio/rng.c \
 	machine/virtio/scsi.c \
+	machine/virtio/vhost_user.c machine/virtio/vhost_user.h \
 	machine/virtio/virtio.h \
 	machine/virtio/vsock.c machine/virtio/vsock.h \
 	machine/virtio/vsock_host.c \

@@ -18,8 +18,8 @@ TESTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py
 dist_check_SCRIPTS += tests/guests/screen.py
 TESTS += tests/guests/screen.py
 EXTRA_DIST += tests/guests/nettest.py tests/guests/pixels.py
-dist_check_SCRIPTS += tests/guests/vsock.py
-TESTS += tests/guests/vsock.py
+dist_check_SCRIPTS += tests/guests/vsock.py tests/guests/share.py
+TESTS += tests/guests/vsock.py tests/guests/share.py
 check_PROGRAMS += tests/guests/programs/vsock
 tests_guests_programs_vsock_SOURCES = tests/guests/programs/vsock.c
 tests_guests_programs_vsock_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-parameter

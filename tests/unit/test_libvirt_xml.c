@@ -54,6 +54,9 @@ static void comes_back(void **state)
 			  "<disk type='file'><driver type='qcow2' cache='none' discard='ignore' error_policy='enospace'/>"
 			  "<source file='/q'/><target dev='vdb'/><transient/></disk>"
 			  "<graphics type='vnc'/></devices>"),
+		DOMAIN(OS "<devices><filesystem type='mount' accessmode='passthrough'><driver type='virtiofs' queue='1024'/>"
+			  "<source dir='/src'/><target dir='code'/><readonly/></filesystem><filesystem><driver type='virtiofs'/>"
+			  "<source dir='/b'/><target dir='b'/></filesystem><vsock model='virtio'><cid auto='yes'/></vsock></devices>"),
 	};
 	char error[900];
 	int code;
@@ -74,6 +77,36 @@ static void comes_back(void **state)
 		vmdef_free(first);
 		vmdef_free(second);
 	}
+}
+
+static void ways_to_the_host(void **state)
+{
+	char error[900];
+	int code;
+	struct vmdef *def = parse(DOMAIN(OS "<devices><vsock><cid auto='no' address='77'/></vsock><filesystem><driver type='virtiofs'/>"
+					    "<source dir='/src'/><target dir='code'/><readonly/></filesystem></devices>"),
+				  &code, error, sizeof(error));
+	char *xml;
+
+	assert_non_null(def);
+	assert_true(def->vsock.present && def->vsock.cid == 77);
+	assert_int_equal(def->share_count, 1);
+	assert_string_equal(def->shares[0].path, "/src");
+	assert_string_equal(def->shares[0].tag, "code");
+	assert_true(def->shares[0].readonly);
+	/* What the definition says later is shown, whatever the XML was. */
+	def->shares[0].readonly = false;
+	def->vsock.present = false;
+	xml = format(def);
+	assert_non_null(strstr(xml, "<target dir=\"code\"/>"));
+	assert_null(strstr(xml, "readonly"));
+	assert_null(strstr(xml, "vsock"));
+	free(xml);
+	vmdef_free(def);
+	assert_null(parse(DOMAIN(OS "<devices><filesystem><source dir='/s'/><target dir='t'/></filesystem></devices>"), &code, error, sizeof(error)));
+	assert_non_null(strstr(error, "/domain/devices/filesystem: this machine shares folders by virtiofs only"));
+	assert_null(parse(DOMAIN(OS "<devices><vsock><cid address='2'/></vsock></devices>"), &code, error, sizeof(error)));
+	assert_non_null(strstr(error, "/domain/devices/vsock/cid: \"2\" is no address"));
 }
 
 static void keys_are_filled(void **state)
@@ -336,7 +369,7 @@ static void survives_damage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(comes_back),      cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
+		cmocka_unit_test(comes_back), cmocka_unit_test(ways_to_the_host),     cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
 		cmocka_unit_test(firmware_has_variables), cmocka_unit_test(firmware_has_a_boot_menu),
 		cmocka_unit_test(refuses_by_path),
 		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),

@@ -58,6 +58,7 @@ static const char full[] =
 	"\"board\":{\"location\":\"here\"},\"chassis\":{\"sku\":\"s\"},\"oem_strings\":[\"one\",\"two\"]},"
 	"\"cloud_init\":{\"user_data\":\"/u\",\"meta_data\":\"/m\",\"network_config\":\"/n\",\"vendor_data\":\"/v\",\"device\":\"cdrom\",\"enabled\":true},"
 	"\"serial\":\"none\",\"console\":{\"scrollback_kib\":64,\"log\":\"/c\",\"log_kib\":8,\"log_append\":true},\"paravirt\":false,\"cpu\":{\"features\":{\"pcid\":true,\"avx2\":false}},\"on_reboot\":\"shutdown\",\"debug_exit\":true,\"debug_console\":true,\"display\":{\"vnc\":{\"port\":5901,\"password\":\"secret\"}},"
+	"\"shares\":[{\"path\":\"/src\",\"tag\":\"s\",\"readonly\":true}],"
 	"\"vsock\":{\"cid\":99,\"path\":\"/v\"},"
 	"\"tools\":\"vmware\",\"guestinfo\":{\"userdata\":\"#cloud-config\\n\",\"a.b\":\"\"},"
 	"\"autostart\":true,\"title\":\"a title\",\"description\":\"two\\n\\tlines\",\"libvirt_xml\":\"<domain/>\","
@@ -329,6 +330,12 @@ static const struct refusal refusals[] = {
 	{VM("\"vcpus\":17"), "vcpus: 17 is out of range"},
 	{VM("\"vcpus\":null"), "not null"},
 	{VM("\"uuid\":\"x\""), "uuid: \"x\" is not a UUID"},
+	{VM("\"shares\":{}"), "shares: an array is wanted, not an object"},
+	{VM("\"shares\":[{}]"), "shares[0]: the key path is missing"},
+	{VM("\"shares\":[{\"path\":\"/a,b\"}]"), "shares[0]: a folder whose path has a comma or a backslash cannot be shared: /a,b"},
+	{VM("\"shares\":[{\"path\":\"/a\",\"tag\":\"a b\"}]"), "shares[0]: \"a b\" is no tag"},
+	{VM("\"shares\":[{\"path\":\"/a\",\"tag\":\"123456789012345678901234567890123456\"}]"), "shares[0].tag: 36 bytes are too long; at most 35"},
+	{VM("\"shares\":[{\"path\":\"/a\"},{\"path\":\"/b\",\"tag\":\"share0\"}]"), "shares[1]: two folders have the tag \"share0\""},
 	{VM("\"vsock\":3"), "vsock: true, or an object such as {\"cid\":3}, is wanted, not a number"},
 	{VM("\"vsock\":{\"cid\":2}"), "vsock.cid: 2 is out of range; from 3 to 4294967294"},
 	{VM("\"vsock\":{\"port\":2}"), "vsock.port: unknown key; known: cid, path"},
