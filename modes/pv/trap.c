@@ -11,6 +11,7 @@
 #define CR0_TS (1u << 3)
 #define CR0_START 0x80050033u /* PG, AM, WP, NE, ET, MP, PE */
 #define CR4_START (1u << 5 | 1u << 7 | 1u << 9 | 1u << 10) /* PAE, PGE, OSFXSR, OSXMMEXCPT */
+#define CR4_OSXSAVE (1u << 18)
 #define EFER_SCE (1u << 0)
 #define EFER_LME (1u << 8)
 #define EFER_LMA (1u << 10)
@@ -59,11 +60,13 @@ void pv_first_state(struct pv_vcpu *p, struct cpu_state *cs)
 	cs->cr0 = CR0_START;
 	cs->cr2 = 0;
 	cs->cr3 = p->kernel_root << GUEST_PAGE_SHIFT;
-	cs->cr4 = p->cr4 = CR4_START;
+	/* XSAVE is on from the start, as a guest learns from cpuid alone. */
+	cs->cr4 = p->cr4 = CR4_START | (machine_cpuid(p->domain->machine)->xcr0_mask ? CR4_OSXSAVE : 0);
 	cs->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	cs->xcr0 = 1;
 	cs->rflags = 0x202;
 	cs->ldtr = (struct cpu_segment){0};
+	cs->tr = (struct cpu_segment){0}; /* no bitmap of ports */
 	cs->idtr = (struct cpu_dtable){0};
 	cs->gdtr = (struct cpu_dtable){pv_tables_va(p), PV_GDT_PAGES * GUEST_PAGE_SIZE - 1};
 	cs->activity = CPU_RUNNING;

@@ -4,11 +4,13 @@
 Packages are fetched once (tools/fetch-package) and never installed. Arguments choose tests by their names.
 """
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 
-from vmtest import BOOT_TIMEOUT, SOURCE, Skip, Tap, Vm, check, scratch
+from vmtest import BOOT_TIMEOUT, SOURCE, UP, Skip, Tap, Vm, check, kernel_image, make_initramfs, scratch
 
 MACH = "boot/gnumach-1.8-xen-486.gz"
 
@@ -53,6 +55,69 @@ def mach_module():
     check(result["state"] == "crashed", str(result))
 
 
+@contextlib.contextmanager
+def linux(vcpus=1, cmdline="", **definition):
+    """Debian's kernel in a domain, at its shell: the VM and its console."""
+    with scratch() as folder:
+        boot = {"kernel": kernel_image(), "initrd": make_initramfs(os.path.join(folder, "initrd")), "cmdline": f"console=hvc0 {cmdline}"}
+        with Vm(folder, {"memory_mib": 256, "vcpus": vcpus, "boot": boot, **definition}, mode="pv") as vm:
+            console = vm.console()
+            console.expect(UP, BOOT_TIMEOUT)
+            yield vm, console
+
+
+# What a program would notice first of a domain that forgets pages, registers or time.
+WORK = ("i=0; while [ $i -lt 40 ]; do dd if=/dev/urandom of=/tmp/a bs=64k count=4 2>/dev/null; cp /tmp/a /tmp/b; "
+        "cmp /tmp/a /tmp/b || echo different; (cat /tmp/b | gzip | gunzip | cmp - /tmp/a) || echo damaged; i=$((i+1)); done; echo $i")
+
+
+def linux_shell():
+    """The stock kernel to user space and its shell on hvc0; programs, time, and powering off."""
+    with linux() as (vm, console):
+        check("Xen" in console.command("cat /sys/hypervisor/type /sys/hypervisor/version/major | tr a-z A-Z | sed s/XEN/Xen/"), "no hypervisor of Xen's kind")
+        check(console.command("cat /sys/hypervisor/properties/features").strip() != "", "no features")
+        check("xen" in console.command("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"), "not Xen's clock")
+        check(console.command(WORK, BOOT_TIMEOUT).strip() == "40", "work came out wrong")
+        before = float(console.command("cut -d' ' -f1 /proc/uptime"))
+        check(float(console.command("sleep 1; cut -d' ' -f1 /proc/uptime", 60)) >= before + 1, "time stands still")
+        check("Call Trace" not in console.text and "BUG:" not in console.text, "the kernel complains")
+        stats = vm.control().result("stats")["engine"]
+        check(stats["hypercalls"] > 10000 and stats["page_table_stores"] > 100 and stats["upcalls"] > 100, str(stats))
+        console.type("poweroff -f\n")
+        check(vm.wait(BOOT_TIMEOUT) == 0, vm.log())
+        check(vm.result()["state"] == "shutdown", str(vm.result()))
+
+
+def linux_smp():
+    """Two vCPUs: brought up by the guest, both at work on pages that both have, and interrupting each other."""
+    with linux(vcpus=2) as (vm, console):
+        check(console.command("nproc").strip() == "2", "not two processors")
+        check("2 CPUs" in console.command("dmesg | grep 'Brought up'"), "the second one was not brought up")
+        console.command(f"mkdir -p /run/x; ({WORK.replace('/tmp/', '/run/x/')}) >/tmp/other 2>&1 & true")
+        check(console.command(WORK, BOOT_TIMEOUT).strip().splitlines()[-1] == "40", "work came out wrong")
+        check(console.command("wait; cat /tmp/other", BOOT_TIMEOUT).strip().splitlines()[-1] == "40", "work came out wrong beside other work")
+        lines = console.command("grep -E 'RES|CAL|TLB' /proc/interrupts")
+        check(re.search(r"(RES|CAL):\s+\d+\s+[1-9]", lines), lines)
+        check("Call Trace" not in console.text and "BUG:" not in console.text, "the kernel complains")
+
+
+def linux_reboot():
+    """A reboot builds the domain anew, in the same process."""
+    with linux() as (vm, console):
+        console.type("reboot -f\n")
+        console.expect(UP, BOOT_TIMEOUT)
+        check(console.command("echo $((6*7))").strip() == "42", "no shell after the reboot")
+        check(vm.control().result("stats")["resets"] == 1, "not one reset")
+
+
+def linux_panic():
+    """A kernel that panics says so to the host."""
+    with linux(cmdline="panic=0") as (vm, console):
+        console.type("echo c >/proc/sysrq-trigger\n")
+        check(vm.wait(BOOT_TIMEOUT) == 4, vm.log())
+        check("panicked" in vm.result()["reason"], vm.result()["reason"])
+
+
 def refusals():
     """What is no PV kernel is refused with the reason, and how much memory is too little."""
     kernel = package("gnumach-image-1.8-xen-486", MACH)
@@ -67,6 +132,10 @@ def refusals():
 TESTS = {
     "gnumach boots": mach,
     "gnumach with a module": mach_module,
+    "Debian's kernel to its shell, programs, power off": linux_shell,
+    "Debian's kernel on two vCPUs": linux_smp,
+    "Debian's kernel reboots": linux_reboot,
+    "Debian's kernel panics": linux_panic,
     "what cannot be a domain": refusals,
 }
 
