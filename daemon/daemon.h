@@ -10,6 +10,7 @@
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct daemon;
@@ -29,6 +30,9 @@ enum daemon_error_code {
 	DAEMON_LIMIT,       /* a configured limit is reached */
 	DAEMON_TIMEOUT,     /* the time the caller gave has passed */
 	DAEMON_UNSUPPORTED, /* not in this version */
+	DAEMON_AGENT_ABSENT,	   /* the VM has no channel for a guest agent */
+	DAEMON_AGENT_UNRESPONSIVE, /* nobody answers there, or with nonsense */
+	DAEMON_AGENT_FAILED,	   /* the agent refused, or could not: the message is its own */
 	DAEMON_INTERNAL,    /* out of memory, or our own bug */
 	DAEMON_ERROR_COUNT
 };
@@ -106,6 +110,8 @@ struct daemon_vm_info {
 	const char *mode;    /* of the process, NULL without one */
 	double started;      /* the process's start, seconds since the epoch */
 	const char *dir;     /* of the process, NULL without one */
+	bool agent;          /* a guest agent has its channel open */
+	uint64_t memory_kib; /* what the guest has of its memory now, by its word; 0 without a process */
 };
 void daemon_vm_inspect(const struct vm *vm, struct daemon_vm_info *ret_info);
 
@@ -168,7 +174,7 @@ void daemon_stats(struct daemon *daemon, struct vm *vm, daemon_done_fn done, voi
  * and a little more; takes params (NULL: none). */
 enum daemon_inspection { DAEMON_REGS, DAEMON_GDB, DAEMON_DISASSEMBLE, DAEMON_HOT_BLOCKS, DAEMON_PERF_MAP, DAEMON_NIC_SET,
 			 DAEMON_GUEST_TOOLS, DAEMON_GUEST_VARIABLES, DAEMON_GUEST_VARIABLE_SET, DAEMON_GUEST_TIME_SYNC,
-			 DAEMON_SCREENSHOT, DAEMON_SEND_KEY, DAEMON_SEND_TEXT, DAEMON_CONSOLE_SIZE };
+			 DAEMON_SCREENSHOT, DAEMON_SEND_KEY, DAEMON_SEND_TEXT, DAEMON_CONSOLE_SIZE, DAEMON_BALLOON };
 void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection what, json_object *params, double seconds,
 		    daemon_done_fn done, void *opaque);
 /*
@@ -214,6 +220,41 @@ void daemon_wait_cancel(struct daemon_wait *wait);
 /* Storage pools, daemon/pools.h. */
 struct pools;
 struct pools *daemon_pools(struct daemon *daemon);
+
+/* ---- the QEMU guest agent (daemon/guest.c) --------------------------------------- */
+
+#define DAEMON_GUEST_TIMEOUT_S 30.0
+/* One of its commands; answers with what it returns. Takes arguments (NULL: none). */
+void daemon_guest_command(struct daemon *daemon, struct vm *vm, const char *command, json_object *arguments, double timeout,
+			  daemon_done_fn done, void *opaque);
+/* Parts of what a guest tells of itself, as bits. */
+#define DAEMON_GUEST_AGENT 1u
+#define DAEMON_GUEST_OS 2u
+#define DAEMON_GUEST_HOSTNAME 4u
+#define DAEMON_GUEST_TIMEZONE 8u
+#define DAEMON_GUEST_USERS 16u
+#define DAEMON_GUEST_INTERFACES 32u
+#define DAEMON_GUEST_FILESYSTEMS 64u
+#define DAEMON_GUEST_DISKS 128u
+#define DAEMON_GUEST_ALL 255u
+/* An object with the parts as the agent tells them, and "failed" for those that it does not. */
+void daemon_guest_info(struct daemon *daemon, struct vm *vm, unsigned what, daemon_done_fn done, void *opaque);
+struct daemon_guest_exec {
+	const char *path;
+	json_object *arguments, *environment; /* arrays of strings; NULL: none */
+	const char *input_base64;	      /* or NULL */
+	double timeout;
+};
+/* Answers when the program has ended: {"pid","exit_code"|"signal","output_base64","errors_base64",…}. */
+void daemon_guest_exec(struct daemon *daemon, struct vm *vm, const struct daemon_guest_exec *exec, daemon_done_fn done, void *opaque);
+/* {"data_base64","bytes","eof"} */
+void daemon_guest_read_file(struct daemon *daemon, struct vm *vm, const char *path, int64_t offset, int64_t count, daemon_done_fn done,
+			    void *opaque);
+/* {"bytes"}; `bytes` is how many `base64` stands for. */
+void daemon_guest_write_file(struct daemon *daemon, struct vm *vm, const char *path, const char *base64, int64_t bytes, bool append,
+			     daemon_done_fn done, void *opaque);
+/* mode: powerdown, reboot or halt. or_button: by the power button where there is no agent that does it. */
+void daemon_guest_end(struct daemon *daemon, struct vm *vm, const char *mode, bool or_button, daemon_done_fn done, void *opaque);
 
 /* ---- events ----------------------------------------------------------------- */
 

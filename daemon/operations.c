@@ -604,13 +604,26 @@ static bool reachable(struct vm *vm, daemon_done_fn done, void *opaque)
 	return false;
 }
 
+static enum daemon_error_code error_of(int code)
+{
+	switch (code) {
+	case CONTROL_ERROR_STATE: return DAEMON_WRONG_STATE;
+	case CONTROL_INVALID_PARAMS: return DAEMON_INVALID;
+	case CONTROL_ERROR_AGENT_ABSENT: return DAEMON_AGENT_ABSENT;
+	case CONTROL_ERROR_AGENT_GONE:
+	case CONTROL_ERROR_AGENT_SILENT:
+	case CONTROL_ERROR_AGENT_NONSENSE: return DAEMON_AGENT_UNRESPONSIVE;
+	case CONTROL_ERROR_AGENT_LACKS:
+	case CONTROL_ERROR_AGENT: return DAEMON_AGENT_FAILED;
+	default: return DAEMON_VM;
+	}
+}
+
 static void answer_code(struct op *op, int code, const char *message)
 {
 	const struct vm *vm = registry_find_uuid(op->daemon, op->uuid);
 
-	answer_error(op->done, op->opaque,
-		     code == CONTROL_ERROR_STATE ? DAEMON_WRONG_STATE : code == CONTROL_INVALID_PARAMS ? DAEMON_INVALID : DAEMON_VM,
-		     "VM \"%s\": %s", vm ? vm->name : op->uuid, message);
+	answer_error(op->done, op->opaque, error_of(code), "VM \"%s\": %s", vm ? vm->name : op->uuid, message);
 }
 
 static void on_empty(void *opaque, int code, const char *message, json_object *result)
@@ -683,9 +696,37 @@ void daemon_inspect(struct daemon *daemon, struct vm *vm, enum daemon_inspection
 					      [DAEMON_GUEST_TIME_SYNC] = CONTROL_GUEST_TIME_SYNC,
 					      [DAEMON_SCREENSHOT] = CONTROL_SCREENSHOT,
 					      [DAEMON_SEND_KEY] = CONTROL_SEND_KEY, [DAEMON_SEND_TEXT] = CONTROL_SEND_TEXT,
-					      [DAEMON_CONSOLE_SIZE] = CONTROL_CONSOLE_SIZE};
+					      [DAEMON_CONSOLE_SIZE] = CONTROL_CONSOLE_SIZE,
+					      [DAEMON_BALLOON] = CONTROL_BALLOON};
 
 	call_vm_with(vm, methods[what], params, CALL_TIMEOUT_S + (unsigned)seconds, on_result, done, opaque);
+}
+
+static void on_returned(void *opaque, int code, const char *message, json_object *result)
+{
+	struct op *op = opaque;
+	json_object *value = NULL;
+
+	if (code) {
+		answer_code(op, code, message);
+	} else {
+		json_object_object_get_ex(result, "return", &value);
+		op->done(op->opaque, NULL, value);
+	}
+	op_free(op);
+}
+
+void daemon_guest_command(struct daemon *daemon, struct vm *vm, const char *command, json_object *arguments, double timeout,
+			  daemon_done_fn done, void *opaque)
+{
+	json_object *params = json_object_new_object();
+
+	put_text(params, "command", command);
+	if (arguments)
+		json_object_object_add(params, "arguments", arguments);
+	json_object_object_add(params, "timeout", json_object_new_double(timeout));
+	/* Others may be before it; each has its own limit. */
+	call_vm_with(vm, CONTROL_GUEST, params, CALL_TIMEOUT_S + 2 * (unsigned)(timeout + 5), on_returned, done, opaque);
 }
 
 void daemon_shutdown(struct daemon *daemon, struct vm *vm, daemon_done_fn done, void *opaque)

@@ -38,6 +38,8 @@ struct vm_process {
 	char *mode_reason;
 	double started; /* seconds since the epoch */
 	bool adopted;
+	bool agent;      /* a guest agent has its channel open */
+	uint64_t memory_kib; /* what the guest has; 0: not known yet */
 	bool ready;      /* hello and status were answered */
 	bool exited;     /* the process is gone; its last messages may still come */
 	int exit_status; /* si_code and si_status of waitid, when it was our child */

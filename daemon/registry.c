@@ -165,6 +165,8 @@ void daemon_vm_inspect(const struct vm *vm, struct daemon_vm_info *ret_info)
 		.mode = process ? process->mode : NULL,
 		.started = process ? process->started : 0,
 		.dir = process ? process->dir : NULL,
+		.agent = process && process->agent,
+		.memory_kib = !process ? 0 : process->memory_kib ? process->memory_kib : (uint64_t)process->def->memory_mib << 10,
 	};
 }
 
@@ -359,6 +361,9 @@ static json_object *process_json(const struct vm_process *process)
 	json_object_object_add(object, "vsock", vsock_path(process));
 	json_object_object_add(object, "started", json_object_new_double(process->started));
 	json_object_object_add(object, "adopted", json_object_new_boolean(process->adopted));
+	json_object_object_add(object, "agent", json_object_new_boolean(process->agent));
+	if (process->memory_kib)
+		json_object_object_add(object, "memory_kib", json_object_new_int64((int64_t)process->memory_kib));
 	json_object_object_add(object, "connected", json_object_new_boolean(process->vmlink != NULL && process->ready));
 	json_object_object_add(object, "cpu", json_object_get(process->cpu));
 	return object;

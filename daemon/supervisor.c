@@ -297,11 +297,26 @@ static void copy_text(json_object *to, json_object *from, const char *key)
 									  : 0));
 }
 
+/* Its agent, and its memory. */
+static void take_guest(struct vm_process *process, json_object *params, const char *kind, json_object *told)
+{
+	json_object *value = NULL;
+
+	if (!strcmp(kind, CONTROL_EVENT_AGENT) && json_object_object_get_ex(params, "connected", &value)) {
+		process->agent = json_object_get_boolean(value);
+		json_object_object_add(told, "connected", json_object_new_boolean(process->agent));
+	}
+	if (!strcmp(kind, CONTROL_EVENT_BALLOON) && json_object_object_get_ex(params, "memory_kib", &value) && json_object_get_int64(value) > 0) {
+		process->memory_kib = (uint64_t)json_object_get_int64(value);
+		json_object_object_add(told, "memory_kib", json_object_new_int64((int64_t)process->memory_kib));
+	}
+}
+
 /* Known events with known members only. */
 static void on_link_event(void *opaque, json_object *params)
 {
 	static const char *const kinds[] = {CONTROL_EVENT_STATE, CONTROL_EVENT_RESET, CONTROL_EVENT_PANIC,
-					    CONTROL_EVENT_USER_SPACE};
+					    CONTROL_EVENT_USER_SPACE, CONTROL_EVENT_AGENT, CONTROL_EVENT_BALLOON};
 	struct vm_process *process = opaque;
 	json_object *event = NULL, *value = NULL, *told;
 	const char *kind = NULL;
@@ -328,6 +343,7 @@ static void on_link_event(void *opaque, json_object *params)
 	copy_text(told, params, "reason");
 	if (json_object_object_get_ex(params, "boot_seconds", &value) && json_object_is_type(value, json_type_double))
 		json_object_object_add(told, "boot_seconds", json_object_get(value));
+	take_guest(process, params, kind, told);
 	event_emit(process->vm, kind, told);
 }
 
@@ -382,6 +398,10 @@ static void on_status(void *opaque, int code, const char *message, json_object *
 	take_state(process, result);
 	if (json_object_object_get_ex(result, "started", &started))
 		process->started = json_object_get_double(started);
+	if (json_object_object_get_ex(result, "agent", &started))
+		process->agent = json_object_get_boolean(started);
+	if (json_object_object_get_ex(result, "memory_kib", &started) && json_object_get_int64(started) > 0)
+		process->memory_kib = (uint64_t)json_object_get_int64(started);
 	now_ready(process);
 }
 

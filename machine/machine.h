@@ -26,6 +26,7 @@ enum machine_event {
 	MACHINE_EVENT_PANIC,    /* pvpanic: the guest's kernel panicked */
 	MACHINE_EVENT_DEBUG_EXIT, /* debug-exit port; `code` is what was written */
 	MACHINE_EVENT_DISK_ERROR, /* a disk with that wish has stopped; `code` is its number << 16 | errno */
+	MACHINE_EVENT_BALLOON, /* the guest has given memory, or taken it back (machine_balloon_get) */
 	MACHINE_EVENT_PORT, /* a program in the guest opened or closed a port of the console (machine_port_is_open) */
 	MACHINE_EVENT_NVRAM_ERROR, /* what the guest put into its flash is not in the file; `code` is an errno */
 };
@@ -116,6 +117,11 @@ bool machine_dma_write(struct machine *machine, gpa_t gpa, const void *buf, uint
    machine_dma_written. [lock-free] */
 void *machine_dma_map(struct machine *machine, gpa_t gpa, uint64_t n);
 void machine_dma_written(struct machine *machine, gpa_t gpa, uint64_t n);
+/*
+ * Gives the whole pages within [gpa, gpa+n) back to the host: they read as zeros, and take memory again once they are
+ * touched. Tells the engine. How many bytes that were; none when any of it is not RAM. [lock-free]
+ */
+uint64_t machine_ram_discard(struct machine *machine, gpa_t gpa, uint64_t n);
 
 /* ---- what the engine gives the machine ----------------------------------- */
 
@@ -123,6 +129,8 @@ struct machine_hooks {
 	/* A vCPU should look at its pending events. [lock-free], async-signal-safe */
 	void (*kick)(void *opaque, unsigned vcpu);
 	void (*ram_written)(void *opaque, gpa_t gpa, uint64_t n);
+	/* These whole pages were given back to the host, and read as zeros. Any thread. NULL: as ram_written. */
+	void (*ram_discarded)(void *opaque, gpa_t gpa, uint64_t n);
 	/*
 	 * ram_find would now answer differently for this range (PAM, ROM, flash), or A20 switched. Under the machine lock; a
 	 * vCPU whose access brought it about must see it before its next instruction.
@@ -287,6 +295,30 @@ int machine_add_console(struct machine *machine, bool console, const struct mach
 size_t machine_console_input(struct machine *machine, const void *bytes, size_t n);
 /* Any thread. Its terminal's size. */
 void machine_console_resize(struct machine *machine, unsigned columns, unsigned rows);
+struct machine_balloon {
+	uint64_t guest_bytes; /* what the guest is to have at first; no less than it can live with is the caller's business */
+	bool free_page_reporting, deflate_on_oom;
+	unsigned stats_seconds; /* 0: when asked only */
+};
+/* What the driver tells of the guest's memory, by the numbers that virtio 1.2, 5.5.6.4, and Linux give them. */
+#define MACHINE_BALLOON_FIGURES 16
+struct machine_balloon_figures {
+	uint64_t time_ns; /* CLOCK_MONOTONIC; 0: it has told nothing yet */
+	uint32_t present; /* 1 << number */
+	uint64_t value[MACHINE_BALLOON_FIGURES];
+};
+struct machine_balloon_state {
+	uint64_t guest_bytes, wished_bytes; /* what it has, as it says, and what it is to have */
+	struct machine_balloon_figures figures;
+};
+/* As machine_add_disk. Not beside a passed-through device, for whose sake all of RAM is pinned. */
+int machine_add_balloon(struct machine *machine, const struct machine_balloon *config, const char **ret_error);
+/* Any thread; the guest follows when and as far as it can. False: there is no balloon. */
+bool machine_balloon_set(struct machine *machine, uint64_t guest_bytes);
+bool machine_balloon_get(struct machine *machine, struct machine_balloon_state *ret_state);
+/* Asks the guest for new figures, now, and from now on every so many seconds (0: no more; -1: as it was). */
+bool machine_balloon_ask(struct machine *machine, int period_s);
+
 /* Any thread. Whether a program in the guest has ports[number] open. */
 bool machine_port_is_open(struct machine *machine, unsigned number);
 struct machine_vsock {

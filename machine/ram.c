@@ -1,5 +1,6 @@
 /* Guest-physical memory: one memfd for RAM, a copy of the ROM, PAM segments that switch between the two. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -320,6 +321,26 @@ void *ram_host(const struct machine_ram *ram, gpa_t gpa, uint64_t n)
 int machine_ram_fd(const struct machine *machine) { return machine->ram.fd; }
 uint64_t machine_ram_bytes(const struct machine *machine) { return machine->ram.bytes; }
 uint64_t machine_ram_file_bytes(const struct machine *machine) { return machine->ram.file_bytes; }
+
+uint64_t machine_ram_discard(struct machine *machine, gpa_t gpa, uint64_t n)
+{
+	const struct machine_ram *ram = &machine->ram;
+	const struct machine_hooks *hooks = &machine->hooks;
+	gpa_t from = (gpa + GUEST_PAGE_SIZE - 1) & GUEST_PAGE_MASK, to = (gpa + n) & GUEST_PAGE_MASK;
+	uint8_t *host;
+
+	if (gpa + n < gpa || from < gpa || from >= to)
+		return 0;
+	n = to - from;
+	host = ram_host(ram, from, n);
+	if (!host || fallocate(ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(host - ram->host), (off_t)n) < 0)
+		return 0;
+	if (hooks->ram_discarded)
+		hooks->ram_discarded(hooks->opaque, from, n);
+	else
+		machine_dma_written(machine, from, n);
+	return n;
+}
 
 bool machine_dma_read(struct machine *machine, gpa_t gpa, void *buf, uint64_t n)
 {

@@ -57,6 +57,7 @@
  *   hot_blocks    {"seconds":number?, "top":int?} -> {…}   answered when they have passed
  *   perf_map      -> {"path","pid","usable"}
  *   nic_set       {"nic":int, "link":"up"|"down"?, "receive_kib":int?, "transmit_kib":int?} -> {}   0: no limit
+ *   balloon       {"memory_mib":int?, "stats_seconds":int?} -> {"memory_kib","wished_kib","stats_seconds","stats"?,…}
  *   guest         {"command":string, "arguments":object?, "timeout":seconds?} -> {"return":…}   the QEMU guest agent's
  *   console_size  {"columns":int, "rows":int} -> {}   of the writer's window
  *   gdb           {"enable":bool?, "architecture":"auto|i8086|i386|x86-64"?} -> {"path","enabled","connected"}
@@ -86,6 +87,7 @@
 #define CONTROL_PERF_MAP "perf_map"
 #define CONTROL_SCREENSHOT "screenshot"
 #define CONTROL_GUEST "guest"
+#define CONTROL_BALLOON "balloon"
 #define CONTROL_AGENT_TIMEOUT_MAX_S 3600
 #define CONTROL_SEND_KEY "send_key"
 #define CONTROL_SEND_TEXT "send_text"
@@ -95,6 +97,7 @@
 #define CONTROL_EVENT_STATE "state"           /* "state", "reason" */
 #define CONTROL_EVENT_RESET "reset"           /* the guest asked for a reset */
 #define CONTROL_EVENT_PANIC "panic"           /* pvpanic; "reason" */
+#define CONTROL_EVENT_BALLOON "balloon"       /* "memory_kib": what the guest has now */
 #define CONTROL_EVENT_AGENT "agent"           /* "connected": the guest's agent came or went */
 #define CONTROL_EVENT_USER_SPACE "user_space" /* "boot_seconds": the first user-mode instruction */
 

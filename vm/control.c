@@ -98,6 +98,7 @@ static void do_status(struct vm *vm, struct json_object *params, struct reply *r
 		json_object_object_add(r, "ended", json_object_new_double(vm->ended));
 	json_object_object_add(r, "paused_seconds", json_object_new_double((double)paused / 1e9));
 	json_object_object_add(r, "no_reboot", json_object_new_boolean(vm->no_reboot));
+	json_object_object_add(r, "memory_kib", json_object_new_int64((int64_t)vm_balloon_kib(vm)));
 	json_object_object_add(r, "agent", json_object_new_boolean(vm_agent_is_open(vm)));
 	json_object_object_add(r, "channels", vm_channels_json(vm));
 }
@@ -624,6 +625,27 @@ static void do_guest_time_sync(struct vm *vm, struct json_object *params, struct
 	tools_error(vmware_time_sync(vm->machine), reply);
 }
 
+static void do_balloon(struct vm *vm, struct json_object *params, struct reply *reply)
+{
+	int64_t memory, seconds;
+	struct json_object *state;
+	if (!number_param(params, "memory_mib", vm->def->memory_mib, 0, &memory, reply) ||
+	    !number_param(params, "stats_seconds", VMDEF_STATS_SECONDS_MAX, -1, &seconds, reply))
+		return;
+	if (memory && memory < VMDEF_MEMORY_MIN_MIB) {
+		error(reply, RPC_INVALID_PARAMS, "memory_mib: from %d to %u are wanted", VMDEF_MEMORY_MIN_MIB, vm->def->memory_mib);
+		return;
+	}
+	if (vm_balloon_set(vm, memory, seconds)) {
+		error(reply, CONTROL_ERROR_STATE, "this VM has no balloon%s",
+		      vm->def->passthrough_count ? ": it has a device of the host" : ": balloon.device of its definition is none");
+		return;
+	}
+	state = vm_balloon_json(vm);
+	json_object_put(reply->result);
+	reply->result = state;
+}
+
 static const struct {
 	const char *name;
 	void (*run)(struct vm *vm, struct json_object *params, struct reply *reply);
@@ -650,6 +672,7 @@ static const struct {
 	{CONTROL_GUEST_VARIABLES, do_guest_variables, false},
 	{CONTROL_GUEST_VARIABLE_SET, do_guest_variable_set, true},
 	{CONTROL_GUEST_TIME_SYNC, do_guest_time_sync, false},
+	{CONTROL_BALLOON, do_balloon, true},
 };
 
 /* ---- requests ---- */

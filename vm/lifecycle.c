@@ -176,6 +176,9 @@ static int build_machine(struct vm *vm)
 	rc = vm->def->vsock.present ? vm_vsock_add(vm, &why) : 0;
 	if (rc)
 		return fail(vm, rc, "vsock: %s", why);
+	rc = vm_balloon_add(vm, &why);
+	if (rc)
+		return fail(vm, rc, "virtio-balloon: %s", why);
 	rc = machine_add_rng(vm->machine, &why);
 	return rc ? fail(vm, rc, "virtio-rng: %s", why) : 0;
 }
@@ -579,6 +582,7 @@ static void power_cycle(struct vm *vm, const char *by)
 		vm->vcpus[i].dead = vm->vcpus[i].has_hit = false;
 	machine_reset(vm->machine);
 	vm_agent_look(vm);
+	vm_balloon_look(vm);
 	if (load_guest(vm)) {
 		vm_finish(vm, VM_CRASHED, VM_EXIT_CRASHED, "reset: %s", vm->reason);
 		return;
@@ -698,6 +702,8 @@ void vm_handle_wake(struct vm *vm)
 		return;
 	if (events & 1u << MACHINE_EVENT_PORT)
 		vm_agent_look(vm);
+	if (events & 1u << MACHINE_EVENT_BALLOON)
+		vm_balloon_look(vm);
 	/* A panic outranks the reset that panic=N asks for right behind it. */
 	if (events & 1u << MACHINE_EVENT_PANIC)
 		report_panic(vm);

@@ -2,6 +2,7 @@
 libexec_PROGRAMS += trivisor-vm
 trivisor_vm_SOURCES = \
 	vm/agent.c \
+	vm/balloon.c \
 	vm/channels.c \
 	vm/console.c \
 	vm/console_log.c \

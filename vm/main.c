@@ -314,6 +314,7 @@ int main(int argc, char **argv)
 	vm_debug_finish(&vm);
 	vm_agent_close(&vm);
 	vm_tools_close(&vm);
+	vm_balloon_close(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
 	/* A vCPU that never came back still uses all of this. */

@@ -85,6 +85,8 @@ struct vm {
 	struct vm_console *console;
 	struct vm_gdb *gdb;
 	struct vm_agent *agent; /* NULL: it has no channel */
+	struct event *balloon_timer; /* since listeners were told last */
+	uint64_t balloon_told_kib;
 	int channel_fd[VMDEF_CHANNELS_MAX]; /* listening, until the machine has them; -1 */
 	struct vm_profile *profile;
 	struct vm_keyboard *keyboard; /* NULL: nobody has typed yet */
@@ -272,6 +274,19 @@ const char *vm_channel_path(const struct vm *vm, unsigned number, char ret_path[
 /* An array of {"name","path","connected"}; the caller puts it. */
 struct json_object *vm_channels_json(const struct vm *vm);
 void vm_channels_close(struct vm *vm);
+
+/* ---- balloon.c; main thread ---- */
+/* Adds it to the machine as the definition says. 0, or -errno and *ret_why says why. */
+int vm_balloon_add(struct vm *vm, const char **ret_why);
+/* What the guest has, by its own word; all, where there is no balloon. */
+uint64_t vm_balloon_kib(struct vm *vm);
+/* The guest says that it has given or taken memory: listeners are told, now and then. */
+void vm_balloon_look(struct vm *vm);
+/* What the guest is to have (0: as it was), how often it is asked (-1: as it was). 0, or -ENODEV: there is no balloon. */
+int vm_balloon_set(struct vm *vm, int64_t memory_mib, int64_t stats_seconds);
+/* {"memory_kib","wished_kib","stats_seconds","stats","stats_age_seconds"} for the caller to put; NULL: there is no balloon. */
+struct json_object *vm_balloon_json(struct vm *vm);
+void vm_balloon_close(struct vm *vm);
 
 /* ---- agent.c: the QEMU guest agent; main thread ---- */
 #define VM_AGENT_PORT 0u /* among the machine's ports */

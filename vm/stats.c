@@ -62,6 +62,9 @@ static struct json_object *memory_json(struct vm *vm)
 		put_u64(m, "guest_ram_kib", guest);
 		put_u64(m, "overhead_kib", pss > guest ? pss - guest : 0);
 	}
+	struct json_object *balloon = vm_balloon_json(vm);
+	if (balloon)
+		json_object_object_add(m, "balloon", balloon);
 	return m;
 }
 

@@ -16,6 +16,8 @@ struct cli {
 int command_run(struct cli *cli, int argc, char **argv);
 int command_nic(struct cli *cli, int argc, char **argv);
 int command_console(struct cli *cli, int argc, char **argv);
+int command_guest(struct cli *cli, int argc, char **argv);
+int command_balloon(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
 int command_vsock(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);

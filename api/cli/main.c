@@ -311,7 +311,22 @@ static int command_undefine(struct cli *cli, int argc, char **argv)
 
 static int command_shutdown(struct cli *cli, int argc, char **argv)
 {
-	return cli_on_vm(cli, argc, argv, "vm.shutdown", NULL);
+	static const struct option options[] = {{"agent", no_argument, NULL, 'a'}, {0}};
+	json_object *params = json_object_new_object(), *result = NULL;
+	int option, status;
+
+	while ((option = cli_option(cli, argc, argv, options)) == 'a')
+		json_object_object_add(params, "by", json_object_new_string("agent"));
+	if (option >= 0 || argc - optind != 1) {
+		json_object_put(params);
+		if (option < 0)
+			print_usage(stderr, argv[0]);
+		return option == 'h' ? 0 : EXIT_USAGE;
+	}
+	json_object_object_add(params, "vm", json_object_new_string(argv[optind]));
+	status = cli_ask(cli, "vm.shutdown", params, &result);
+	json_object_put(result);
+	return status;
 }
 
 static int command_destroy(struct cli *cli, int argc, char **argv)
@@ -527,7 +542,7 @@ const struct command commands[] = {
 	{"list", command_list, "", "All VMs."},
 	{"info", command_info, "VM", "Everything known of one VM."},
 	{"start", command_start, "[--mode M] [--no-reboot] [--paused] [--console] VM", "Starts a VM."},
-	{"shutdown", command_shutdown, "VM", "Presses its power button."},
+	{"shutdown", command_shutdown, "[--agent] VM", "Asks its guest to shut down: by its tools or the power button, or by its agent."},
 	{"destroy", command_destroy, "VM", "Ends it at once."},
 	{"pause", command_pause, "VM", "Stops its processors and its time."},
 	{"resume", command_resume, "VM", "Continues a paused VM."},
@@ -535,6 +550,12 @@ const struct command commands[] = {
 	 "Its serial console; Ctrl-] leaves. --log prints what is kept of it."},
 	{"wait", command_wait, "[--timeout S] VM", "Waits for its end; exits as run does."},
 	{"stats", command_stats, "VM", "Its counters."},
+	{"balloon", command_balloon, "[--stats-seconds S] VM [512M]", "A running guest's memory: what it has and uses, and what it is to have."},
+	{"guest", command_guest,
+	 "ping|info|thaw|freeze-status|time VM, freeze VM [MOUNTPOINT]..., trim VM [BYTES], set-time VM [SECONDS],\n"
+	 "                  [--timeout S] exec VM -- PROGRAM [ARGUMENT]..., read|write VM PATH, set-password VM USER,\n"
+	 "                  shutdown VM [powerdown|reboot|halt], command VM COMMAND [JSON]",
+	 "Asks the QEMU guest agent in the guest (guest_agent in its definition). write and set-password read standard input."},
 	{"regs", command_regs, "[--vcpu N] [--vector] VM", "Its vCPUs' registers."},
 	{"disassemble", command_disassemble, "[--address A] [--count N] [--vcpu N] [--bits 16|32|64] VM",
 	 "Guest code, with its translation."},

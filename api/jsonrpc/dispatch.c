@@ -41,6 +41,9 @@ const struct rpc_error_row rpc_errors[] = {
 	{-32007, "limit", "a limit of the daemon's configuration is reached"},
 	{-32008, "timeout", "the time given by the caller has passed"},
 	{-32009, "unsupported", "not in this version"},
+	{-32012, "agent_absent", "the VM has no channel for a guest agent (guest_agent in its definition)"},
+	{-32013, "agent_unresponsive", "no guest agent answers there, or it answers with nonsense"},
+	{-32014, "agent_failed", "the guest agent refused, or could not; the message is its own"},
 	{RPC_ERROR_BUSY, "busy", "too many unanswered calls on this connection"},
 	{RPC_ERROR_PERMISSION, "permission", "this user may not talk to this daemon"},
 };
@@ -59,6 +62,9 @@ int rpc_error_code(enum daemon_error_code code)
 		[DAEMON_LIMIT] = -32007,
 		[DAEMON_TIMEOUT] = -32008,
 		[DAEMON_UNSUPPORTED] = -32009,
+		[DAEMON_AGENT_ABSENT] = -32012,
+		[DAEMON_AGENT_UNRESPONSIVE] = -32013,
+		[DAEMON_AGENT_FAILED] = -32014,
 		[DAEMON_INTERNAL] = RPC_INTERNAL_ERROR,
 	};
 	_Static_assert(sizeof(codes) / sizeof(codes[0]) == DAEMON_ERROR_COUNT, "each daemon error has a code");

@@ -8,6 +8,7 @@
 extern const struct rpc_method rpc_host_methods[];
 extern const struct rpc_method rpc_vm_methods[];
 extern const struct rpc_method rpc_tools_methods[];
+extern const struct rpc_method rpc_guest_methods[];
 extern const struct rpc_method rpc_inspect_methods[];
 extern const struct rpc_method rpc_screen_methods[];
 extern const struct rpc_method rpc_net_methods[];
@@ -22,6 +23,7 @@ extern const struct rpc_field rpc_vm_only[];
 extern const struct rpc_field rpc_text_item[];
 extern const struct rpc_field rpc_decision_fields[];
 extern const struct rpc_field rpc_where_fields[];
+extern const struct rpc_field rpc_balloon_fields[];
 
 /* clang-format off: rows of tables */
 #define END {.name = NULL}

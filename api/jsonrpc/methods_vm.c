@@ -2,6 +2,8 @@
 #include "api/jsonrpc/methods.h"
 #include "proto/vmdef.h"
 
+#include <string.h>
+
 /* ---- handlers ------------------------------------------------------------------------ */
 
 static void handle_define(struct rpc_call *call, json_object *params)
@@ -87,7 +89,13 @@ static void handle_undefine(struct rpc_call *call, json_object *params)
 
 static void handle_shutdown(struct rpc_call *call, json_object *params)
 {
-	with_vm(call, params, daemon_shutdown);
+	struct vm *vm = rpc_find_vm(call, params);
+	const char *by = rpc_string(params, "by");
+
+	if (vm && by)
+		daemon_guest_end(call->conn->daemon, vm, "powerdown", !strcmp(by, "any"), rpc_done, call);
+	else if (vm)
+		daemon_shutdown(call->conn->daemon, vm, rpc_done, call);
 }
 
 static void handle_destroy(struct rpc_call *call, json_object *params)
@@ -203,6 +211,8 @@ static const struct rpc_field process_fields[] = {
 	{"vsock", RPC_STRING, RPC_NULLABLE, .summary = "path of its vsock socket: \"CONNECT PORT\\n\" reaches a port of the guest; null without one"},
 	{"started", RPC_NUMBER, RPC_REQUIRED, .summary = "seconds since the epoch"},
 	{"adopted", RPC_BOOLEAN, RPC_REQUIRED, .summary = "it was found running when this daemon started"},
+	{"agent", RPC_BOOLEAN, RPC_REQUIRED, .summary = "a guest agent has its channel open: vm.guest.* may be answered"},
+	{"memory_kib", RPC_INTEGER, 0, .summary = "what the guest has of its memory, as its balloon says"},
 	{"connected", RPC_BOOLEAN, RPC_REQUIRED, .summary = "its control socket answers"},
 	{"cpu", RPC_OBJECT, RPC_REQUIRED | RPC_NULLABLE, .fields = cpu_model_fields, .summary = "the processor its guest sees"},
 	END,
@@ -283,6 +293,7 @@ static const struct rpc_field memory_fields[] = {
 	{"proportional_kib", RPC_INTEGER, 0, .summary = "its proportional set size"},
 	{"guest_ram_kib", RPC_INTEGER, 0, .summary = "guest RAM that was touched"},
 	{"overhead_kib", RPC_INTEGER, 0, .summary = "the rest"},
+	{"balloon", RPC_OBJECT, RPC_OPEN, .fields = rpc_balloon_fields, .summary = "what vm.balloon answers"},
 	END,
 };
 static const struct rpc_field samples_fields[] = {
@@ -333,6 +344,12 @@ static const struct rpc_field run_params[] = {
 	{"ends_with_client", RPC_BOOLEAN, 0, .summary = "destroy it when this connection ends (default: true)"},
 	END,
 };
+static const char *const by_values[] = {"agent", "any", NULL};
+static const struct rpc_field shutdown_params[] = {
+	VM_FIELD,
+	{"by", RPC_STRING, 0, .values = by_values, .summary = "agent: the QEMU guest agent alone; any: the agent, and what else there is if it does not"},
+	END,
+};
 static const struct rpc_field wait_params[] = {
 	VM_FIELD,
 	{"timeout", RPC_NUMBER, 0, 0, 1e9, .summary = "seconds; for ever when absent"},
@@ -363,8 +380,8 @@ const struct rpc_method rpc_vm_methods[] = {
 	 "Takes over a transient VM whose client was lost with the daemon before: it ends with this connection.",
 	 rpc_vm_only, RESULT(started_fields, "the running VM"), handle_claim},
 	{"vm.shutdown",
-	 "Asks the guest to shut down: its tools (\"tools\": \"vmware\") if they answer, else by ACPI's power button.",
-	 rpc_vm_only, NOTHING, handle_shutdown},
+	 "Asks the guest to shut down: its tools (\"tools\": \"vmware\") if they answer, else by ACPI's power button; or its agent.",
+	 shutdown_params, NOTHING, handle_shutdown},
 	{"vm.reboot",
 	 "Presses the power button, and powers the VM on again once its guest has powered off.",
 	 rpc_vm_only, NOTHING, handle_reboot},

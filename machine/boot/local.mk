@@ -33,6 +33,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/net/uplink.c machine/net/uplink.h \
 	machine/net/uplink_make.c \
 	machine/net/user.c \
+	machine/virtio/balloon.c \
 	machine/virtio/blk.c \
 	machine/virtio/console.c \
 	machine/virtio/device.c \

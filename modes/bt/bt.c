@@ -62,6 +62,17 @@ static void hook_kick(void *opaque, unsigned vcpu)
 		bt_kick(vm->bt.vcpu[vcpu]);
 }
 
+static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n);
+
+/* Behind a page's address lies the same host address as before: only what was made of its contents goes. */
+static void hook_ram_discarded(void *opaque, gpa_t gpa, uint64_t n)
+{
+	struct mode_vm *vm = opaque;
+
+	bt_large_discarded(&vm->bt.large, machine_dma_map(vm->bt.machine, gpa, n), n);
+	hook_ram_written(opaque, gpa, n);
+}
+
 static void hook_ram_written(void *opaque, gpa_t gpa, uint64_t n)
 {
 	struct mode_vm *vm = opaque;
@@ -142,7 +153,7 @@ static int vm_create(struct machine *machine, struct mode_vm **ret_vm)
 	}
 	bt_thunks_make(&vm->bt);
 	const struct machine_hooks hooks = {
-		.kick = hook_kick, .ram_written = hook_ram_written, .map_changed = hook_map_changed, .opaque = vm};
+		.kick = hook_kick, .ram_written = hook_ram_written, .ram_discarded = hook_ram_discarded, .map_changed = hook_map_changed, .opaque = vm};
 	machine_set_hooks(machine, &hooks);
 	*ret_vm = vm;
 	return 0;

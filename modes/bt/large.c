@@ -54,3 +54,11 @@ void bt_large_ram(struct bt_large *l, uint8_t *host)
 	else
 		__atomic_add_fetch(&l->regions, 1, __ATOMIC_RELAXED);
 }
+
+void bt_large_discarded(struct bt_large *l, const uint8_t *host, uint64_t n)
+{
+	uint64_t from = (uint64_t)(host - l->ram), to = from + n;
+
+	for (uint64_t at = from & ~(uint64_t)(BT_LARGE_BYTES - 1); at < to && at + BT_LARGE_BYTES <= l->bytes; at += BT_LARGE_BYTES)
+		__atomic_store_n(&l->fills[at / BT_LARGE_BYTES], at >= from && at + BT_LARGE_BYTES <= to ? 0 : BT_LARGE_DONE, __ATOMIC_RELAXED);
+}

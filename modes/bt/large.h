@@ -25,5 +25,10 @@ struct bt_large {
 uint8_t *bt_large_code(uint8_t *done, const uint8_t *end, const uint8_t *limit);
 /* A TLB entry for the page at `host`, which lies in guest RAM, was filled. Any thread. */
 void bt_large_ram(struct bt_large *l, uint8_t *host);
+/*
+ * These bytes of RAM, counted from its host address, went back to the host. A region that lost some of its pages is not
+ * made one large page any more, which would take them again; one that lost all of them may become one anew.
+ */
+void bt_large_discarded(struct bt_large *l, const uint8_t *host, uint64_t n);
 
 #endif

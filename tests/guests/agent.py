@@ -27,6 +27,7 @@ done
 printf 'NAME=Tiny\\nID=tiny\\nPRETTY_NAME="A tiny one"\\nVERSION_ID=7\\n' >/etc/os-release
 printf 'root:x:0:0:root:/root:/bin/sh\\n' >/etc/passwd
 printf '#!/bin/sh\\npoweroff -f\\n' >/sbin/shutdown; chmod 755 /sbin/shutdown
+ln -s /bin/busybox /sbin/hwclock
 hostname tiny
 ip link set lo up
 """
@@ -178,6 +179,67 @@ def agent_fails(folder, initrd):
         check(guest.vm.wait(60) == 0, "exit status")
 
 
+def ram_kib(guest):
+    """What the host has given of it."""
+    return guest.control.result("stats")["memory"]["guest_ram_kib"]
+
+
+def fill_and_read(guest):
+    guest.console.command("dd if=/dev/urandom of=/tmp/f bs=1M count=100", 120)
+    first, second = (guest.console.command("md5sum </tmp/f", 120) for _ in range(2))
+    check(first == second and len(first.split()[0]) == 32, f"{first} {second}")
+
+
+def balloon(folder, initrd):
+    """Memory that a guest gives is the host's again, and comes back; its figures; the event; translations stay right."""
+    definition = {"memory_mib": 384, "current_memory_mib": 256, "balloon": {"stats_seconds": 1}}
+    with Guest(os.path.join(folder, "balloon"), initrd, definition) as guest:
+        def has(mib):
+            return guest.control.result("balloon")["memory_kib"] == mib * 1024
+
+        wait_until("the balloon takes what the definition says", lambda: has(256), 60)
+        event = guest.control.wait_event(lambda e: e["event"] == "balloon" and e["memory_kib"] == 256 * 1024)
+        check(event["memory_kib"] == 256 * 1024, str(event))
+        # Touched once, and free again: the balloon gives it back.
+        guest.console.command("dd if=/dev/zero of=/tmp/f bs=1M count=110; rm /tmp/f", 120)
+        full = ram_kib(guest)
+        guest.control.result("balloon", {"memory_mib": 128})
+        wait_until("the balloon is full", lambda: has(128), 120)
+        wait_until("the host has it", lambda: ram_kib(guest) < full - 100 * 1024, 30)
+        out = guest.console.command("free -k | sed -n 2p", 60)
+        check(int(out.split()[1]) < 128 * 1024, out)
+        answer = guest.control.call("balloon", {"memory_mib": 385})
+        check("from 0 to 384" in answer["error"]["message"], str(answer))
+        # And back: what was given is there, and works.
+        guest.control.result("balloon", {"memory_mib": 384})
+        wait_until("the balloon is empty", lambda: has(384), 120)
+        fill_and_read(guest)
+
+        def figures():
+            state = guest.control.result("balloon")
+            return state if state.get("stats", {}).get("total_kib", 0) > 300 * 1024 else None
+
+        wait_until("its figures follow", figures, 60)
+        state = figures()
+        check(0 < state["stats"]["unused_kib"] <= state["stats"]["total_kib"] and state["stats_age_seconds"] < 60, str(state))
+        # A reboot is a guest that has everything; the wish is the same for it.
+        guest.control.result("balloon", {"memory_mib": 200})
+        wait_until("the balloon moves once more", lambda: has(200), 60)
+        guest.console.type("reboot\n")
+        guest.console.expect(UP, BOOT_TIMEOUT)
+        wait_until("the wish outlives a reboot", lambda: has(200), 60)
+
+
+def free_pages(folder, initrd):
+    """What the guest has no use for goes back by itself, and is there when it is wanted again."""
+    with Guest(os.path.join(folder, "free"), initrd, {"memory_mib": 384, "balloon": {"free_page_reporting": True}}) as guest:
+        fill_and_read(guest)
+        full = ram_kib(guest)
+        guest.console.command("rm /tmp/f")
+        wait_until("the host has what was freed", lambda: ram_kib(guest) < full - 80 * 1024, 60)
+        fill_and_read(guest)
+
+
 def main():
     tap = Tap()
     try:
@@ -194,6 +256,8 @@ def main():
             tap.finish()
         tap.run("the guest agent answers", agent_answers, folder, initrd)
         tap.run("an agent that fails harms nobody", agent_fails, folder, initrd)
+        tap.run("the balloon gives and takes memory", balloon, folder, initrd)
+        tap.run("free pages go back to the host", free_pages, folder, initrd)
     tap.finish()
 
 
