@@ -21,6 +21,8 @@
 #define CONTROL_FILE_VSOCK "vsock.sock" /* vsock, where the definition names no other place */
 #define CONTROL_FILE_GDB "gdb.sock" /* GDB's remote protocol; refuses until it is wanted */
 #define CONTROL_FILE_PERF_MAP "perf.map"  /* when it was asked for */
+#define CONTROL_FILE_VNC "vnc.sock" /* viewers, where the definition names no place */
+#define CONTROL_FILE_DISPLAY "display.json" /* where viewers connect: {"vnc":{"socket":PATH}} or {"vnc":{"address":A,"port":P}} */
 #define CONTROL_FILE_PID "pid"              /* "PID STARTTIME\n", proto/process.h */
 #define CONTROL_FILE_LOG "log"
 #define CONTROL_FILE_RESULT "result.json" /* there only when the VM has ended */

@@ -5,6 +5,7 @@ trivisor_vm_SOURCES = \
 	vm/balloon.c \
 	vm/channels.c \
 	vm/console.c \
+	vm/vnc.c \
 	vm/console_log.c \
 	vm/control.c \
 	vm/cpu.c \
@@ -38,6 +39,10 @@ trivisor_vm_SOURCES = \
 	vm/vsock.c
 trivisor_vm_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(SECCOMP_CFLAGS) $(CAPSTONE_CFLAGS) $(PNG_CFLAGS)
 trivisor_vm_LDADD = libmodes.a libhvm.a libpv.a libpvcore.a libpv.a libbt.a libbtcore.a libmachine.a libproto.a $(JSONC_LIBS) $(SECCOMP_LIBS) $(CAPSTONE_LIBS) $(PNG_LIBS) $(MACHINE_LIBS)
+
+# Viewers.
+trivisor_vm_CFLAGS += $(VNC_CFLAGS)
+trivisor_vm_LDADD += $(VNC_LIBS)
 
 check_PROGRAMS += tests/unit/test_gdb
 TESTS += tests/unit/test_gdb

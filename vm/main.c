@@ -223,6 +223,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = vm_passthrough_claim(vm);
 	if (!rc)
+		rc = vm_vnc_open(vm);
+	if (!rc)
 		rc = vm_nics_prepare(vm);
 	if (!rc)
 		rc = set_reason(vm, "sandbox", vm_sandbox_early(vm));
@@ -232,6 +234,8 @@ static int set_up(struct vm *vm)
 		rc = set_reason(vm, "system call filter", vm_sandbox_enter(vm));
 	if (!rc)
 		rc = set_reason(vm, "sampling", vm_profile_open(vm));
+	if (!rc)
+		rc = set_reason(vm, "viewers", vm_vnc_start(vm));
 	return rc ? rc : vm_start(vm);
 }
 
@@ -317,8 +321,8 @@ int main(int argc, char **argv)
 	vm_balloon_close(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
-	/* A vCPU that never came back still uses all of this. */
-	if (threads_left(&vm))
+	/* A vCPU that never came back, or a viewer's thread, still uses all of this. */
+	if (!vm_vnc_close(&vm) || threads_left(&vm))
 		_exit(vm.exit_code);
 	vm_teardown(&vm);
 	vm_console_free(&vm);

@@ -24,6 +24,7 @@ struct vm_console;
 struct vm_gdb;
 struct vm_keyboard;
 struct vm_profile;
+struct vm_vnc;
 
 #define VM_REASON_BYTES 512
 #define VM_DISPLAY_ROM "/usr/share/seabios/vgabios-stdvga.bin"
@@ -89,6 +90,7 @@ struct vm {
 	uint64_t balloon_told_kib;
 	int channel_fd[VMDEF_CHANNELS_MAX]; /* listening, until the machine has them; -1 */
 	struct vm_profile *profile;
+	struct vm_vnc *vnc; /* NULL: no viewers */
 	struct vm_keyboard *keyboard; /* NULL: nobody has typed yet */
 	struct vm_debug debug;
 	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
@@ -230,6 +232,15 @@ int vm_passthrough_claim(struct vm *vm);
 /* ---- screen.c ---- */
 /* A picture of the screen, into `to`: "format", "width", "height", "data" (base64). 0, -ENODEV (no screen), -ENOMEM. */
 int vm_screenshot_json(struct vm *vm, bool ppm, struct json_object *to);
+
+/* ---- vnc.c: viewers, on threads of their own ---- */
+/* Listens, before the sandbox, if the definition wants viewers. 0, or -errno and vm->reason says why. */
+int vm_vnc_open(struct vm *vm);
+/* Lets them in. The machine is there. 0 or -errno. */
+int vm_vnc_start(struct vm *vm);
+unsigned vm_vnc_viewers(const struct vm *vm);
+/* Before the machine goes. False: a thread of libvncserver has not ended, and still uses all of this. */
+bool vm_vnc_close(struct vm *vm);
 
 /* ---- keyboard.c ---- */
 /*

@@ -105,6 +105,9 @@ static int allow_own_files(const struct vm *vm, int ruleset)
 		for (unsigned k = 0; !rc && k < def->nics[i].uplink_count; k++)
 			rc = allow_tap(ruleset, def->nics[i].uplinks[k]);
 	}
+	/* Seeds of VNC's challenges. */
+	if (!rc && vmdef_has_vnc(def))
+		rc = allow_path(ruleset, "/dev/urandom", LANDLOCK_ACCESS_FS_READ_FILE);
 	/* libslirp's: which name servers the host uses, which may change; and seeds. */
 	if (!rc && has_user_nic(def)) {
 		char real[PATH_MAX];
@@ -372,6 +375,16 @@ static int allow_internet(scmp_filter_ctx ctx)
 	return rc;
 }
 
+/* What libvncserver does with a viewer's socket, and between its threads. */
+static int allow_viewers(scmp_filter_ctx ctx)
+{
+	static const char *const calls[] = {"setsockopt", "pipe", "pipe2"};
+	int rc = 0;
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(calls); i++)
+		rc = allow(ctx, calls[i]);
+	return rc;
+}
+
 static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++) {
@@ -402,6 +415,8 @@ static int fill_filter(scmp_filter_ctx ctx, const struct vm *vm)
 		rc = allow_open(ctx);
 	if (!rc && has_user_nic(vm->def))
 		rc = allow_internet(ctx);
+	if (!rc && vmdef_has_vnc(vm->def))
+		rc = allow_viewers(ctx);
 	/* Scheduling limits of our own process, read by glibc when it makes a stack. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A2(SCMP_CMP_EQ, 0));
