@@ -4,6 +4,7 @@
 #include "config.h"
 #include "daemon/log.h"
 #include "daemon/networks.h"
+#include "daemon/images.h"
 #include "daemon/pools.h"
 #include "proto/file.h"
 #include "proto/paths.h"
@@ -171,6 +172,7 @@ void daemon_destroy(struct daemon *daemon)
 	daemon->ending = true;
 	calibrate_finish(daemon);
 	plans_finish(daemon);
+	daemon_images_close(daemon);
 	while ((vm = TAILQ_FIRST(&daemon->vms))) {
 		struct vm_process *process = vm->process;
 

@@ -107,6 +107,8 @@ struct daemon {
 	struct store *store;
 	struct pools *pools;
 	struct networks *networks;
+	LIST_HEAD(, image_job) images;
+	unsigned last_image;
 	int lock_fd; /* of the runtime directory */
 	char vms_dir[PATH_MAX];
 	double started;

@@ -1,6 +1,6 @@
 # Tests of the daemon, its JSON-RPC API and trictl.
 DAEMON_CLIENT_TESTS = tests/clients/rpc_conformance.py tests/clients/daemon_state.py tests/clients/daemon_vms.py \
-	tests/clients/consoles.py tests/clients/daemon_hostile_vm.py tests/clients/daemon_net.py tests/clients/daemon_policy.py tests/clients/gdb.py tests/clients/guest.py tests/clients/inspect.py
+	tests/clients/consoles.py tests/clients/images.py tests/clients/daemon_hostile_vm.py tests/clients/daemon_net.py tests/clients/daemon_policy.py tests/clients/gdb.py tests/clients/guest.py tests/clients/inspect.py
 dist_check_SCRIPTS += $(DAEMON_CLIENT_TESTS)
 TESTS += $(DAEMON_CLIENT_TESTS)
 

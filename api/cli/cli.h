@@ -18,6 +18,7 @@ int command_nic(struct cli *cli, int argc, char **argv);
 int command_console(struct cli *cli, int argc, char **argv);
 int command_guest(struct cli *cli, int argc, char **argv);
 int command_balloon(struct cli *cli, int argc, char **argv);
+int command_image(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
 int command_vsock(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);

@@ -567,6 +567,7 @@ const struct command commands[] = {
 	{"gdb", command_gdb, "[--architecture auto|i8086|i386|x86-64] VM", "Opens a socket for GDB, and prints what to type there."},
 	{"nic", command_nic, "[--link up|down] [--receive KIB[/BURST]] [--transmit KIB[/BURST]] VM NUMBER",
 	 "Changes a running VM's network interface (from 0): its cable, its limits (0: none)."},
+	{"image", command_image, "create|convert|check|resize|info FILE..., or list", "Disk images, with a bar while they are worked on."},
 	{"net", command_net, "create|delete|start|stop|autostart|no-autostart|get|stats|ports NAME, or list", "Networks between the VMs of this host."},
 	{"vsock", command_vsock, "VM PORT", "Standard input and output to a port of its vsock, where a program of the guest listens."},
 	{"host", command_host, "", "What this host offers, and what was measured on it."},

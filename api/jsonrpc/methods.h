@@ -13,6 +13,8 @@ extern const struct rpc_method rpc_inspect_methods[];
 extern const struct rpc_method rpc_screen_methods[];
 extern const struct rpc_method rpc_net_methods[];
 extern const struct rpc_method rpc_stream_methods[];
+extern const struct rpc_method rpc_image_methods[];
+extern const struct rpc_field rpc_progress_fields[];
 
 /* ---- shapes that several methods share ------------------------------------------------ */
 

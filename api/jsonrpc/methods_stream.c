@@ -144,6 +144,8 @@ const struct rpc_method rpc_stream_methods[] = {
 const struct rpc_notification rpc_notifications[] = {
 	{"event", "Something happened to a VM.", {"params", RPC_OBJECT, RPC_OPEN, .fields = event_fields}},
 	{"console.data", "Output of a console stream.", {"params", RPC_OBJECT, 0, .fields = console_data_fields}},
+	{"image.progress", "How far a work on an image is, on the connection that wants it: at once, then four times a second.",
+	 {"params", RPC_OBJECT, 0, .fields = rpc_progress_fields}},
 	{"console.end", "A console stream has ended.", {"params", RPC_OBJECT, 0, .fields = console_end_fields}},
 };
 const size_t rpc_notification_count = sizeof(rpc_notifications) / sizeof(rpc_notifications[0]);
