@@ -164,7 +164,7 @@ class Session:
         check(result["ended"] > result["started"] and result["stats"]["boot_seconds"] > 0, str(result))
         self.console.expect("trivisor: power button", 5)
         left = sorted(os.listdir(self.vm.folder))
-        check(left == ["definition.json", "log", "pid", "result.json"], f"left behind: {left}")
+        check(left == ["console.ring", "definition.json", "log", "pid", "result.json"], f"left behind: {left}")
 
 
 def reboots_in_place(folder, initrd):
