@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import shutil
+import subprocess
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -31,3 +32,14 @@ def time_text(ns):
         if ns < limit:
             return f"{ns / divisor:.3g} {unit}" if ns / divisor < 999.5 else f"{ns / divisor:.0f} {unit}"
     return f"{ns / 1e9:.3g} s"
+
+
+def stop(process):
+    """For a peer that did not end by itself."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -10,8 +10,9 @@ import tempfile
 import time
 import typing
 
+import nets
 import programs
-from base import TOP, Failure, Unavailable
+from base import TOP, Failure, Unavailable, stop
 
 MARKER = re.compile(r"@bench (\w+)(?: (.*))?$")
 
@@ -42,10 +43,10 @@ def workloads(program):
     return found
 
 
-def write_plan(path, plan, target_ms, root, device, disk):
+def write_plan(path, plan, target_ms, root, device, disk, net):
     """The plan as the guest reads it. `root` is the programs' root file system, or None; `device` is where the guest has it.
 
-    `disk` is what the group of that name works on, or None.
+    `disk` and `net` are what the groups of these names work on, or None.
     """
     with open(path, "w", encoding="ascii") as f:
         f.write(f"target {target_ms}\n")
@@ -53,6 +54,8 @@ def write_plan(path, plan, target_ms, root, device, disk):
             f.write(f"root {device}\n")
         if disk:
             f.write(f"disk {disk}\n")
+        if net:
+            f.writelines(nets.plan_lines(net))
         for name, operations in plan.items():
             lines = programs.plan_lines(name, root) or [f"{name} {operations}"]
             f.writelines(line + "\n" for line in lines)
@@ -193,17 +196,6 @@ def read_lines(run, fd, process, started, deadline, watcher):
             first = when
 
 
-def stop(process):
-    """For a peer that did not end by itself."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 class Image(typing.NamedTuple):
     """A disk of a guest: a raw image."""
 
@@ -230,25 +222,39 @@ class Peer:
             root = self.options.root if any(name in plan for name in programs.workloads()) else None
             disk = self.options.disk if any(name.startswith("disk-") for name in plan) else None
             images = [Image(root.image, True)] if root else []
+            self.net = self.network() if nets.wanted(plan) else None
             if self.boots:
-                write_plan(path, plan, target_ms, root, "/dev/vda", disk and f"/dev/vd{'ab'[len(images)]}")
+                write_plan(path, plan, target_ms, root, "/dev/vda", disk and f"/dev/vd{'ab'[len(images)]}", self.net)
             else:
-                write_plan(path, plan, target_ms, root, root and root.folder, disk)
+                write_plan(path, plan, target_ms, root, root and root.folder, disk, self.net)
             images += [Image(disk, False)] if disk else []
-            initrd = None
-            if self.boots:
-                initrd = os.path.join(folder, "initrd.cpio")
-                modules = ["--kernel-dir", self.options.kernel_dir, "--module", "virtio_pci", "--module", "virtio_blk"]
-                subprocess.run([os.path.join(TOP, "tools", "make-initramfs"), "--no-modules", "--init", self.options.guest,
-                                "--file", f"{path}:etc/bench.plan", *(modules if images else []), initrd], check=True)
+            initrd = os.path.join(folder, "initrd.cpio") if self.boots else None
             run = Run(self)
-            self.launch(run, folder, path, initrd, images, watcher)
+            try:
+                if self.boots:
+                    self.prepare(folder, path, initrd, bool(images))
+                self.launch(run, folder, path, initrd, images, watcher)
+            finally:
+                if self.net:
+                    self.net.close()
             missing = [name for name in plan if name not in run.rows]
             if not run.done or missing:
                 run.errors.append(f"no figures for {', '.join(missing)}" if missing else "it ended before its plan did")
             if run.errors:
                 raise Failure(f"{self.name}: {'; '.join(run.errors)}; its last lines:\n" + "\n".join(run.tail))
             return run
+
+    def prepare(self, folder, plan, initrd, has_disks):
+        """What boots; and the other guest, if there is one."""
+        names = (["virtio_blk"] if has_disks else []) + (["virtio_net"] if self.net else [])
+        modules = ["--kernel-dir", self.options.kernel_dir] if names else []
+        for name in ["virtio_pci"] + names if names else []:
+            modules += ["--module", name]
+        nets.make_initrd(self.options, plan, modules, initrd)
+        if self.net:
+            nets.server_plan(os.path.join(folder, "server.plan"))
+            nets.make_initrd(self.options, os.path.join(folder, "server.plan"), modules, os.path.join(folder, "server.cpio"))
+            self.net.start(folder, os.path.join(folder, "server.cpio"))
 
     def deadline(self):
         return time.monotonic() + self.options.timeout
@@ -268,6 +274,9 @@ class Native(Peer):
     name = "native"
     boots = False
 
+    def network(self):
+        return nets.Native()
+
     def launch(self, run, folder, plan, initrd, images, watcher):
         self.console(run, [self.options.guest, plan, str(self.vcpus)], watcher)
 
@@ -275,11 +284,14 @@ class Native(Peer):
 class Qemu(Peer):
     name = "tcg"
 
+    def network(self):
+        return nets.Qemu(self.options)
+
     def launch(self, run, folder, plan, initrd, images, watcher):
         options = self.options
         # No network card: its option ROM would be waited for at each boot.
         command = [options.qemu, "-accel", "tcg", "-cpu", "max", "-m", str(options.memory), "-smp", str(self.vcpus), "-nographic",
-                   "-no-reboot", "-nic", "none", "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
+                   "-no-reboot", *(self.net.arguments() if self.net else ["-nic", "none"]), "-kernel", options.kernel, "-initrd", initrd, "-append", options.append]
         for image in images:
             command += ["-drive", f"file={image.path},format=raw,if=virtio,readonly={'on' if image.readonly else 'off'}"]
         self.console(run, command, watcher)
@@ -289,6 +301,11 @@ class Trivisor(Peer):
     def __init__(self, options, mode, vcpus=1):
         self.name = self.mode = mode
         super().__init__(options, vcpus)
+
+    def network(self):
+        if self.options.via == "trictl":
+            raise Failure("rows of the group net are measured with --via vm")
+        return nets.Trivisor(self.options, self.mode)
 
     def launch(self, run, folder, plan, initrd, images, watcher):
         if self.options.via == "trictl":
@@ -310,9 +327,15 @@ class Trivisor(Peer):
     def alone(self, run, folder, initrd, images, watcher):
         """trivisor-vm by itself, as QEMU is: no daemon, no policy."""
         options = self.options
+        if self.net:
+            # Networks lie beside the directory of VMs.
+            folder = os.path.join(folder, "vms", "bench")
+            os.makedirs(folder)
         definition = {"name": "bench", "memory_mib": options.memory, "vcpus": self.vcpus, "on_reboot": "shutdown",
                       "boot": {"kernel": options.kernel, "initrd": initrd, "cmdline": options.append},
                       "disks": [{"path": image.path, "readonly": image.readonly} for image in images]}
+        if self.net:
+            definition["nics"] = self.net.nics()
         definition.update(json.loads(options.define))
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)

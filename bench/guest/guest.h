@@ -25,6 +25,7 @@ extern const struct workload memory_workloads[];
 extern const struct workload system_workloads[];
 extern const struct workload smp_workloads[];
 extern const struct workload disk_workloads[];
+extern const struct workload net_workloads[];
 
 /*
  * Programs of a root file system. The root is a block device with ext4 on it, which is mounted, or natively a folder. Then
@@ -41,6 +42,13 @@ void programs_devices(void);
 
 /* The block device, or natively the file, that the group `disk` works on. The string is copied. */
 void disk_is(const char *name);
+
+/*
+ * "user|switch INTERFACE OWN_ADDRESS ADDRESS PORT": gives the interface its address (not natively), and names whom its rows
+ * talk to. Then "INTERFACE OWN_ADDRESS PORT" of a guest that is only there to answer, for ever.
+ */
+void net_is(const char *line, int native);
+void net_serve(const char *line);
 
 /* How many processors there are to use: at most 64. */
 unsigned guest_processors(void);

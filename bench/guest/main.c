@@ -36,6 +36,8 @@
  *
  *	root DEVICE-OR-FOLDER
  *	disk DEVICE-OR-FILE
+ *	net user|switch INTERFACE OWN-ADDRESS ADDRESS PORT     whom rows of networks talk to
+ *	serve INTERFACE OWN-ADDRESS PORT                       the other guest's only line
  *	read PATH...                                       what to have in memory before the next program
  *	run NAME OPERATIONS output|status ARGUMENT...
  */
@@ -47,7 +49,7 @@ static long native_processors = 1;
 
 static const struct workload *const lists[] = {
     integer_workloads, realistic_workloads, floating_workloads, vector_workloads, memory_workloads, system_workloads,
-    smp_workloads, disk_workloads,
+    smp_workloads, disk_workloads, net_workloads,
 };
 
 _Noreturn void guest_die(const char *what)
@@ -209,6 +211,13 @@ static void run_line(char *line, uint64_t *target_ns)
 		if (!native)
 			programs_devices();
 		disk_is(line + length);
+	} else if (!strcmp(keyword, "net") || !strcmp(keyword, "serve")) {
+		if (!native)
+			programs_devices();
+		if (!strcmp(keyword, "net"))
+			net_is(line + length, native);
+		else
+			net_serve(line + length);
 	} else if (!strcmp(keyword, "read")) {
 		programs_read(line + length);
 	} else if (sscanf(line, "%63s %" SCNu64, name, &number) != 2) {
