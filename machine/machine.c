@@ -62,12 +62,13 @@ static unsigned phys_bits(const struct machine *m)
 	return bits;
 }
 
-/* Who looks needs a processor for it, beside the vCPUs'. */
-static uint64_t spin_most_ns(unsigned vcpus)
+uint64_t machine_spin_most_ns(const struct machine *machine, unsigned others)
 {
 	cpu_set_t cpus;
 
-	return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && vcpus < (unsigned)CPU_COUNT(&cpus) ? SPIN_MOST_NS : 0;
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0)
+		return 0;
+	return machine->config.vcpus + others <= (unsigned)CPU_COUNT(&cpus) ? SPIN_MOST_NS : 0;
 }
 
 int machine_create(const struct machine_config *config, struct machine **ret_machine)
@@ -79,7 +80,6 @@ int machine_create(const struct machine_config *config, struct machine **ret_mac
 		return -ENOMEM;
 	m->config = *config;
 	m->config.cpu_features = NULL;
-	m->spin_most_ns = spin_most_ns(config->vcpus);
 	m->config.vmware = NULL;
 	m->ram.fd = m->clock.timerfd = -1;
 	eventfds_init(&m->eventfds);

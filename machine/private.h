@@ -59,7 +59,6 @@ struct machine {
 	struct cpuid_model cpuid;
 	_Atomic bool a20;
 
-	uint64_t spin_most_ns; /* how long a thread may look for something before it sleeps (machine/spin.h) */
 	struct lapic *lapic; /* config.vcpus of them */
 	struct ioapic ioapic;
 	struct pic pic;
@@ -79,6 +78,12 @@ struct machine {
 	struct machine_device *devices; /* last registered first */
 	uint64_t unclaimed_pio, unclaimed_mmio;
 };
+
+/*
+ * How long a thread may look for something before it sleeps (machine/spin.h): as long as there are processors for all vCPUs
+ * and so many other threads that are busy meanwhile.
+ */
+uint64_t machine_spin_most_ns(const struct machine *machine, unsigned others);
 
 static inline void machine_lock(struct machine *machine) { mlock_lock(&machine->lock); }
 static inline void machine_unlock(struct machine *machine) { mlock_unlock(&machine->lock); }

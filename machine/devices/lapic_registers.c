@@ -275,7 +275,7 @@ void lapic_init(struct lapic *l, struct machine *machine, unsigned index)
 	l->machine = machine;
 	l->index = index;
 	l->id = index;
-	spin_init(&l->spin, machine->spin_most_ns);
+	spin_init(&l->spin, machine_spin_most_ns(machine, 1));
 	lapic_reset(l, false);
 }
 

@@ -450,7 +450,7 @@ int virtio_device_init(struct virtio_device *dev, struct machine *machine)
 	dev->budget = UINT_MAX;
 	reset_now(dev);
 	rc = worker_init(&dev->worker, on_work, dev);
-	spin_init(&dev->worker.spin, machine->spin_most_ns);
+	spin_init(&dev->worker.spin, machine_spin_most_ns(machine, 1));
 	if (rc == 0)
 		rc = virtio_pci_init(dev);
 	if (rc < 0)
