@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libjsonrpc.a
 libjsonrpc_a_SOURCES = \
 	api/jsonrpc/dispatch.c api/jsonrpc/methods.c api/jsonrpc/methods.h \
+	api/jsonrpc/methods_device.c \
 	api/jsonrpc/methods_image.c \
 	api/jsonrpc/methods_guest.c \
 	api/jsonrpc/methods_host.c api/jsonrpc/methods_inspect.c api/jsonrpc/methods_net.c api/jsonrpc/methods_screen.c api/jsonrpc/methods_stream.c api/jsonrpc/methods_tools.c api/jsonrpc/methods_vm.c api/jsonrpc/openrpc.c api/jsonrpc/private.h api/jsonrpc/rpc.h \
@@ -21,6 +22,7 @@ bin_PROGRAMS += trictl
 trictl_SOURCES = \
 	api/cli/cloud.c api/cli/image.c \
 	api/cli/bridge.c api/cli/cli.h api/cli/client.c api/cli/client.h api/cli/console.c api/cli/inspect.c api/cli/main.c api/cli/policy.c api/cli/private_daemon.c api/cli/render.c api/cli/render_policy.c \
+	api/cli/media.c \
 	api/cli/share.c api/cli/guest.c \
 	api/cli/nic.c api/cli/run.c api/cli/screen.c api/cli/terminal.c api/cli/terminal.h daemon/settings.c daemon/log.c
 trictl_CPPFLAGS = $(AM_CPPFLAGS) -DSBINDIR='"$(sbindir)"'

@@ -204,6 +204,12 @@ void daemon_console_attach(struct vm *vm, const struct daemon_console *wish, dae
  * *ret_before is how many came before them. 0; -ENOENT: it left none; else -errno.
  */
 int daemon_console_read(struct vm *vm, size_t max, unsigned char **ret_bytes, size_t *ret_count, uint64_t *ret_before);
+/*
+ * Another disc into the CD-ROM drive disks[number] of a running VM, or none (a disk of a definition without a path), until it ends.
+ * libvirt_xml: what its domain XML is then; NULL: as it was. Answers {}.
+ */
+void daemon_change_disc(struct daemon *daemon, struct vm *vm, unsigned number, json_object *disc, bool force, const char *libvirt_xml,
+			daemon_done_fn done, void *opaque);
 /* Path of the running VM's console socket, for the connection's lifetime; NULL when it does not run. */
 const char *daemon_console_path(struct vm *vm);
 

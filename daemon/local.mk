@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libdaemon.a
 libdaemon_a_SOURCES = \
 	daemon/console.c \
+	daemon/devices.c \
 	daemon/adopt.c daemon/calibrate.c daemon/daemon.c daemon/daemon.h daemon/events.c daemon/guest.c daemon/learning.c daemon/log.c daemon/log.h daemon/networks.c daemon/networks.h daemon/nics.c daemon/operations.c \
 	daemon/images.c daemon/images.h \
 	daemon/plan.c daemon/pools.c daemon/pools.h daemon/private.h daemon/registry.c daemon/settings.c daemon/settings.h daemon/store.c daemon/store.h \

@@ -256,6 +256,7 @@ enum machine_on_error {
 	MACHINE_ERROR_PAUSE_FULL, /* that when there is no space left, else the guest is told */
 };
 
+enum { MACHINE_DISK_LOCK, MACHINE_DISK_CACHED, MACHINE_DISK_DIRECT, MACHINE_DISK_FDS };
 struct machine_disk {
 	const char *path; /* of a raw image or a block device; with nbd, for people only */
 	bool readonly;
@@ -266,11 +267,23 @@ struct machine_disk {
 	bool nbd;	    /* the bytes are at nbd_fd, a connected socket to an NBD server, which is taken over */
 	int nbd_fd;
 	bool no_io_uring; /* threads, as where the kernel has none */
+	/* A raw one, opened by somebody else (machine_open_disk): these are taken over, on failure too. */
+	bool opened;
+	int fds[MACHINE_DISK_FDS]; /* the last one -1 where it is not wanted */
 };
+/*
+ * Opens and locks a raw disk for a machine, perhaps of another process. 0 or -errno, and *ret_error as below. No machine is needed.
+ */
+int machine_open_disk(const struct machine_disk *disk, int ret_fds[MACHINE_DISK_FDS], const char **ret_error);
 /* Before boot. 0 or -errno; *ret_error names the thing and the remedy (static or in a thread-local buffer). */
 int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
-/* The same as a CD-ROM drive with this disc in it, behind a virtio-scsi adapter of its own; never written. */
+/* The same as a CD-ROM drive with this disc in it (an empty path: none), behind a virtio-scsi adapter of its own; never written. */
 int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, const char **ret_error);
+/*
+ * Another disc into a drive (by its number among them), or none (NULL). -EBUSY: the guest uses the one that is in; with force it is
+ * taken away all the same. Descriptors that the disk brings are taken over in any case.
+ */
+int machine_change_disc(struct machine *machine, unsigned number, const struct machine_disk *disk, bool force, const char **ret_error);
 int machine_add_rng(struct machine *machine, const char **ret_error);
 /*
  * A VGA with Bochs' VBE, for a machine made with config.display. rom: its BIOS, such as SeaBIOS's vgabios-stdvga.bin, which

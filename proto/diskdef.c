@@ -1,9 +1,11 @@
 /* The disks of a definition. */
 #include "proto/vmdef_private.h"
 
+#include <errno.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define AT(member) offsetof(struct vmdef_disk, member)
 
@@ -14,7 +16,7 @@ static const char *const discard_names[] = {"unmap", "ignore", NULL};
 static const char *const error_names[] = {"report", "pause", "pause_when_full", NULL};
 
 static const struct field disk_fields[] = {
-	{.key = "path", .type = FIELD_PATH, .offset = AT(path), .required = true, .what = "an image, or a block device"},
+	{.key = "path", .type = FIELD_PATH, .offset = AT(path), .what = "an image, or a block device; a cdrom without one is empty"},
 	{.key = "device", .type = FIELD_ENUM, .offset = AT(device), .names = device_names,
 	 .what = "disk: virtio-blk; cdrom: a drive behind virtio-scsi with this image in it, which is never written"},
 	{.key = "format", .type = FIELD_ENUM, .offset = AT(format), .names = format_names,
@@ -34,6 +36,44 @@ static const struct field disk_fields[] = {
 
 const char *vmdef_format_name(enum vmdef_format format) { return format_names[format]; }
 
+static int finish_disk(struct vmdef_disk *disk, const char *where, char *ret_error)
+{
+	if (disk->device == VMDEF_DEVICE_CDROM)
+		disk->readonly = true;
+	if (!disk->path && disk->device != VMDEF_DEVICE_CDROM)
+		return vmdef_refuse(ret_error, where, "the key path is missing");
+	/* An empty drive. */
+	if (!disk->path && !(disk->path = strdup("")))
+		return -ENOMEM;
+	if (disk->readonly && disk->snapshot)
+		return vmdef_refuse(ret_error, where, "readonly (a cdrom always is) and snapshot exclude each other: what is never "
+						      "written needs no temporary image");
+	if (!disk->path[0] && disk->format != VMDEF_FORMAT_RAW)
+		return vmdef_refuse(ret_error, where, "an empty drive has no format");
+	return 0;
+}
+
+int vmdef_disk_from_json(struct json_object *value, struct vmdef_disk *ret_disk, char *ret_error)
+{
+	struct vmdef_disk disk = {0};
+	int rc = vmdef_parse_object(value, "disk", disk_fields, COUNT(disk_fields), &disk, ret_error);
+
+	if (!rc)
+		rc = finish_disk(&disk, "disk", ret_error);
+	if (rc)
+		vmdef_disk_finish(&disk);
+	else
+		*ret_disk = disk;
+	return rc;
+}
+
+void vmdef_disk_finish(struct vmdef_disk *disk)
+{
+	free(disk->path);
+	free(disk->serial);
+	*disk = (struct vmdef_disk){0};
+}
+
 int vmdef_parse_disks(struct json_object *value, const char *path, struct vmdef *def, char *ret_error)
 {
 	if (!json_object_is_type(value, json_type_array))
@@ -50,20 +90,27 @@ int vmdef_parse_disks(struct json_object *value, const char *path, struct vmdef 
 					    ret_error);
 		if (rc)
 			return rc;
-		if (disk->device == VMDEF_DEVICE_CDROM)
-			disk->readonly = true;
-		if (disk->readonly && disk->snapshot)
-			return vmdef_refuse(ret_error, where, "readonly (a cdrom always is) and snapshot exclude each other: what is never "
-							      "written needs no temporary image");
+		rc = finish_disk(disk, where, ret_error);
+		if (rc)
+			return rc;
 	}
 	return 0;
+}
+
+struct json_object *vmdef_disk_to_json(const struct vmdef_disk *disk)
+{
+	struct json_object *json = vmdef_object_to_json(disk, disk_fields, COUNT(disk_fields));
+
+	if (json && !disk->path[0])
+		json_object_object_del(json, "path");
+	return json;
 }
 
 struct json_object *vmdef_disks_to_json(const struct vmdef *def)
 {
 	struct json_object *list = json_object_new_array();
 	for (unsigned i = 0; list && i < def->disk_count; i++) {
-		struct json_object *disk = vmdef_object_to_json(&def->disks[i], disk_fields, COUNT(disk_fields));
+		struct json_object *disk = vmdef_disk_to_json(&def->disks[i]);
 		if (!disk || json_object_array_add(list, disk) < 0) {
 			json_object_put(disk);
 			json_object_put(list);
@@ -77,8 +124,6 @@ struct json_object *vmdef_disks_item_schema(void) { return vmdef_object_schema(d
 
 void vmdef_free_disks(struct vmdef *def)
 {
-	for (unsigned i = 0; i < def->disk_count; i++) {
-		free(def->disks[i].path);
-		free(def->disks[i].serial);
-	}
+	for (unsigned i = 0; i < def->disk_count; i++)
+		vmdef_disk_finish(&def->disks[i]);
 }

@@ -103,7 +103,7 @@ enum vmdef_disk_device { VMDEF_DEVICE_DISK, VMDEF_DEVICE_CDROM };
 enum vmdef_on_error { VMDEF_ERROR_REPORT, VMDEF_ERROR_PAUSE, VMDEF_ERROR_PAUSE_FULL };
 
 struct vmdef_disk {
-	char *path;
+	char *path; /* "": a CD-ROM drive without a disc */
 	enum vmdef_disk_device device;
 	enum vmdef_format format;
 	bool readonly;
@@ -309,6 +309,10 @@ struct json_object *vmdef_schema(void);
 
 /* Whether viewers can connect to its screen. */
 bool vmdef_has_vnc(const struct vmdef *def);
+/* One disk by itself, as vmdef_from_json; vmdef_disk_finish frees what it owns. */
+int vmdef_disk_from_json(struct json_object *json, struct vmdef_disk *ret_disk, char *ret_error);
+struct json_object *vmdef_disk_to_json(const struct vmdef_disk *disk);
+void vmdef_disk_finish(struct vmdef_disk *disk);
 /* "auto", "bt", "hvm", "pv". */
 const char *vmdef_mode_name(enum vmdef_mode mode);
 /* "raw", "qcow2" and so on: qemu's names. */

@@ -38,7 +38,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct vm *vm, int rc, con
 	return rc;
 }
 
-static bool needs_server(const struct vmdef_disk *disk) { return disk->format != VMDEF_FORMAT_RAW || disk->snapshot; }
+bool vm_disk_needs_server(const struct vmdef_disk *disk) { return disk->format != VMDEF_FORMAT_RAW || disk->snapshot; }
 
 /* ---- the child ---- */
 
@@ -73,29 +73,29 @@ static void become_server(const void *opaque)
 /* ---- starting one ---- */
 
 /* -EAGAIN: it has ended, and said why. */
-static int start_once(struct vm *vm, struct vm_server *server, unsigned number, char *ret_words, size_t bytes)
+static int start_once(struct vm *vm, struct vm_server *server, const struct vmdef_disk *disk, char *ret_words, size_t bytes)
 {
 	char name[32];
 	int rc;
 
-	snprintf(name, sizeof(name), "disk%u", number);
-	rc = vm_server_start(vm, server, name, become_server, &vm->def->disks[number]);
+	snprintf(name, sizeof(name), "disk-%d", (int)getpid());
+	rc = vm_server_start(vm, server, name, become_server, disk);
 	if (rc)
-		return fail(vm, rc == -EAGAIN ? -ENOMEM : rc, "disks[%u]: %.400s", number, strdupa(vm->reason));
+		return rc == -EAGAIN ? -ENOMEM : rc;
 	if (vm_server_answers(server))
 		return 0;
 	vm_server_last_words(server, PROGRAM, ret_words, bytes);
 	return -EAGAIN;
 }
 
-static int start_server(struct vm *vm, struct vm_server *server, unsigned number)
+int vm_disk_start_server(struct vm *vm, const struct vmdef_disk *disk, struct vm_server *server)
 {
-	const struct vmdef_disk *disk = &vm->def->disks[number];
 	char words[300] = "";
 	int rc;
 
+	vm_server_init(server);
 	for (unsigned try = 0;; try++) {
-		rc = start_once(vm, server, number, words, sizeof(words));
+		rc = start_once(vm, server, disk, words, sizeof(words));
 		if (rc == 0)
 			break;
 		vm_server_close(server);
@@ -108,13 +108,12 @@ static int start_server(struct vm *vm, struct vm_server *server, unsigned number
 	if (rc == 0)
 		return 0;
 	if (strstr(words, " lock"))
-		return fail(vm, -EBUSY, "disks[%u]: disk %s is in use by another VM or program: stop that, or make both read-only",
-			    number, disk->path);
+		return fail(vm, -EBUSY, "disk %s is in use by another VM or program: stop that, or make both read-only", disk->path);
 	if (!strcmp(words, strerror(ENOENT)))
-		return fail(vm, -ENOENT, "disks[%u]: disk %s of format %s needs " PROGRAM ": install qemu-utils", number, disk->path,
+		return fail(vm, -ENOENT, "disk %s of format %s needs " PROGRAM ": install qemu-utils", disk->path,
 			    vmdef_format_name(disk->format));
-	return fail(vm, -EINVAL, "disks[%u]: " PROGRAM " cannot open disk %s as %s: %s", number, disk->path,
-		    vmdef_format_name(disk->format), words[0] ? words : "it says nothing");
+	return fail(vm, -EINVAL, PROGRAM " cannot open disk %s as %s: %s", disk->path, vmdef_format_name(disk->format),
+		    words[0] ? words : "it says nothing");
 }
 
 /* ---- all of them ---- */
@@ -125,17 +124,16 @@ int vm_disks_prepare(struct vm *vm)
 		struct vm_server *server;
 		int rc;
 
-		if (!needs_server(&vm->def->disks[i]))
+		if (!vm_disk_needs_server(&vm->def->disks[i]))
 			continue;
 		if (!vm->disk_servers)
 			vm->disk_servers = calloc(VMDEF_DISKS_MAX, sizeof(*vm->disk_servers));
 		if (!vm->disk_servers)
 			return fail(vm, -ENOMEM, "out of memory");
 		server = &vm->disk_servers[i];
-		vm_server_init(server);
-		rc = start_server(vm, server, i);
+		rc = vm_disk_start_server(vm, &vm->def->disks[i], server);
 		if (rc)
-			return rc;
+			return fail(vm, rc, "disks[%u]: %.480s", i, strdupa(vm->reason));
 		if (vm_server_watch(server, "disk", vm->def->disks[i].path))
 			return fail(vm, -ENOMEM, "out of memory");
 	}
@@ -165,7 +163,7 @@ int vm_disks_add(struct vm *vm)
 		const char *why = "unknown";
 		int rc;
 
-		if (needs_server(def)) {
+		if (vm_disk_needs_server(def)) {
 			disk.nbd = true;
 			disk.nbd_fd = vm->disk_servers[i].socket;
 			vm->disk_servers[i].socket = -1;

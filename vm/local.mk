@@ -4,6 +4,7 @@ trivisor_vm_SOURCES = \
 	vm/agent.c \
 	vm/balloon.c \
 	vm/channels.c \
+	vm/attach.c \
 	vm/console.c \
 	vm/vnc.c \
 	vm/console_log.c \

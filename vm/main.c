@@ -35,6 +35,7 @@ static int parse_options(int argc, char **argv, struct vm_options *options)
 		{"mode-reason", required_argument, NULL, 'r'}, {"foreground", no_argument, NULL, 'f'},
 		{"paused", no_argument, NULL, 'p'},
 		{"no-sandbox", no_argument, NULL, 's'},	    {"version", no_argument, NULL, 'V'},
+		{"attach", required_argument, NULL, 'a'},
 		{"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
 	};
 	const char *dir = NULL;
@@ -48,12 +49,13 @@ static int parse_options(int argc, char **argv, struct vm_options *options)
 		case 'f': options->foreground = true; break;
 		case 's': options->no_sandbox = true; break;
 		case 'p': options->paused = true; break;
+		case 'a': options->attach = optarg; break;
 		case 'V': printf("trivisor-vm %s\n", PACKAGE_VERSION); return 1;
 		case 'h': usage(stdout); return 1;
 		default: usage(stderr); return -EINVAL;
 		}
 	}
-	if (!dir || !options->mode || optind != argc) {
+	if (!dir || (!options->mode && !options->attach) || optind != argc) {
 		usage(stderr);
 		return -EINVAL;
 	}
@@ -207,6 +209,8 @@ static int set_up(struct vm *vm)
 	if (!rc)
 		rc = set_reason(vm, CONTROL_FILE_SOCKET, vm_control_open(vm));
 	if (!rc)
+		rc = set_reason(vm, "the socket for files", vm_attach_open(vm));
+	if (!rc)
 		rc = set_reason(vm, vm->def->gdb && vm->def->gdb[0] ? vm->def->gdb : CONTROL_FILE_GDB, vm_gdb_open(vm));
 	if (!rc)
 		rc = vm_channels_prepare(vm);
@@ -294,6 +298,8 @@ int main(int argc, char **argv)
 	if (rc)
 		return rc < 0 ? VM_EXIT_FAILED : 0;
 	umask(077);
+	if (vm.options.attach)
+		return vm_attach_main(&vm, vm.options.attach);
 	rc = vm_log_open(&vm.options);
 	if (rc) {
 		fprintf(stderr, "trivisor-vm: %s/" CONTROL_FILE_LOG ": %s\n", vm.options.dir, strerror(-rc));
@@ -319,6 +325,7 @@ int main(int argc, char **argv)
 	vm_agent_close(&vm);
 	vm_tools_close(&vm);
 	vm_balloon_close(&vm);
+	vm_attach_close(&vm);
 	vm_control_close(&vm);
 	vm_console_stop(&vm);
 	/* A vCPU that never came back, or a viewer's thread, still uses all of this. */

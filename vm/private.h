@@ -20,6 +20,7 @@ struct json_object;
 struct vm_agent;
 struct vm_control;
 struct vm_server;
+struct vm_attach;
 struct vm_console;
 struct vm_gdb;
 struct vm_keyboard;
@@ -35,6 +36,7 @@ struct vm_options {
 	const char *mode_reason;
 	bool foreground; /* log to stderr */
 	bool no_sandbox; /* for debuggers */
+	const char *attach; /* only hand over files: the request */
 	bool paused;     /* start without running a guest instruction */
 };
 
@@ -94,6 +96,7 @@ struct vm {
 	struct vm_keyboard *keyboard; /* NULL: nobody has typed yet */
 	struct vm_debug debug;
 	int vsock_listener, vsock_connector; /* until the machine has them; -1: none */
+	struct vm_attach *attach;
 	struct machine_smbios smbios;
 	struct vm_server *share_servers; /* by the folder's number; NULL: there are none */
 	struct vm_server *disk_servers; /* by the disk's number; NULL: none of them needs one */
@@ -255,6 +258,9 @@ void vm_keyboard_close(struct vm *vm);
 /* ---- disks.c ---- */
 /* Starts a server for each disk whose format is not raw, or that has a temporary image. 0, or -errno and vm->reason says why. */
 int vm_disks_prepare(struct vm *vm);
+bool vm_disk_needs_server(const struct vmdef_disk *disk);
+/* Starts the server of one. 0, or -errno and vm->reason says why. */
+int vm_disk_start_server(struct vm *vm, const struct vmdef_disk *disk, struct vm_server *server);
 /* Adds all disks to the machine. The same. */
 int vm_disks_add(struct vm *vm);
 /* By the machine's number, which counts no CD-ROM drives; or NULL. */
@@ -342,6 +348,13 @@ int vm_server_watch(struct vm_server *server, const char *kind, const char *path
 void vm_server_finish(struct vm_server *server);
 /* Forgets it. */
 void vm_server_close(struct vm_server *server);
+
+/* ---- attach.c ---- */
+/* From now on files can be handed over. 0 or -errno. */
+int vm_attach_open(struct vm *vm);
+void vm_attach_close(struct vm *vm);
+/* Of a process that only does this (--attach): opens files and hands them to the VM of vm->options.dir. An exit status. */
+int vm_attach_main(struct vm *vm, const char *request);
 
 /* ---- shares.c ---- */
 /* Starts a server for each folder. As vm_disks_prepare, vm_disks_add, vm_disks_finish. */

@@ -24,12 +24,16 @@ void vm_server_init(struct vm_server *server) { *server = (struct vm_server){.so
 
 /* ---- the child ---- */
 
-static void prepare_child(int listener, int messages)
+static void prepare_child(const struct vm *vm, int listener, int messages)
 {
 	sigset_t none;
 
-	/* It ends with its only client; this is for the case that it does not notice. */
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	/*
+	 * It ends with its only client; this is for the case that it does not notice. One that is started for another process
+	 * outlives us.
+	 */
+	if (!vm->options.attach)
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -79,7 +83,7 @@ int vm_server_start(struct vm *vm, struct vm_server *server, const char *name, v
 	server->messages = messages[0];
 	server->pid = fork();
 	if (server->pid == 0) {
-		prepare_child(listener, messages[1]);
+		prepare_child(vm, listener, messages[1]);
 		become(opaque);
 		dprintf(STDERR_FILENO, "%s", strerror(errno));
 		_exit(127);

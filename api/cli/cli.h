@@ -20,6 +20,8 @@ int command_guest(struct cli *cli, int argc, char **argv);
 int command_balloon(struct cli *cli, int argc, char **argv);
 int command_image(struct cli *cli, int argc, char **argv);
 int command_net(struct cli *cli, int argc, char **argv);
+int command_media(struct cli *cli, int argc, char **argv);
+int command_eject(struct cli *cli, int argc, char **argv);
 int command_vsock(struct cli *cli, int argc, char **argv);
 int command_regs(struct cli *cli, int argc, char **argv);
 int command_gdb(struct cli *cli, int argc, char **argv);

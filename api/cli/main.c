@@ -569,6 +569,8 @@ const struct command commands[] = {
 	 "Changes a running VM's network interface (from 0): its cable, its limits (0: none)."},
 	{"image", command_image, "create|convert|check|resize|info FILE..., or list", "Disk images, with a bar while they are worked on."},
 	{"net", command_net, "create|delete|start|stop|autostart|no-autostart|get|stats|ports NAME, or list", "Networks between the VMs of this host."},
+	{"media", command_media, "[--drive N] [--format F] [--force] VM FILE", "Puts another disc into its CD-ROM drive."},
+	{"eject", command_eject, "[--drive N] [--force] VM", "Takes the disc out of its CD-ROM drive."},
 	{"vsock", command_vsock, "VM PORT", "Standard input and output to a port of its vsock, where a program of the guest listens."},
 	{"host", command_host, "", "What this host offers, and what was measured on it."},
 	{"calibrate", command_calibrate, "", "Measures this host in every mode; takes seconds."},

@@ -98,7 +98,7 @@ json_object *rpc_definition(json_object *params)
 }
 
 static const struct rpc_method *const name_spaces[] = {
-	rpc_host_methods, rpc_vm_methods, rpc_guest_methods, rpc_tools_methods, rpc_inspect_methods, rpc_screen_methods, rpc_net_methods,
+	rpc_host_methods, rpc_vm_methods, rpc_guest_methods, rpc_tools_methods, rpc_inspect_methods, rpc_device_methods, rpc_screen_methods, rpc_net_methods,
 	rpc_stream_methods,
 	rpc_image_methods,
 };

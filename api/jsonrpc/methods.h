@@ -11,6 +11,7 @@ extern const struct rpc_method rpc_tools_methods[];
 extern const struct rpc_method rpc_guest_methods[];
 extern const struct rpc_method rpc_inspect_methods[];
 extern const struct rpc_method rpc_screen_methods[];
+extern const struct rpc_method rpc_device_methods[];
 extern const struct rpc_method rpc_net_methods[];
 extern const struct rpc_method rpc_stream_methods[];
 extern const struct rpc_method rpc_image_methods[];

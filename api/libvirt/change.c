@@ -257,7 +257,7 @@ static void change_device(struct lv_call *call, struct vm *vm, enum lv_device_ch
 	daemon_vm_inspect(vm, &info);
 	if (!config_only(call, &info, flags, "the devices (nothing can be plugged yet)"))
 		return;
-	xml = lv_xml_change_device(&info, call->args[1].text, change, &code, error, sizeof(error));
+	xml = lv_xml_change_device(&info, false, call->args[1].text, change, &code, error, sizeof(error));
 	if (!xml || lv_xml_parse(xml, info.def, &call->json, &code, error, sizeof(error)))
 		lv_fail(call, code, "%s", error);
 	else
@@ -283,14 +283,78 @@ static void update_stored(struct lv_call *call)
 	change_device(call, daemon_find(call->daemon, call->uuid), LV_DEVICE_UPDATE, VIR_DOMAIN_AFFECT_CONFIG);
 }
 
-static bool is_interface(const char *xml)
+static bool is_device(const char *xml, const char *name)
 {
 	char error[100];
 	xmlDoc *doc = lv_xml_read(xml, error, sizeof(error));
-	bool is = doc && xmlDocGetRootElement(doc) && lv_xml_is(xmlDocGetRootElement(doc), "interface");
+	bool is = doc && xmlDocGetRootElement(doc) && lv_xml_is(xmlDocGetRootElement(doc), name);
 
 	xmlFreeDoc(doc);
 	return is;
+}
+
+/* ---- discs of CD-ROM drives: virsh change-media ------------------------------------------------ */
+
+static void disc_changed(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	struct lv_call *call = opaque;
+
+	if (!error && call->args[2].u & VIR_DOMAIN_AFFECT_CONFIG)
+		update_stored(call);
+	else
+		lv_done(call, error, result);
+}
+
+/* The one drive whose disc is another one in the definition that the changed XML makes. -1: no disc is. */
+static int find_changed(const struct vmdef *now, json_object *disks, bool *ret_only)
+{
+	int found = -1;
+
+	*ret_only = json_object_array_length(disks) == now->disk_count;
+	for (unsigned i = 0; *ret_only && i < now->disk_count; i++) {
+		json_object *old = vmdef_disk_to_json(&now->disks[i]), *changed;
+		struct vmdef_disk disk = {0};
+		char why[VMDEF_ERROR_BYTES];
+
+		*ret_only = !vmdef_disk_from_json(json_object_array_get_idx(disks, i), &disk, why);
+		changed = *ret_only ? vmdef_disk_to_json(&disk) : NULL;
+		if (*ret_only && !json_object_equal(old, changed)) {
+			*ret_only = found < 0 && disk.device == VMDEF_DEVICE_CDROM && now->disks[i].device == VMDEF_DEVICE_CDROM;
+			found = (int)i;
+		}
+		vmdef_disk_finish(&disk);
+		json_object_put(old);
+		json_object_put(changed);
+	}
+	return found;
+}
+
+static void change_disc(struct lv_call *call, struct vm *vm, const struct daemon_vm_info *info)
+{
+	char error[900] = "", *xml;
+	json_object *changed = NULL, *disks = NULL, *text = NULL;
+	int code = VIR_ERR_INTERNAL_ERROR, number = -1;
+	bool only = false;
+
+	xml = lv_xml_change_device(info, true, call->args[1].text, LV_DEVICE_UPDATE, &code, error, sizeof(error));
+	if (!xml || lv_xml_parse(xml, info->running_def, &changed, &code, error, sizeof(error))) {
+		lv_fail(call, code, "%s", error);
+		free(xml);
+		return;
+	}
+	if (json_object_object_get_ex(changed, "disks", &disks))
+		number = find_changed(info->running_def, disks, &only);
+	json_object_object_get_ex(changed, "libvirt_xml", &text);
+	if (number < 0 && only)
+		disc_changed(call, NULL, NULL); /* it is in already */
+	else if (!only)
+		lv_fail(call, VIR_ERR_OPERATION_UNSUPPORTED, "of a running domain's disks only the disc in a CD-ROM drive can be changed");
+	else
+		daemon_change_disc(call->daemon, vm, (unsigned)number, json_object_array_get_idx(disks, (size_t)number),
+				   call->args[2].u & VIR_DOMAIN_DEVICE_MODIFY_FORCE, text ? json_object_get_string(text) : NULL, disc_changed,
+				   call);
+	json_object_put(changed);
+	free(xml);
 }
 
 void lv_domain_update_device(struct lv_call *call, struct vm *vm)
@@ -301,8 +365,10 @@ void lv_domain_update_device(struct lv_call *call, struct vm *vm)
 	if (!lv_flags(call, flags, AFFECT | VIR_DOMAIN_DEVICE_MODIFY_FORCE))
 		return;
 	daemon_vm_inspect(vm, &info);
-	if (info.active && (flags & VIR_DOMAIN_AFFECT_LIVE || !(flags & AFFECT)) && is_interface(call->args[1].text))
+	if (info.active && (flags & VIR_DOMAIN_AFFECT_LIVE || !(flags & AFFECT)) && is_device(call->args[1].text, "interface"))
 		lv_interface_update_live(call, vm, call->args[1].text, flags & VIR_DOMAIN_AFFECT_CONFIG ? update_stored : NULL);
+	else if (info.active && (flags & VIR_DOMAIN_AFFECT_LIVE || !(flags & AFFECT)) && info.running_def && is_device(call->args[1].text, "disk"))
+		change_disc(call, vm, &info);
 	else
 		change_device(call, vm, LV_DEVICE_UPDATE, flags);
 }

@@ -154,7 +154,7 @@ char *lv_xml_metadata_set(const struct daemon_vm_info *info, const char *uri, co
 			  char *error, size_t error_size);
 enum lv_device_change { LV_DEVICE_ATTACH, LV_DEVICE_DETACH, LV_DEVICE_UPDATE };
 /* The domain's XML with a device added, taken away or replaced; *ret_code is the VIR_ERR_* of a failure. */
-char *lv_xml_change_device(const struct daemon_vm_info *info, const char *device, enum lv_device_change change,
+char *lv_xml_change_device(const struct daemon_vm_info *info, bool running, const char *device, enum lv_device_change change,
 			   int *ret_code, char *error, size_t error_size);
 
 /* ---- streams (stream.c) -------------------------------------------------------------------------- */

@@ -84,6 +84,8 @@ bool lv_xml_attribute_is(const xmlNode *node, const char *name, const char *valu
 	return is;
 }
 
+bool lv_xml_attribute_has(const xmlNode *node, const char *name) { return xmlHasProp(node, BAD_CAST name) != NULL; }
+
 char *lv_xml_text(const xmlNode *node)
 {
 	xmlChar *content = xmlNodeGetContent(node);

@@ -25,6 +25,8 @@ bool lv_xml_is(const xmlNode *node, const char *name);
 char *lv_xml_attribute(const xmlNode *node, const char *name);
 /* Whether an attribute has this value. */
 bool lv_xml_attribute_is(const xmlNode *node, const char *name, const char *value);
+/* Whether it has the attribute. */
+bool lv_xml_attribute_has(const xmlNode *node, const char *name);
 /* The element's text without white space around it, malloc'd; NULL: out of memory. */
 char *lv_xml_text(const xmlNode *node);
 /* A size: its text times its unit attribute, `otherwise` bytes without one. False: it is none. */

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The stored definition as a document. */
-static xmlDoc *read_domain(const struct daemon_vm_info *info, char *error, size_t error_size)
+/* The stored definition as a document, or the one that runs. */
+static xmlDoc *read_either(const struct daemon_vm_info *info, bool running, char *error, size_t error_size)
 {
-	char *xml = lv_xml_format(info, VIR_DOMAIN_XML_INACTIVE);
+	char *xml = lv_xml_format(info, running ? 0 : VIR_DOMAIN_XML_INACTIVE);
 	xmlDoc *doc = NULL;
 
 	if (xml)
@@ -18,6 +18,11 @@ static xmlDoc *read_domain(const struct daemon_vm_info *info, char *error, size_
 		snprintf(error, error_size, "out of memory");
 	free(xml);
 	return doc;
+}
+
+static xmlDoc *read_domain(const struct daemon_vm_info *info, char *error, size_t error_size)
+{
+	return read_either(info, false, error, error_size);
 }
 
 /* ---- metadata ------------------------------------------------------------------------ */
@@ -187,10 +192,10 @@ static bool change(xmlDoc *doc, xmlNode *like, enum lv_device_change what, int *
 	return ok;
 }
 
-char *lv_xml_change_device(const struct daemon_vm_info *info, const char *device, enum lv_device_change what,
+char *lv_xml_change_device(const struct daemon_vm_info *info, bool running, const char *device, enum lv_device_change what,
 			   int *ret_code, char *error, size_t error_size)
 {
-	xmlDoc *doc = read_domain(info, error, error_size), *given = NULL;
+	xmlDoc *doc = read_either(info, running, error, error_size), *given = NULL;
 	char *result = NULL;
 
 	*ret_code = VIR_ERR_XML_DETAIL;

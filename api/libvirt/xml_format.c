@@ -251,6 +251,10 @@ static bool disk_is(const xmlNode *disk, const char *path)
 {
 	xmlNode *source = lv_xml_child(disk, "source");
 
+	/* An empty drive names no file. */
+	if (!path[0])
+		return lv_xml_attribute_is(disk, "device", "cdrom") &&
+		       (!source || !(lv_xml_attribute_has(source, "file") || lv_xml_attribute_has(source, "dev")));
 	return source && (lv_xml_attribute_is(source, "file", path) || lv_xml_attribute_is(source, "dev", path));
 }
 
@@ -279,8 +283,9 @@ static xmlNode *make_disk(xmlNode *devices, const struct vmdef_disk *disk)
 	set(e, "device", cdrom ? "cdrom" : "disk");
 	driver = add(e, "driver", NULL);
 	set(driver, "name", "trivisor");
-	source = add(e, "source", NULL);
-	set(source, strncmp(disk->path, "/dev/", 5) ? "file" : "dev", disk->path);
+	source = disk->path[0] ? add(e, "source", NULL) : NULL;
+	if (source)
+		set(source, strncmp(disk->path, "/dev/", 5) ? "file" : "dev", disk->path);
 	target = add(e, "target", NULL);
 	set(target, "dev", name);
 	set(target, "bus", cdrom ? "scsi" : "virtio");

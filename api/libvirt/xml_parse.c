@@ -484,7 +484,7 @@ static bool take_disk(struct parser *p, xmlNode *disk)
 		if (lv_xml_child(disk, refused[i]))
 			return refuse_node(p, lv_xml_child(disk, refused[i]), "not supported");
 	path = lv_xml_attribute(source, lv_xml_attribute_is(disk, "type", "block") ? "dev" : "file");
-	if (!path)
+	if (!path && !lv_xml_attribute_is(disk, "device", "cdrom"))
 		return refuse_node(p, disk, "its <source> names no file");
 	target = lv_xml_child(disk, "target");
 	for (xmlNode *other = lv_xml_child(disk->parent, "disk"); other != disk; other = lv_xml_next(other, "disk")) {
@@ -501,7 +501,8 @@ static bool take_disk(struct parser *p, xmlNode *disk)
 		}
 	}
 	item = json_object_new_object();
-	json_object_object_add(item, "path", json_object_new_string(path));
+	if (path)
+		json_object_object_add(item, "path", json_object_new_string(path));
 	json_object_object_add(item, "readonly", json_object_new_boolean(lv_xml_child(disk, "readonly") != NULL));
 	json_object_array_add(p->disks, item);
 	if (lv_xml_attribute_is(disk, "device", "cdrom"))

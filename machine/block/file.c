@@ -274,57 +274,75 @@ static int lock_file(int fd, const struct machine_disk *disk, const char **ret_e
 	return block_fail(-EBUSY, ret_error, "disk %s is in use by another VM: stop that, or make both read-only", disk->path);
 }
 
-static int open_direct(struct file *file, const struct machine_disk *disk, const char *path, int flags, const char **ret_error)
+static int open_direct(const struct machine_disk *disk, const char *path, int flags, int *ret_fd, const char **ret_error)
 {
-	struct statx about;
-
-	file->align_memory = file->align_offset = 4096;
-	file->fd.direct = open(path, flags | O_DIRECT);
-	if (file->fd.direct < 0)
+	*ret_fd = open(path, flags | O_DIRECT);
+	if (*ret_fd < 0)
 		return block_fail(-errno, ret_error, "disk %s: its file system knows no direct access (%s); choose another cache mode",
 				  disk->path, strerror(errno));
+	return 0;
+}
+
+static bool wants_direct(const struct machine_disk *disk)
+{
+	return disk->cache == MACHINE_CACHE_DIRECT || disk->cache == MACHINE_CACHE_DIRECTSYNC;
+}
+
+int machine_open_disk(const struct machine_disk *disk, int ret_fds[MACHINE_DISK_FDS], const char **ret_error)
+{
+	int flags = (disk->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK, fds[MACHINE_DISK_FDS] = {-1, -1, -1}, rc;
+	struct stat st = {0};
+	char same[32];
+	bool device;
+
+	device = stat(disk->path, &st) == 0 && S_ISBLK(st.st_mode);
+	/* Of a block device, O_EXCL asks whether the host uses it itself. */
+	fds[MACHINE_DISK_LOCK] = open(disk->path, flags | (device && !disk->readonly ? O_EXCL : 0));
+	if (fds[MACHINE_DISK_LOCK] < 0)
+		return open_failed(disk->path, errno, device, ret_error);
+	rc = 0;
+	if (fstat(fds[MACHINE_DISK_LOCK], &st) < 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
+		rc = block_fail(-EINVAL, ret_error, "disk %s is %s: name a disk image or a block device", disk->path,
+				S_ISDIR(st.st_mode) ? "a directory" : "neither a file nor a block device");
+	if (rc == 0)
+		rc = lock_file(fds[MACHINE_DISK_LOCK], disk, ret_error);
+	snprintf(same, sizeof(same), "/proc/self/fd/%d", fds[MACHINE_DISK_LOCK]);
+	if (rc == 0) {
+		fds[MACHINE_DISK_CACHED] = open(same, flags);
+		if (fds[MACHINE_DISK_CACHED] < 0)
+			rc = open_failed(disk->path, errno, device, ret_error);
+	}
+	if (rc == 0 && wants_direct(disk))
+		rc = open_direct(disk, same, flags, &fds[MACHINE_DISK_DIRECT], ret_error);
+	for (unsigned i = 0; i < MACHINE_DISK_FDS; i++) {
+		if (rc == 0)
+			ret_fds[i] = fds[i];
+		else if (fds[i] >= 0)
+			close(fds[i]);
+	}
+	return rc;
+}
+
+/* What the open files are. */
+static int look_at_files(struct file *file, const struct machine_disk *disk, const char **ret_error)
+{
+	unsigned physical = BLOCK_SECTOR;
+	struct stat st = {0};
+	off_t size = lseek(file->fd.cached, 0, SEEK_END);
+
+	if (size < (off_t)BLOCK_SECTOR || fstat(file->fd.cached, &st) < 0)
+		return block_fail(-EINVAL, ret_error, "disk %s has %lld bytes, less than a sector: make it larger", disk->path,
+				  (long long)size);
+	file->align_memory = file->align_offset = 4096;
 #ifdef STATX_DIOALIGN
-	if (statx(file->fd.direct, "", AT_EMPTY_PATH, STATX_DIOALIGN, &about) == 0 && about.stx_mask & STATX_DIOALIGN &&
-	    about.stx_dio_mem_align && about.stx_dio_offset_align) {
+	struct statx about;
+
+	if (file->fd.direct >= 0 && statx(file->fd.direct, "", AT_EMPTY_PATH, STATX_DIOALIGN, &about) == 0 &&
+	    about.stx_mask & STATX_DIOALIGN && about.stx_dio_mem_align && about.stx_dio_offset_align) {
 		file->align_memory = about.stx_dio_mem_align;
 		file->align_offset = about.stx_dio_offset_align;
 	}
 #endif
-	return 0;
-}
-
-static int open_files(struct file *file, const struct machine_disk *disk, const char **ret_error)
-{
-	int flags = (disk->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK, rc;
-	unsigned physical = BLOCK_SECTOR;
-	struct stat st = {0};
-	char same[32];
-	bool device;
-	off_t size;
-
-	device = stat(disk->path, &st) == 0 && S_ISBLK(st.st_mode);
-	/* Of a block device, O_EXCL asks whether the host uses it itself. */
-	file->lock_fd = open(disk->path, flags | (device && !disk->readonly ? O_EXCL : 0));
-	if (file->lock_fd < 0)
-		return open_failed(disk->path, errno, device, ret_error);
-	if (fstat(file->lock_fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
-		return block_fail(-EINVAL, ret_error, "disk %s is %s: name a disk image or a block device", disk->path,
-				  S_ISDIR(st.st_mode) ? "a directory" : "neither a file nor a block device");
-	rc = lock_file(file->lock_fd, disk, ret_error);
-	if (rc < 0)
-		return rc;
-	snprintf(same, sizeof(same), "/proc/self/fd/%d", file->lock_fd);
-	file->fd.cached = open(same, flags);
-	if (file->fd.cached < 0)
-		return open_failed(disk->path, errno, device, ret_error);
-	size = lseek(file->fd.cached, 0, SEEK_END);
-	if (size < (off_t)BLOCK_SECTOR)
-		return block_fail(-EINVAL, ret_error, "disk %s has %lld bytes, less than a sector: make it larger", disk->path,
-				  (long long)size);
-	if (disk->cache == MACHINE_CACHE_DIRECT || disk->cache == MACHINE_CACHE_DIRECTSYNC)
-		rc = open_direct(file, disk, same, flags, ret_error);
-	if (rc < 0)
-		return rc;
 	if (S_ISBLK(st.st_mode))
 		(void)ioctl(file->fd.cached, BLKPBSZGET, &physical);
 	else
@@ -339,6 +357,22 @@ static int open_files(struct file *file, const struct machine_disk *disk, const 
 		.can_discard = !disk->readonly,
 	};
 	return 0;
+}
+
+static int open_files(struct file *file, const struct machine_disk *disk, const char **ret_error)
+{
+	int fds[MACHINE_DISK_FDS], rc = 0;
+
+	if (disk->opened)
+		memcpy(fds, disk->fds, sizeof(fds));
+	else
+		rc = machine_open_disk(disk, fds, ret_error);
+	if (rc < 0)
+		return rc;
+	file->lock_fd = fds[MACHINE_DISK_LOCK];
+	file->fd.cached = fds[MACHINE_DISK_CACHED];
+	file->fd.direct = fds[MACHINE_DISK_DIRECT];
+	return look_at_files(file, disk, ret_error);
 }
 
 int block_file_open(const struct machine_disk *disk, struct block **ret_block, const char **ret_error)

@@ -364,6 +364,8 @@ static void on_work(void *opaque)
 {
 	struct virtio_device *dev = opaque;
 
+	if (dev->ops->rung)
+		dev->ops->rung(dev);
 	/* Nobody but virtio_kick rings for what the kernel rings for itself: there is nothing to look at then. */
 	do
 		for (unsigned i = 0; i < dev->queues; i++)

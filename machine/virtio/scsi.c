@@ -1,11 +1,12 @@
 /*
  * virtio-scsi (virtio 1.2, 5.6) with one CD-ROM drive as its target 0: what firmware and stock kernels have drivers for. The
- * commands are those of MMC-6 and SPC-4 that they send; the disc never changes.
+ * commands are those of MMC-6 and SPC-4 that they send. The disc may change: by the user's wish, or because the guest ejects it.
  */
 #include <endian.h>
 #include <errno.h>
 #include <linux/virtio_scsi.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "machine/block/block.h"
 #include "machine/virtio/virtio.h"
@@ -20,16 +21,37 @@ enum { QUEUE_CONTROL, QUEUE_EVENT, QUEUE_REQUEST, QUEUES };
 #define SENSE_OUT_OF_RANGE 0x052100u
 #define SENSE_BAD_FIELD 0x052400u
 #define SENSE_READ_ERROR 0x031100u
+#define SENSE_NO_DISC 0x023a00u
+#define SENSE_DISC_CHANGED 0x062800u
+#define SENSE_LOCKED 0x055302u
+/* Codes of media events (MMC-6, 6.7.2.5). */
+#define MEDIA_EVENT_NONE 0
+#define MEDIA_EVENT_NEW 2
+#define MEDIA_EVENT_REMOVED 3
 #define STATUS_GOOD 0
 #define STATUS_CHECK_CONDITION 2
 
 struct cdrom {
 	struct virtio_device dev;
 	struct virtio_scsi_config config;
-	struct block *block;
+	unsigned number; /* among the drives */
+	/* The worker's. */
+	struct block *block; /* NULL: no disc */
 	char *path;
 	uint32_t frames;
 	struct cdrom_request *spare;
+	unsigned reading; /* requests that are with the block device */
+	uint8_t media_event;
+	bool attention; /* the next command hears that the disc is another one */
+
+	/* What the main thread wishes, and what it may know. */
+	pthread_mutex_t wish_lock;
+	pthread_cond_t wish_done;
+	_Atomic bool wished;
+	bool granted;
+	struct block *wish_block;
+	char *wish_path;
+	_Atomic bool locked; /* the guest has asked for it: it uses the disc */
 };
 
 struct cdrom_request {
@@ -44,6 +66,14 @@ static void put16(uint8_t *at, uint16_t value) { memcpy(at, &(uint16_t){htobe16(
 static void put32(uint8_t *at, uint32_t value) { memcpy(at, &(uint32_t){htobe32(value)}, 4); }
 static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
 static uint32_t get32(const uint8_t *at) { return get16(at) << 16 | get16(at + 2); }
+
+static void on_batch_done(void *opaque) { virtio_signal(&((struct cdrom *)opaque)->dev); }
+static void put_disc(struct cdrom *cd, struct block *block, char *path);
+
+static uint32_t frames_of(const struct block *block)
+{
+	return (uint32_t)(block->info.bytes / FRAME < UINT32_MAX ? block->info.bytes / FRAME : UINT32_MAX);
+}
 
 /* ---- answers ------------------------------------------------------------------------ */
 
@@ -96,6 +126,9 @@ static void on_read(struct block_request *io, int result)
 			(unsigned long long)io->offset, strerror(-result));
 	r->next = cd->spare;
 	cd->spare = r;
+	cd->reading--;
+	if (cd->reading == 0 && cd->wished)
+		worker_ring(&cd->dev.worker);
 	answer(cd, request, VIRTIO_SCSI_S_OK, result ? SENSE_READ_ERROR : 0, result ? 0 : io->bytes);
 }
 
@@ -121,6 +154,7 @@ static void read_frames(struct cdrom *cd, struct virtio_request *request, uint32
 	r->request = request;
 	r->io = (struct block_request){.op = BLOCK_READ, .offset = (uint64_t)first * FRAME, .bytes = bytes, .done = on_read, .iov = r->iov};
 	r->io.iov_count = virtq_chain_iovec(&request->chain, true, head, bytes, r->iov);
+	cd->reading++;
 	block_submit(cd->block, &r->io);
 }
 
@@ -235,11 +269,13 @@ static void tell(struct cdrom *cd, struct virtio_request *request, const uint8_t
 		put32(data + 4, FRAME);
 		reply(cd, request, data, 8, 8);
 		break;
-	case 0x4a: /* GET EVENT STATUS NOTIFICATION: of media, none; the disc is in */
+	case 0x4a: /* GET EVENT STATUS NOTIFICATION: of media */
 		data[1] = 6;
 		data[2] = 4;
 		data[3] = 0x10;
-		data[5] = 2;
+		data[4] = cd->media_event;
+		data[5] = cd->block ? 2 : 0;
+		cd->media_event = MEDIA_EVENT_NONE;
 		reply(cd, request, data, 8, get16(cdb + 7));
 		break;
 	case 0xa0: /* REPORT LUNS: this one */
@@ -251,12 +287,60 @@ static void tell(struct cdrom *cd, struct virtio_request *request, const uint8_t
 	}
 }
 
+/* START STOP UNIT: with LoEj and without Start, the guest opens the tray. What is closed again is empty. */
+static void start_stop(struct cdrom *cd, struct virtio_request *request, const uint8_t *cdb)
+{
+	bool ejects = (cdb[4] & 3) == 2;
+
+	if (ejects && (cd->locked || cd->reading)) {
+		answer(cd, request, VIRTIO_SCSI_S_OK, SENSE_LOCKED, 0);
+		return;
+	}
+	if (ejects && cd->block)
+		put_disc(cd, NULL, NULL);
+	answer(cd, request, VIRTIO_SCSI_S_OK, 0, 0);
+}
+
+/* What a command hears before it is looked at: the disc is another one, or there is none. */
+static uint32_t sense_before(struct cdrom *cd, uint8_t opcode)
+{
+	switch (opcode) {
+	case 0x03:
+	case 0x12:
+	case 0x46:
+	case 0x4a:
+	case 0xa0: return 0; /* these tell of the drive, whatever is in it */
+	}
+	if (cd->attention) {
+		cd->attention = false;
+		return SENSE_DISC_CHANGED;
+	}
+	switch (opcode) {
+	case 0x00:
+	case 0x25:
+	case 0x28:
+	case 0x2f:
+	case 0x43:
+	case 0xa8: return cd->block ? 0 : SENSE_NO_DISC;
+	default: return 0;
+	}
+}
+
 static void execute(struct cdrom *cd, struct virtio_request *request, const uint8_t *cdb)
 {
+	uint32_t sense = sense_before(cd, cdb[0]);
+
+	if (sense) {
+		answer(cd, request, VIRTIO_SCSI_S_OK, sense, 0);
+		return;
+	}
 	switch (cdb[0]) {
-	case 0x00: /* TEST UNIT READY */
-	case 0x1b: /* START STOP UNIT */
 	case 0x1e: /* PREVENT ALLOW MEDIUM REMOVAL */
+		cd->locked = cdb[4] & 1;
+		answer(cd, request, VIRTIO_SCSI_S_OK, 0, 0);
+		break;
+	case 0x1b: start_stop(cd, request, cdb); break;
+	case 0x00: /* TEST UNIT READY */
 	case 0x2f: /* VERIFY (10) */
 	case 0x35: /* SYNCHRONIZE CACHE (10) */
 	case 0xbb: /* SET CD SPEED */ answer(cd, request, VIRTIO_SCSI_S_OK, 0, 0); break;
@@ -274,6 +358,38 @@ static void execute(struct cdrom *cd, struct virtio_request *request, const uint
 	case 0x46: get_configuration(cd, request, cdb); break;
 	default: answer(cd, request, VIRTIO_SCSI_S_OK, SENSE_BAD_COMMAND, 0); break;
 	}
+}
+
+/* ---- the disc changes ---------------------------------------------------------------------- */
+
+/* On the worker, nothing is being read. The one that was in is closed, and the guest hears of it. */
+static void put_disc(struct cdrom *cd, struct block *block, char *path)
+{
+	if (block || cd->block)
+		cd->media_event = block ? MEDIA_EVENT_NEW : MEDIA_EVENT_REMOVED;
+	block_detach(cd->block);
+	block_close(cd->block);
+	free(cd->path);
+	cd->block = block;
+	cd->path = path;
+	cd->frames = block ? frames_of(block) : 0;
+	cd->attention = block != NULL;
+}
+
+/* Nothing is read of the old one any more when the wish is granted. */
+static void rung(struct virtio_device *dev)
+{
+	struct cdrom *cd = CONTAINER_OF(dev, struct cdrom, dev);
+
+	pthread_mutex_lock(&cd->wish_lock);
+	if (cd->wished && cd->reading == 0) {
+		cd->granted = !cd->wish_block || block_attach(cd->wish_block, &dev->worker, on_batch_done, cd) == 0;
+		if (cd->granted)
+			put_disc(cd, cd->wish_block, cd->wish_path);
+		cd->wished = false;
+		pthread_cond_signal(&cd->wish_done);
+	}
+	pthread_mutex_unlock(&cd->wish_lock);
 }
 
 /* ---- queues ---------------------------------------------------------------------------------- */
@@ -321,20 +437,22 @@ static bool work(struct virtio_device *dev, unsigned queue)
 		else
 			begin(cd, request);
 	}
-	block_commit(cd->block);
+	if (cd->block)
+		block_commit(cd->block);
 	return true;
 }
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
-static void on_batch_done(void *opaque) { virtio_signal(&((struct cdrom *)opaque)->dev); }
-
 static int prepare(struct virtio_device *dev)
 {
 	struct cdrom *cd = CONTAINER_OF(dev, struct cdrom, dev);
 
-	return block_attach(cd->block, &dev->worker, on_batch_done, cd);
+	return cd->block ? block_attach(cd->block, &dev->worker, on_batch_done, cd) : 0;
 }
+
+/* Under dev->lock. A driver that begins has locked nothing. */
+static void reset(struct virtio_device *dev) { CONTAINER_OF(dev, struct cdrom, dev)->locked = false; }
 
 static void retire(struct virtio_device *dev) { block_detach(CONTAINER_OF(dev, struct cdrom, dev)->block); }
 
@@ -349,6 +467,8 @@ static void destroy(struct virtio_device *dev)
 		cd->spare = r->next;
 		free(r);
 	}
+	pthread_cond_destroy(&cd->wish_done);
+	pthread_mutex_destroy(&cd->wish_lock);
 	free(cd->path);
 	free(cd);
 }
@@ -357,6 +477,8 @@ static const struct virtio_ops scsi_ops = {
 	.name = "virtio-scsi",
 	.id = 8,
 	.pci_class = 0x0100,
+	.rung = rung,
+	.reset = reset,
 	.work = work,
 	.looks = true,
 	.prepare = prepare,
@@ -364,27 +486,96 @@ static const struct virtio_ops scsi_ops = {
 	.destroy = destroy,
 };
 
+/* Opens a disc; path is its, to be freed. */
+static int open_disc(const struct machine_disk *disk, struct block **ret_block, char **ret_path, const char **ret_error)
+{
+	struct machine_disk readonly = *disk;
+	char *path = strdup(disk->path);
+	int rc;
+
+	readonly.readonly = true;
+	if (!path)
+		return block_fail(-ENOMEM, ret_error, "no memory for a disc");
+	rc = block_open(&readonly, ret_block, ret_error);
+	if (rc == 0 && !frames_of(*ret_block)) {
+		block_close(*ret_block);
+		*ret_block = NULL;
+		rc = block_fail(-EINVAL, ret_error, "cdrom %s is less than a sector of 2048 bytes: name an ISO image", disk->path);
+	}
+	if (rc < 0)
+		free(path);
+	else
+		*ret_path = path;
+	return rc;
+}
+
+static struct cdrom *find_drive(struct machine *machine, unsigned number)
+{
+	for (struct machine_device *node = machine->devices; node; node = node->next) {
+		struct virtio_device *dev = node->opaque;
+
+		if (strcmp(node->name, scsi_ops.name) == 0 && CONTAINER_OF(dev, struct cdrom, dev)->number == number)
+			return CONTAINER_OF(dev, struct cdrom, dev);
+	}
+	return NULL;
+}
+
+int machine_change_disc(struct machine *machine, unsigned number, const struct machine_disk *disk, bool force, const char **ret_error)
+{
+	struct cdrom *cd = find_drive(machine, number);
+	struct block *block = NULL;
+	char *path = NULL;
+	int rc = 0;
+
+	if (!cd)
+		rc = block_fail(-ENOENT, ret_error, "there is no such CD-ROM drive");
+	else if (cd->locked && !force)
+		rc = block_fail(-EBUSY, ret_error, "the guest uses the disc and has locked the drive: unmount it there, or use force");
+	if (rc < 0) {
+		for (unsigned i = 0; disk && disk->opened && i < MACHINE_DISK_FDS; i++)
+			if (disk->fds[i] >= 0)
+				close(disk->fds[i]);
+		if (disk && disk->nbd)
+			close(disk->nbd_fd);
+		return rc;
+	}
+	if (disk)
+		rc = open_disc(disk, &block, &path, ret_error);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&cd->wish_lock);
+	cd->wish_block = block;
+	cd->wish_path = path;
+	cd->wished = true;
+	worker_ring(&cd->dev.worker);
+	while (cd->wished)
+		pthread_cond_wait(&cd->wish_done, &cd->wish_lock);
+	if (!cd->granted)
+		rc = block_fail(-ENOMEM, ret_error, "no memory for a disc");
+	pthread_mutex_unlock(&cd->wish_lock);
+	if (rc < 0) {
+		block_close(block);
+		free(path);
+	}
+	return rc;
+}
+
 int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
 {
 	struct cdrom *cd = calloc(1, sizeof(*cd));
-	struct machine_disk readonly = *disk;
-	int rc = -ENOMEM;
+	int rc = 0;
 
-	readonly.readonly = true;
-	if (cd)
-		cd->path = strdup(disk->path);
-	if (!cd || !cd->path) {
-		block_fail(rc, ret_error, "no memory for a CD-ROM drive");
-		goto fail;
-	}
-	rc = block_open(&readonly, &cd->block, ret_error);
+	if (!cd)
+		return block_fail(-ENOMEM, ret_error, "no memory for a CD-ROM drive");
+	pthread_mutex_init(&cd->wish_lock, NULL);
+	pthread_cond_init(&cd->wish_done, NULL);
+	while (find_drive(machine, cd->number))
+		cd->number++;
+	if (disk->path[0])
+		rc = open_disc(disk, &cd->block, &cd->path, ret_error);
 	if (rc < 0)
 		goto fail;
-	cd->frames = (uint32_t)(cd->block->info.bytes / FRAME < UINT32_MAX ? cd->block->info.bytes / FRAME : UINT32_MAX);
-	if (!cd->frames) {
-		rc = block_fail(-EINVAL, ret_error, "cdrom %s is less than a sector of 2048 bytes: name an ISO image", disk->path);
-		goto fail;
-	}
+	cd->frames = cd->block ? frames_of(cd->block) : 0;
 	cd->config = (struct virtio_scsi_config){
 		.num_queues = 1,
 		.seg_max = VIRTQ_SEGMENTS - 2,
@@ -405,7 +596,6 @@ int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, 
 	}
 	return 0;
 fail:
-	if (cd)
-		destroy(&cd->dev);
+	destroy(&cd->dev);
 	return rc;
 }

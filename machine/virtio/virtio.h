@@ -62,6 +62,8 @@ struct virtio_ops {
 	int (*prepare)(struct virtio_device *dev);
 	/* Optional. The worker's thread has ended, or never began: frees what `prepare` added, if it came to that. */
 	void (*retire)(struct virtio_device *dev);
+	/* Optional. On the worker, no lock held: it was rung, by a driver or by worker_ring, and queues are looked at next. */
+	void (*rung)(struct virtio_device *dev);
 	/* Optional. The device was reset; no request is under way. Under dev->lock (and perhaps the machine's): note it only. */
 	void (*reset)(struct virtio_device *dev);
 	/* Optional. The driver wrote [at, at + size) of the configuration. Under the machine lock. */

@@ -141,6 +141,37 @@ def life(d):
     v.fails("dominfo", "life", word="failed to get domain 'life'")
 
 
+def discs(d):
+    """change-media: in, out and updated, in the running domain and in the stored one; the target's name stays."""
+    v = Virsh(d)
+    isos = []
+    for name in ("one", "two"):
+        isos.append(os.path.join(d.folder, f"{name}.iso"))
+        with open(isos[-1], "wb") as f:
+            f.write(name.encode() * 20000)
+    v("define", write(d, "discs", domain("discs", devices="<disk type='file' device='cdrom'><target dev='hdc' bus='ide'/></disk>"
+                                                          "<vsock model='virtio'><cid auto='no' address='9'/></vsock>")))
+
+    def disc(*flags):
+        disks = ET.fromstring(v("dumpxml", "discs", *flags)).findall("devices/disk")
+        check(len(disks) == 1 and disks[0].find("target").get("dev") == "hdc", "the drive")
+        source = disks[0].find("source")
+        return source.get("file") if source is not None else None
+
+    v("start", "discs")
+    check(disc() is None and ET.fromstring(v("dumpxml", "discs")).find("devices/vsock/cid").get("address") == "9", v("dumpxml", "discs"))
+    v("change-media", "discs", "hdc", isos[0], "--insert", "--live")
+    check((disc(), disc("--inactive")) == (isos[0], None), "live alone")
+    v("change-media", "discs", "hdc", isos[1], "--update", "--live", "--config")
+    check((disc(), disc("--inactive")) == (isos[1], isos[1]), "both")
+    v("change-media", "discs", "hdc", "--eject", "--live")
+    check((disc(), disc("--inactive")) == (None, isos[1]), "out again")
+    v.fails("change-media", "discs", "hdc", "/nowhere.iso", "--insert", "--live", word="No such file")
+    v("destroy", "discs")
+    check(disc() == isos[1], "what was stored")
+    v("undefine", "discs")
+
+
 def transient(d):
     v = Virsh(d)
     path = write(d, "passing", domain("passing", uuid="11111111-2222-4333-8444-555555555555"))
@@ -322,7 +353,7 @@ def debian(d):
 
 def main():
     tap = Tap()
-    for test in (host, life, transient, refused, console, readonly, storage, default_paths, debian):
+    for test in (host, life, discs, transient, refused, console, readonly, storage, default_paths, debian):
         with scratch() as folder:
             def one():
                 with Daemon(folder) as d:

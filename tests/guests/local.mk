@@ -18,8 +18,12 @@ TESTS += tests/guests/network.py tests/guests/switch.py tests/guests/uplinks.py 
 dist_check_SCRIPTS += tests/guests/screen.py
 TESTS += tests/guests/screen.py
 EXTRA_DIST += tests/guests/nettest.py tests/guests/pixels.py tests/guests/rfb.py
-dist_check_SCRIPTS += tests/guests/vsock.py tests/guests/share.py
-TESTS += tests/guests/vsock.py tests/guests/share.py
+dist_check_SCRIPTS += tests/guests/vsock.py tests/guests/share.py tests/guests/media.py
+TESTS += tests/guests/vsock.py tests/guests/share.py tests/guests/media.py
+check_PROGRAMS += tests/guests/programs/eject
+tests_guests_programs_eject_SOURCES = tests/guests/programs/eject.c
+tests_guests_programs_eject_CFLAGS = -std=gnu11 -O1 -Wall -Wextra
+tests_guests_programs_eject_LDFLAGS = -static
 check_PROGRAMS += tests/guests/programs/vsock
 tests_guests_programs_vsock_SOURCES = tests/guests/programs/vsock.c
 tests_guests_programs_vsock_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-parameter

@@ -57,6 +57,7 @@ static void comes_back(void **state)
 		DOMAIN(OS "<devices><filesystem type='mount' accessmode='passthrough'><driver type='virtiofs' queue='1024'/>"
 			  "<source dir='/src'/><target dir='code'/><readonly/></filesystem><filesystem><driver type='virtiofs'/>"
 			  "<source dir='/b'/><target dir='b'/></filesystem><vsock model='virtio'><cid auto='yes'/></vsock></devices>"),
+		DOMAIN(OS "<devices><disk type='file' device='cdrom'><target dev='hdc' bus='ide'/></disk></devices>"),
 	};
 	char error[900];
 	int code;
