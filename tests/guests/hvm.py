@@ -36,7 +36,7 @@ EXECUTABLE = {
     "processors": ["an aligned patch", "modify, then flag", "patching in one page", "the TSC is monotonic", "INIT and SIPI again"],
     "paging": ["a page table that maps itself"],
     "smc": ["patched many times", "data in a code page", "through an alias", "mappings change under a transfer", "written, then executed"],
-    "virtio": ["a doorbell is heard", "MSI-X", "masked vectors are pending", "INTx"],
+    "virtio": ["a doorbell is heard", "MSI-X", "masked vectors are pending", "INTx", "frames go and come"],
     "features": ["leaves hang together", "XSAVE sizes"],
 }
 # KVM's LAPIC has no send-illegal-vector error (ESR bit 5; SDM vol. 3, 11.5.3).

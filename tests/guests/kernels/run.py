@@ -26,11 +26,11 @@ TIMEOUT = float(os.environ.get("TRIVISOR_TEST_KERNEL_TIMEOUT", "150"))
 
 class Kernel:
     """One program. `crashes`: each of its tests must end in a triple fault, so each has a machine to itself. `alone`: why
-    QEMU is no reference for any of it. `features`: processor features it must have. `qemu`: what QEMU is to have too."""
+    QEMU is no reference for any of it. `features`: processor features it must have. `qemu`: what QEMU is to have too, `definition`: what ours."""
 
-    def __init__(self, name, vcpus=1, crashes=0, alone=None, features=(), qemu=()):
+    def __init__(self, name, vcpus=1, crashes=0, alone=None, features=(), qemu=(), definition=None):
         self.name, self.vcpus, self.crashes, self.alone = name, vcpus, crashes, alone
-        self.features, self.qemu = features, qemu
+        self.features, self.qemu, self.definition = features, qemu, definition or {}
         self.file = os.path.join(BUILD, "tests/guests/kernels", name + ".elf")
 
 
@@ -52,7 +52,8 @@ KERNELS = [
     Kernel("spaces", features=("smap", "pcid", "invpcid")),
     Kernel("breakpoints"),
     Kernel("virtual86"),
-    Kernel("virtio", qemu=("-device", "virtio-rng-pci-non-transitional")),
+    Kernel("virtio", qemu=("-device", "virtio-rng-pci-non-transitional", "-netdev", "user,id=n",
+                           "-device", "virtio-net-pci-non-transitional,netdev=n,romfile="), definition={"nics": [{"type": "user"}]}),
     Kernel("triple", crashes=4),
 ]
 
@@ -82,6 +83,7 @@ def run_here(kernel, mode, words):
     folder = tempfile.mkdtemp(prefix="trivisor-kernel.", dir="/tmp")
     definition = {"memory_mib": MEMORY_MIB, "vcpus": kernel.vcpus, "debug_exit": True, "on_reboot": "shutdown",
                   "boot": {"kernel": kernel.file, "cmdline": f"wait {words}"}}
+    definition |= kernel.definition
     if kernel.features:
         definition["cpu"] = {"features": {name: True for name in kernel.features}}
     try:

@@ -1,4 +1,7 @@
-/* A virtio device behind PCI: doorbells, MSI-X with its masks, INTx. The random number device answers at once. */
+/*
+ * A virtio device behind PCI: doorbells, MSI-X with its masks, INTx. The random number device answers at once. And a NIC: a
+ * question goes out by one queue, its answer comes in by another.
+ */
 #include "k.h"
 
 #define VECTOR 0x61u
@@ -38,6 +41,7 @@ static struct {
 	volatile struct used *used;
 	uint8_t *buffer;
 } d;
+enum { NET = 1, RNG = 4 };
 enum { CAP_COMMON = 1, CAP_NOTIFY, CAP_ISR };
 
 static volatile unsigned hits, other_hits;
@@ -107,10 +111,11 @@ static void reset_device(void)
 		relax();
 }
 
-static bool find(void)
+/* The first device of a kind. */
+static bool find(unsigned type)
 {
 	for (d.slot = 1; d.slot < 31; d.slot++)
-		if (cfg(0) == 0x10441af4)
+		if (cfg(0) == ((0x1040 + type) << 16 | 0x1af4))
 			return true;
 	return false;
 }
@@ -121,7 +126,7 @@ static bool set_up(bool msix)
 	uint64_t common;
 	uint8_t *ring;
 
-	if (!find()) {
+	if (!find(RNG)) {
 		test_skip("no virtio-rng");
 		return false;
 	}
@@ -226,6 +231,11 @@ static void on_message(volatile unsigned *count, unsigned vector)
 	lapic_eoi();
 }
 
+static void on_frame(struct frame *f)
+{
+	hits++;
+	lapic_eoi();
+}
 static void on_hit(struct frame *f) { on_message(&hits, VECTOR); }
 static void on_other(struct frame *f) { on_message(&other_hits, OTHER); }
 
@@ -357,4 +367,121 @@ static void line(void)
 	tear_down();
 }
 
-TESTS({"a doorbell is heard", polled}, {"MSI-X", messages}, {"masked vectors are pending", masks}, {"INTx", line});
+/* ---- a NIC ------------------------------------------------------------------------------------------ */
+
+#define NET_HEADER 12u /* struct virtio_net_hdr_mrg_rxbuf; zero: a plain frame */
+#define FRAME_BYTES 60u
+#define RX_BYTES 2048u
+#define ROUNDS 5u
+
+/* Who has 10.0.2.2? Tell 10.0.2.15. */
+static const uint8_t question[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 6, 0, 1, 8, 0, 6, 4, 0,
+				   1,	 0x52, 0x54, 0,	   0x12, 0x34, 0x56, 10,   0,	 2, 15,	  0,	0,    0, 0, 0, 0, 10, 0, 2, 2};
+
+static uint8_t *queue_at(unsigned n, unsigned vector)
+{
+	uint64_t common = d.at[CAP_COMMON];
+	uint8_t *ring = page_alloc();
+
+	memset(ring, 0, PAGE);
+	wr16(common + Q_SELECT, (uint16_t)n);
+	wr16(common + Q_SIZE, QUEUE_SIZE);
+	wr16(common + Q_VECTOR, (uint16_t)vector);
+	wr32(common + Q_DESC, (uint32_t)(uintptr_t)ring);
+	wr32(common + Q_AVAIL, (uint32_t)(uintptr_t)ring + 1024);
+	wr32(common + Q_USED, (uint32_t)(uintptr_t)ring + 2048);
+	wr16(common + Q_ENABLE, 1);
+	return ring;
+}
+
+static void give(uint8_t *ring, unsigned n, unsigned buffer, const uint8_t *at, unsigned bytes, unsigned flags)
+{
+	volatile struct desc *desc = (void *)ring;
+	volatile struct avail *avail = (void *)(ring + 1024);
+
+	desc[buffer].address = (uint64_t)at;
+	desc[buffer].bytes = bytes;
+	desc[buffer].flags = (uint16_t)flags;
+	avail->ring[avail->index % QUEUE_SIZE] = (uint16_t)buffer;
+	avail->index++;
+	wr16(d.at[CAP_COMMON] + Q_SELECT, (uint16_t)n);
+	wr16(d.at[CAP_NOTIFY] + *(volatile uint16_t *)(d.at[CAP_COMMON] + Q_OFF) * d.multiplier, (uint16_t)n);
+}
+
+static bool is_answer(const uint8_t *frame)
+{
+	static const uint8_t from[] = {10, 0, 2, 2};
+	bool same = frame[12] == 8 && frame[13] == 6 && frame[21] == 2;
+
+	for (unsigned i = 0; i < 4; i++)
+		same = same && frame[28 + i] == from[i];
+	return same;
+}
+
+/* Other frames may come, too: a router tells of itself. */
+static bool receive(uint8_t *rx, uint8_t *buffers, uint16_t *seen)
+{
+	volatile struct used *used = (void *)(rx + 2048);
+
+	for (unsigned i = 0; i < 20000; i++) {
+		bool found = false;
+
+		for (; *seen != used->index && !found; ++*seen) {
+			unsigned buffer = used->ring[*seen % QUEUE_SIZE].id;
+			uint8_t *at = buffers + buffer * RX_BYTES;
+
+			found = used->ring[*seen % QUEUE_SIZE].bytes >= NET_HEADER + FRAME_BYTES - 18 && is_answer(at + NET_HEADER);
+			give(rx, 0, buffer, at, RX_BYTES, 2);
+		}
+		if (found)
+			return true;
+		delay_us(500);
+	}
+	return false;
+}
+
+static void frames(void)
+{
+	uint8_t *rx, *tx, *buffers, *frame;
+	uint16_t seen = 0;
+
+	if (!find(NET)) {
+		test_skip("no virtio-net");
+		return;
+	}
+	interrupts_reset();
+	hits = 0;
+	cfg_set(COMMAND, 6);
+	read_caps();
+	reset_device();
+	cfg_set(d.msix, (cfg(d.msix) & 0xffff) | MSIX_ENABLE);
+	wr8(d.at[CAP_COMMON] + STATUS, 1 | 2);
+	wr32(d.at[CAP_COMMON] + DRIVER_SELECT, 1);
+	wr32(d.at[CAP_COMMON] + DRIVER_FEATURE, 1);
+	wr32(d.at[CAP_COMMON] + DRIVER_SELECT, 0);
+	wr32(d.at[CAP_COMMON] + DRIVER_FEATURE, 0);
+	wr8(d.at[CAP_COMMON] + STATUS, 1 | 2 | 8);
+	trap_handle(VECTOR, on_frame);
+	entry_set(1, VECTOR, false);
+	rx = queue_at(0, 1);
+	tx = queue_at(1, 0xffff);
+	wr8(d.at[CAP_COMMON] + STATUS, 1 | 2 | 4 | 8);
+	buffers = pages_alloc(QUEUE_SIZE * RX_BYTES / PAGE);
+	frame = page_alloc();
+	for (unsigned i = 0; i < QUEUE_SIZE; i++)
+		give(rx, 0, i, buffers + i * RX_BYTES, RX_BYTES, 2);
+	sti();
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		memset(frame, 0, PAGE);
+		for (unsigned k = 0; k < sizeof(question); k++)
+			frame[NET_HEADER + k] = question[k];
+		give(tx, 1, 0, frame, NET_HEADER + FRAME_BYTES, 0);
+		CHECK(receive(rx, buffers, &seen));
+	}
+	cli();
+	CHECK(hits > 0);
+	tear_down();
+}
+
+TESTS({"a doorbell is heard", polled}, {"MSI-X", messages}, {"masked vectors are pending", masks}, {"INTx", line},
+      {"frames go and come", frames});
