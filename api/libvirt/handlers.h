@@ -107,6 +107,7 @@ LV_HANDLER(connect_get_all_domain_stats);
 
 /* nic.c */
 LV_HANDLER(domain_interface_stats);
+LV_HANDLER(domain_interface_addresses);
 LV_HANDLER(domain_get_interface_parameters);
 LV_HANDLER(domain_set_interface_parameters);
 

@@ -86,6 +86,61 @@ void lv_domain_interface_stats(struct lv_call *call, struct vm *vm)
 		daemon_stats(call->daemon, vm, done_stats, call);
 }
 
+/* ---- addresses ---------------------------------------------------------------------------------- */
+
+/* What DHCP of the type user gave; other networks have no server that we know. */
+static void done_addresses(void *opaque, const struct daemon_error *error, json_object *stats)
+{
+	struct lv_call *call = opaque;
+	struct vm *vm = daemon_find(call->daemon, call->uuid);
+	json_object *machine = NULL, *value = NULL;
+	size_t at = call->out.used;
+	struct daemon_vm_info info;
+	uint32_t n = 0;
+
+	if (error || !vm) {
+		lv_done(call, error, NULL);
+		return;
+	}
+	daemon_vm_inspect(vm, &info);
+	json_object_object_get_ex(stats, "machine", &machine);
+	xdr_put_u32(&call->out, 0);
+	for (unsigned i = 0; info.running_def && i < info.running_def->nic_count; i++) {
+		const struct vmdef_nic *nic = &info.running_def->nics[i];
+		char name[VMDEF_INTERFACE_BYTES + 40], text[VMDEF_IPV4_BYTES];
+		unsigned bits = 24;
+		uint32_t address;
+
+		snprintf(name, sizeof(name), "virtio_net%u_address", i);
+		if (!machine || !json_object_object_get_ex(machine, name, &value) || !json_object_get_int64(value))
+			continue;
+		address = (uint32_t)json_object_get_int64(value);
+		if (nic->type == VMDEF_NIC_USER)
+			vmdef_subnet(nic, &bits);
+		snprintf(text, sizeof(text), "%u.%u.%u.%u", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255);
+		lv_interface_device(nic, i, name);
+		xdr_put_string(&call->out, name);
+		xdr_put_optional(&call->out, nic->mac);
+		xdr_put_u32(&call->out, 1);
+		xdr_put_i32(&call->out, VIR_IP_ADDR_TYPE_IPV4);
+		xdr_put_string(&call->out, text);
+		xdr_put_u32(&call->out, bits);
+		n++;
+	}
+	xdr_patch_u32(&call->out, at, n);
+	lv_reply(call);
+}
+
+void lv_domain_interface_addresses(struct lv_call *call, struct vm *vm)
+{
+	if (!lv_flags(call, call->args[2].u, 0))
+		return;
+	if (call->args[1].u == VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+		daemon_stats(call->daemon, vm, done_addresses, call);
+	else
+		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "only the addresses that DHCP gave (lease) are known");
+}
+
 /* ---- changes -------------------------------------------------------------------------------- */
 
 /* The stored definition's NICs with these keys of one of them replaced (null: taken away); for the caller to put. */

@@ -187,6 +187,7 @@ const struct lv_procedure lv_procedures[] = {
 	{342, "connect_get_domain_capabilities", "s?s?s?s?u", "s", R, lv_connect_get_domain_capabilities},
 	{344, "connect_get_all_domain_stats", "D<>uu", "{DT<262144>}<>", R, lv_connect_get_all_domain_stats},
 	{350, "domain_define_xml_flags", "su", "D", 0, lv_domain_define},
+	{353, "domain_interface_addresses", "Duu", "{ss?{isu}<2048>}<2048>", RUN | R, lv_domain_interface_addresses},
 	{358, "domain_rename", "Ds?u", "i", D, lv_domain_rename},
 	{360, "connect_register_close_callback", "", "", R, lv_connect_register_close},
 	{361, "connect_unregister_close_callback", "", "", R, lv_connect_unregister_close},

@@ -54,6 +54,7 @@ struct net_backend {
 	unsigned mtu;  /* what it can carry */
 	bool link_up;  /* when the guest starts */
 	bool blocked;  /* it has no room: nothing is to be transmitted until it says otherwise */
+	_Atomic uint32_t leased; /* the IPv4 address that the guest has got from its DHCP server; 0: none. Any thread reads it */
 };
 
 struct net_backend_ops {

@@ -44,12 +44,36 @@ static int64_t now_ns(void)
 
 /* ---- what libslirp asks for --------------------------------------------------------- */
 
+#define DHCP_AT 42u	 /* behind Ethernet, IPv4 and UDP without options, as libslirp writes them */
+#define DHCP_ADDRESS 16u /* yiaddr (RFC 2131, 2) */
+#define DHCP_OPTIONS 236u /* behind the magic cookie */
+#define DHCP_TYPE 53u
+#define DHCP_ACK 5u
+
+/* An answer of the DHCP server says which address the guest has from now on. */
+static void note_lease(struct net_user *user, const uint8_t *frame, size_t n)
+{
+	const uint8_t *dhcp = frame + DHCP_AT;
+	size_t at = DHCP_AT + DHCP_OPTIONS + 4;
+
+	if (n < at || frame[12] != 8 || frame[13] != 0 || frame[14] != 0x45 || frame[23] != 17 || frame[34] != 0 || frame[35] != 67 ||
+	    frame[36] != 0 || frame[37] != 68)
+		return;
+	while (at + 2 < n && frame[at] != 255) {
+		if (frame[at] == DHCP_TYPE && frame[at + 2] == DHCP_ACK)
+			user->be.leased = (uint32_t)dhcp[DHCP_ADDRESS] << 24 | (uint32_t)dhcp[DHCP_ADDRESS + 1] << 16 |
+					  (uint32_t)dhcp[DHCP_ADDRESS + 2] << 8 | dhcp[DHCP_ADDRESS + 3];
+		at += frame[at] == 0 ? 1 : 2u + frame[at + 1];
+	}
+}
+
 static ssize_t on_send_packet(const void *frame, size_t n, void *opaque)
 {
 	struct net_user *user = opaque;
 	/* libslirp has computed every checksum itself: the guest need not look. */
 	const struct virtio_net_hdr header = {.flags = VIRTIO_NET_HDR_F_DATA_VALID};
 
+	note_lease(user, frame, n);
 	user->be.nic->ops->deliver(user->be.nic, &header, frame, n);
 	return (ssize_t)n;
 }

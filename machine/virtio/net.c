@@ -321,6 +321,8 @@ static void reset(struct virtio_device *dev)
 	net->filter = (struct net_filter){.all_multicast = true};
 	net->offloads_chosen = false;
 	net->mac_changed = true;
+	if (net->be)
+		net->be->leased = 0;
 	memcpy(net->mac_now, net->mac, sizeof(net->mac));
 }
 
@@ -338,7 +340,7 @@ static void destroy(struct virtio_device *dev)
 static const char *const stat_names[NET_COUNTS] = {
 	[NET_RX_FRAMES] = "rx_frames", [NET_RX_BYTES] = "rx_bytes", [NET_RX_DROPPED] = "rx_dropped", [NET_TX_FRAMES] = "tx_frames",
 	[NET_TX_BYTES] = "tx_bytes",   [NET_TX_DROPPED] = "tx_dropped", [NET_TX_ERRORS] = "tx_errors",
-	[NET_TX_SPOOFED] = "tx_spoofed",
+	[NET_TX_SPOOFED] = "tx_spoofed", [NET_ADDRESS] = "address",
 };
 
 static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max)
@@ -347,7 +349,7 @@ static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, si
 	size_t n = NET_COUNTS < max ? NET_COUNTS : max;
 
 	for (size_t i = 0; i < n; i++)
-		ret_rows[i] = (struct machine_stat){net->stat_name[i], net->count[i]};
+		ret_rows[i] = (struct machine_stat){net->stat_name[i], i == NET_ADDRESS ? net->be->leased : net->count[i]};
 	return n;
 }
 

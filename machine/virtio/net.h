@@ -36,6 +36,7 @@ enum net_count {
 	NET_TX_BYTES,
 	NET_TX_DROPPED,
 	NET_TX_ERRORS, /* what the driver asked for made no sense */
+	NET_ADDRESS, /* no counter: the IPv4 address that DHCP gave, as a number */
 	NET_TX_SPOOFED, /* from an address that is not its own, and was to be */
 	NET_COUNTS
 };

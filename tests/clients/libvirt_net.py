@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ET
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lvtest import TINY, Virsh, bindings, domain, uri
-from vmtest import Daemon, Tap, check, program, scratch, wait_until
+from nettest import make_net_initramfs
+from vmtest import BOOT_TIMEOUT, UP, Console, Daemon, Tap, check, kernel_image, program, scratch, wait_until
 
 
 def write(folder, name, text):
@@ -184,6 +185,8 @@ def running_interfaces_change(folder, daemon, v):
     v.fails("domifstat", "r", "nowhere", word="nowhere")
     stats = v("domstats", "--interface", "r")
     check("net.count=2" in stats and "net.0.name=nic0" in stats and "net.1.tx.pkts=0" in stats, stats)
+    check(v("domifaddr", "r") == "", "this guest asks nobody for an address")
+    v.fails("domifaddr", "r", "--source", "arp", word="only the addresses that DHCP gave")
     check("up" in v("domif-getlink", "r", mac), "the cable")
     v("domif-setlink", "r", mac, "down")
     check("down" in v("domif-getlink", "r", mac) and "down" not in v("domif-getlink", "r", mac, "--config"), "only the running one")
@@ -207,6 +210,24 @@ def running_interfaces_change(folder, daemon, v):
     v.fails("net-undefine", "nothing", word="no network")
     v("destroy", "r")
     v("undefine", "r")
+
+
+def addresses_are_told(folder, daemon, v):
+    """A stock guest asks for one by DHCP."""
+    devices = "<interface type='user'><ip family='ipv4' address='10.9.0.0' prefix='25'/></interface>"
+    boot = f"<initrd>{make_net_initramfs(folder)}</initrd><cmdline>console=ttyS0</cmdline>"
+    v("define", write(folder, "l", domain("l", devices=devices, kernel=kernel_image(), memory=192, boot=boot)))
+    v("start", "l")
+    console = Console(daemon.rpc.result("vm.console", {"vm": "l"})["path"])
+    console.expect(UP, BOOT_TIMEOUT)
+    check(v("domifaddr", "l") == "", "before it has asked")
+    out = console.command("udhcpc -i eth0 -n -q -t 10 2>&1", 60)
+    row = v("domifaddr", "l").split()
+    check(row[0] == "nic0" and row[2:] == ["ipv4", "10.9.0.15/25"], f"{row}; {out}")
+    stats = dict(line.split()[1:] for line in v("domifstat", "l", "nic0").splitlines())
+    check(int(stats["rx_packets"]) > 0 and int(stats["tx_bytes"]) > 300, str(stats))
+    v("destroy", "l")
+    v("undefine", "l")
 
 
 def events_are_told(folder, daemon, v):
@@ -245,7 +266,8 @@ def main():
     tap = Tap()
     with scratch() as folder, Daemon(folder) as daemon:
         v = Virsh(daemon)
-        for test in (networks_live, interfaces_go_both_ways, stored_interfaces_change, running_interfaces_change, events_are_told):
+        for test in (networks_live, interfaces_go_both_ways, stored_interfaces_change, running_interfaces_change, addresses_are_told,
+                     events_are_told):
             tap.run(test.__name__.replace("_", " "), test, folder, daemon, v)
         for net in daemon.rpc.result("net.list"):
             daemon.rpc.call("net.delete", {"name": net["name"]})

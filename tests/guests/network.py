@@ -46,6 +46,7 @@ def gets_an_address_and_downloads(c):
         shell = vm.up()
         out = lease(shell)
         check("10.0.2.15" in out and MAC in out.lower(), out)
+        check(vm.count("address") == 0x0a00020f, f"the lease: {vm.count('address'):#x}")
         out = shell.command(f"wget -q -O - http://10.0.2.2:{files.port}/noise | md5sum", 120)
         check(files.md5 in out, f"{out}, not {files.md5}")
         check(vm.count("rx_bytes") > len(files.data) and vm.count("rx_dropped") == 0, "counters")
