@@ -227,6 +227,14 @@ static int guest_write(struct cli *cli, const char *method, json_object *params,
 	return ask_and_show(cli, method, params);
 }
 
+static int guest_set_variable(struct cli *cli, const char *method, json_object *params, int argc, char **argv)
+{
+	put_text(params, "name", argv[0]);
+	if (argc > 1)
+		put_text(params, "value", argv[1]);
+	return plain(cli, method, params, 0, NULL);
+}
+
 static const struct {
 	const char *word, *method;
 	int min, max; /* arguments behind the VM */
@@ -246,6 +254,10 @@ static const struct {
 	{"set-password", "vm.guest.set_password", 1, 1, guest_set_password},
 	{"shutdown", "vm.guest.shutdown", 0, 1, guest_shutdown},
 	{"command", "vm.guest.command", 1, 2, guest_command},
+	{"tools", "vm.guest.tools", 0, 0, plain},
+	{"variables", "vm.guest.variables", 0, 0, plain},
+	{"set-variable", "vm.guest.set_variable", 1, 2, guest_set_variable},
+	{"sync-time", "vm.guest.sync_time", 0, 0, plain},
 };
 
 int command_guest(struct cli *cli, int argc, char **argv)

@@ -334,6 +334,21 @@ static int command_destroy(struct cli *cli, int argc, char **argv)
 	return cli_on_vm(cli, argc, argv, "vm.destroy", show_state);
 }
 
+static int command_reboot(struct cli *cli, int argc, char **argv)
+{
+	return cli_on_vm(cli, argc, argv, "vm.reboot", NULL);
+}
+
+static int command_reset(struct cli *cli, int argc, char **argv)
+{
+	return cli_on_vm(cli, argc, argv, "vm.reset", NULL);
+}
+
+static int command_nmi(struct cli *cli, int argc, char **argv)
+{
+	return cli_on_vm(cli, argc, argv, "vm.nmi", NULL);
+}
+
 static int command_pause(struct cli *cli, int argc, char **argv)
 {
 	return cli_on_vm(cli, argc, argv, "vm.pause", show_state);
@@ -543,6 +558,9 @@ const struct command commands[] = {
 	{"info", command_info, "VM", "Everything known of one VM."},
 	{"start", command_start, "[--mode M] [--no-reboot] [--paused] [--console] VM", "Starts a VM."},
 	{"shutdown", command_shutdown, "[--agent] VM", "Asks its guest to shut down: by its tools or the power button, or by its agent."},
+	{"reboot", command_reboot, "VM", "Asks its guest to shut down, and starts it anew once it has."},
+	{"reset", command_reset, "VM", "Presses its reset button: it starts anew at once."},
+	{"nmi", command_nmi, "VM", "Sends its vCPUs a non-maskable interrupt, on which Linux prints where it is."},
 	{"destroy", command_destroy, "VM", "Ends it at once."},
 	{"pause", command_pause, "VM", "Stops its processors and its time."},
 	{"resume", command_resume, "VM", "Continues a paused VM."},
@@ -554,8 +572,9 @@ const struct command commands[] = {
 	{"guest", command_guest,
 	 "ping|info|thaw|freeze-status|time VM, freeze VM [MOUNTPOINT]..., trim VM [BYTES], set-time VM [SECONDS],\n"
 	 "                  [--timeout S] exec VM -- PROGRAM [ARGUMENT]..., read|write VM PATH, set-password VM USER,\n"
-	 "                  shutdown VM [powerdown|reboot|halt], command VM COMMAND [JSON]",
-	 "Asks the QEMU guest agent in the guest (guest_agent in its definition). write and set-password read standard input."},
+	 "                  shutdown VM [powerdown|reboot|halt], command VM COMMAND [JSON],\n"
+	 "                  tools|variables|sync-time VM, set-variable VM NAME [VALUE]",
+	 "Asks the QEMU guest agent in the guest, or (tools to sync-time) VMware's tools. write and set-password read standard input."},
 	{"regs", command_regs, "[--vcpu N] [--vector] VM", "Its vCPUs' registers."},
 	{"disassemble", command_disassemble, "[--address A] [--count N] [--vcpu N] [--bits 16|32|64] VM",
 	 "Guest code, with its translation."},
