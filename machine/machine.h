@@ -56,6 +56,7 @@ struct machine_config {
 	void (*build_cpuid)(struct cpuid_model *ret_model, const struct cpuid_config *config);
 	/* 0: none. Otherwise the I/O port (0xf4 by custom, 4 bytes wide) whose writes are MACHINE_EVENT_DEBUG_EXIT. */
 	uint16_t debug_exit_port;
+	bool xen;     /* disks and NICs are Xen's devices (machine/xen), not virtio's */
 	bool display; /* memory for one: machine_add_display follows */
 	const struct machine_smbios *smbios; /* or NULL; it and its texts outlive the machine */
 	/* NULL, or for each processor feature an enum cpu_feature_wish; as cpuid_features_check allows. Copied. */

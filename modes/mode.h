@@ -22,6 +22,7 @@ enum mode_capability {
 	MODE_CAP_INSTRUCTIONS = 1u << 2, /* statistics include counted guest instructions */
 	MODE_CAP_DEBUG = 1u << 3,        /* debug_points and debug_step work */
 	MODE_CAP_PASSTHROUGH = 1u << 5,  /* devices of the host: it maps machine_windows, and its kernel takes their interrupts */
+	MODE_CAP_XEN = 1u << 6,          /* the guest is a Xen domain: disks and NICs are machine/xen's, and a PC's devices are not there */
 	MODE_CAP_PROFILE = 1u << 4,      /* sample, samples and translations work */
 };
 

@@ -114,6 +114,7 @@ static int build_machine(struct vm *vm)
 		.opaque = vm,
 		.build_cpuid = vm->mode->build_cpuid,
 		.debug_exit_port = vm->def->debug_exit ? 0xf4 : 0,
+		.xen = vm->mode->capabilities & MODE_CAP_XEN,
 		.display = vm->def->display.type != VMDEF_DISPLAY_NONE,
 	};
 	fill_smbios(vm);

@@ -21,6 +21,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/boot/vmlinux.c \
 	machine/block/aio.h \
 	machine/block/block.h \
+	machine/block/disk.c machine/block/disk.h \
 	machine/block/file.c \
 	machine/block/nbd.c \
 	machine/block/pool.c \
@@ -34,6 +35,11 @@ MACHINE_BOOT_SOURCES = \
 	machine/net/uplink_make.c \
 	machine/net/user.c \
 	machine/virtio/balloon.c \
+	machine/xen/abi.h \
+	machine/xen/blk.c \
+	machine/xen/bus.c machine/xen/bus.h \
+	machine/xen/ring.c machine/xen/ring.h \
+	machine/xen/xen.h \
 	machine/virtio/blk.c \
 	machine/virtio/console.c \
 	machine/virtio/device.c \

@@ -2,10 +2,10 @@
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <string.h>
-#include <time.h>
 
-#include "machine/block/block.h"
+#include "machine/block/disk.h"
 #include "machine/virtio/virtio.h"
+#include "machine/xen/bus.h"
 
 #define SEG_MAX (VIRTQ_SEGMENTS - 2) /* beside the request's header and status */
 #define RANGES_MAX 16		     /* in a discard or write-zeroes request */
@@ -14,41 +14,14 @@
 #define QUEUES_MAX 16u
 /* Completions between two looks at whether the driver wants to hear of them, while requests still come. */
 #define SIGNAL_EVERY 8
-/* A full disk fails every write: the log has better uses. */
-#define COMPLAINTS_MAX 10
-
-enum blk_stat {
-	STAT_READS,
-	STAT_WRITES,
-	STAT_FLUSHES,
-	STAT_DISCARDS, /* and zeros */
-	STAT_READ_BYTES,
-	STAT_WRITTEN_BYTES,
-	STAT_DISCARDED_BYTES,
-	STAT_READ_NS,
-	STAT_WRITE_NS,
-	STAT_FLUSH_NS,
-	STAT_ERRORS,
-	BLK_STATS
-};
-static const char *const stat_names[] = {"reads",	  "writes",   "flushes",   "discards",	"read_bytes", "written_bytes",
-					 "discarded_bytes", "read_ns", "write_ns", "flush_ns", "errors"};
-_Static_assert(ARRAY_SIZE(stat_names) == BLK_STATS, "a name for each");
-
 struct virtio_blk {
 	struct virtio_device dev;
 	struct virtio_blk_config config;
-	struct block *block;
-	char *path;
-	unsigned number; /* in the order in which disks were added */
-	enum machine_on_error on_error;
-	uint64_t sectors;
+	struct disk disk;
 	char id[VIRTIO_BLK_ID_BYTES];
-	char stat_name[BLK_STATS][40];
-	_Atomic uint64_t stat[BLK_STATS]; /* written by the worker */
 	/* The worker's. */
 	struct blk_request *spare;
-	unsigned unsignalled, complaints;
+	unsigned unsignalled;
 };
 
 /* A guest's request on its way. Owned by the worker. */
@@ -64,14 +37,6 @@ struct blk_request {
 	struct iovec iov[VIRTQ_SEGMENTS];
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* ---- the end of a request: on the worker ---------------------------------------- */
 
 static void answer(struct virtio_blk *blk, struct virtio_request *request, uint8_t status, uint32_t written)
@@ -79,7 +44,7 @@ static void answer(struct virtio_blk *blk, struct virtio_request *request, uint8
 	const struct virtq_chain *chain = &request->chain;
 
 	if (status == VIRTIO_BLK_S_IOERR)
-		blk->stat[STAT_ERRORS]++;
+		blk->disk.stat[DISK_ERRORS]++;
 	/* Without room for a status there is no way to answer. */
 	if (chain->writable_bytes > 0) {
 		virtq_chain_write(blk->dev.machine, chain, chain->writable_bytes - 1, &status, 1);
@@ -89,67 +54,6 @@ static void answer(struct virtio_blk *blk, struct virtio_request *request, uint8
 	if (++blk->unsignalled >= SIGNAL_EVERY) {
 		blk->unsignalled = 0;
 		virtio_signal(&blk->dev);
-	}
-}
-
-static const char *verb(uint32_t type)
-{
-	switch (type) {
-	case VIRTIO_BLK_T_IN: return "read";
-	case VIRTIO_BLK_T_OUT: return "write";
-	case VIRTIO_BLK_T_FLUSH: return "flush";
-	case VIRTIO_BLK_T_DISCARD: return "discard";
-	default: return "writing of zeros";
-	}
-}
-
-static void complain(struct virtio_blk *blk, const struct blk_request *r, int error)
-{
-	if (blk->complaints++ >= COMPLAINTS_MAX)
-		return;
-	fprintf(stderr, "disk %s: %s of %llu bytes at %llu: %s%s\n", blk->path, verb(r->type), (unsigned long long)r->io.bytes,
-		(unsigned long long)r->io.offset, strerror(error),
-		blk->complaints == COMPLAINTS_MAX ? " (and no more of these will be told)" : "");
-}
-
-/* The host failed, not the guest. True: the VM is to stop and the request waits until it goes on, then to be tried again. */
-static bool wait_for_help(struct virtio_blk *blk, struct virtio_request *request, int error)
-{
-	struct machine *machine = blk->dev.machine;
-	bool is_full = error == ENOSPC || error == EDQUOT;
-
-	if (blk->on_error == MACHINE_ERROR_REPORT || (blk->on_error == MACHINE_ERROR_PAUSE_FULL && !is_full))
-		return false;
-	virtio_park(request);
-	machine_lock(machine);
-	machine_tell(machine, MACHINE_EVENT_DISK_ERROR, blk->number << 16 | (unsigned)error);
-	machine_unlock(machine);
-	return true;
-}
-
-static void count(struct virtio_blk *blk, const struct blk_request *r)
-{
-	uint64_t ns = now_ns() - r->began_ns;
-
-	switch (r->type) {
-	case VIRTIO_BLK_T_IN:
-		blk->stat[STAT_READS]++;
-		blk->stat[STAT_READ_BYTES] += r->bytes;
-		blk->stat[STAT_READ_NS] += ns;
-		break;
-	case VIRTIO_BLK_T_OUT:
-		blk->stat[STAT_WRITES]++;
-		blk->stat[STAT_WRITTEN_BYTES] += r->bytes;
-		blk->stat[STAT_WRITE_NS] += ns;
-		break;
-	case VIRTIO_BLK_T_FLUSH:
-		blk->stat[STAT_FLUSHES]++;
-		blk->stat[STAT_FLUSH_NS] += ns;
-		break;
-	default:
-		blk->stat[STAT_DISCARDS]++;
-		blk->stat[STAT_DISCARDED_BYTES] += r->bytes;
-		break;
 	}
 }
 
@@ -165,20 +69,22 @@ static void on_done(struct block_request *io, int result)
 	if (result == 0 && r->ranges && next_range(r))
 		return;
 	if (result == 0) {
-		count(blk, r);
+		disk_count(&blk->disk, io->op, r->bytes, r->began_ns);
 		if (r->type == VIRTIO_BLK_T_IN) {
 			virtq_chain_written(blk->dev.machine, &request->chain, 0, r->bytes);
 			written = (uint32_t)r->bytes;
 		}
-	} else {
-		complain(blk, r, -result);
 	}
 	r->next = blk->spare;
 	blk->spare = r;
-	if (result == 0)
+	if (result == 0) {
 		answer(blk, request, VIRTIO_BLK_S_OK, written);
-	else if (!wait_for_help(blk, request, -result))
+	} else if (disk_failed(&blk->disk, io, -result)) {
+		virtio_park(request);
+		disk_tell(&blk->disk, -result);
+	} else {
 		answer(blk, request, VIRTIO_BLK_S_IOERR, 0);
+	}
 }
 
 static void on_batch_done(void *opaque)
@@ -190,11 +96,6 @@ static void on_batch_done(void *opaque)
 }
 
 /* ---- its beginning ------------------------------------------------------------------ */
-
-static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint64_t sectors)
-{
-	return sector <= blk->sectors && sectors <= blk->sectors - sector;
-}
 
 static struct blk_request *new_request(struct virtio_blk *blk, struct virtio_request *request, uint32_t type)
 {
@@ -211,7 +112,7 @@ static struct blk_request *new_request(struct virtio_blk *blk, struct virtio_req
 	r->type = type;
 	r->bytes = 0;
 	r->ranges = r->range_at = 0;
-	r->began_ns = now_ns();
+	r->began_ns = disk_now_ns();
 	return r;
 }
 
@@ -222,9 +123,9 @@ static uint8_t transfer(struct virtio_blk *blk, struct virtio_request *request, 
 	uint64_t skip = to_guest ? 0 : sizeof(*header), n = to_guest ? chain->writable_bytes - 1 : chain->readable_bytes - skip;
 	struct blk_request *r;
 
-	if (n % BLOCK_SECTOR != 0 || !in_range(blk, header->sector, n / BLOCK_SECTOR))
+	if (n % BLOCK_SECTOR != 0 || !disk_in_range(&blk->disk, header->sector, n / BLOCK_SECTOR))
 		return VIRTIO_BLK_S_IOERR;
-	if (!to_guest && blk->block->info.readonly)
+	if (!to_guest && blk->disk.block->info.readonly)
 		return VIRTIO_BLK_S_IOERR;
 	r = new_request(blk, request, header->type);
 	r->bytes = r->io.bytes = n;
@@ -233,7 +134,7 @@ static uint8_t transfer(struct virtio_blk *blk, struct virtio_request *request, 
 	r->io.iov_count = virtq_chain_iovec(chain, to_guest, skip, n, r->iov);
 	/* A driver that does not know how to flush takes a write for a lasting one. */
 	r->io.sync = !virtio_has_feature(&blk->dev, VIRTIO_BLK_F_FLUSH);
-	block_submit(blk->block, &r->io);
+	block_submit(blk->disk.block, &r->io);
 	return VIRTIO_BLK_S_OK;
 }
 
@@ -242,7 +143,7 @@ static uint8_t flush(struct virtio_blk *blk, struct virtio_request *request)
 	struct blk_request *r = new_request(blk, request, VIRTIO_BLK_T_FLUSH);
 
 	r->io.op = BLOCK_FLUSH;
-	block_submit(blk->block, &r->io);
+	block_submit(blk->disk.block, &r->io);
 	return VIRTIO_BLK_S_OK;
 }
 
@@ -262,7 +163,7 @@ static bool next_range(struct blk_request *r)
 	r->io.iov = r->iov;
 	r->io.iov_count = 0;
 	r->bytes += r->io.bytes;
-	block_submit(r->blk->block, &r->io);
+	block_submit(r->blk->disk.block, &r->io);
 	return true;
 }
 
@@ -273,7 +174,7 @@ static uint8_t ranges(struct virtio_blk *blk, struct virtio_request *request, ui
 	bool discard = type == VIRTIO_BLK_T_DISCARD;
 	struct blk_request *r;
 
-	if (!blk->block->info.can_discard)
+	if (!blk->disk.block->info.can_discard)
 		return VIRTIO_BLK_S_UNSUPP;
 	if (n == 0 || n % sizeof(range[0]) != 0 || n > sizeof(range))
 		return VIRTIO_BLK_S_IOERR;
@@ -282,7 +183,7 @@ static uint8_t ranges(struct virtio_blk *blk, struct virtio_request *request, ui
 	for (unsigned i = 0; i < n; i++) {
 		if (range[i].flags & ~(uint32_t)VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP || (discard && range[i].flags != 0))
 			return VIRTIO_BLK_S_UNSUPP;
-		if (range[i].num_sectors > RANGE_SECTORS_MAX || !in_range(blk, range[i].sector, range[i].num_sectors))
+		if (range[i].num_sectors > RANGE_SECTORS_MAX || !disk_in_range(&blk->disk, range[i].sector, range[i].num_sectors))
 			return VIRTIO_BLK_S_IOERR;
 	}
 	r = new_request(blk, request, type);
@@ -329,7 +230,7 @@ static bool work(struct virtio_device *dev, unsigned queue)
 
 	while ((request = virtio_take(dev, queue)))
 		begin(blk, request);
-	block_commit(blk->block);
+	block_commit(blk->disk.block);
 	blk->unsignalled = 0;
 	return true;
 }
@@ -340,34 +241,28 @@ static int prepare(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
 
-	return block_attach(blk->block, &dev->worker, on_batch_done, blk);
+	return block_attach(blk->disk.block, &dev->worker, on_batch_done, blk);
 }
 
-static void retire(struct virtio_device *dev) { block_detach(CONTAINER_OF(dev, struct virtio_blk, dev)->block); }
+static void retire(struct virtio_device *dev) { block_detach(CONTAINER_OF(dev, struct virtio_blk, dev)->disk.block); }
 
 static void destroy(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
 
-	block_close(blk->block);
+	disk_close(&blk->disk);
 	while (blk->spare) {
 		struct blk_request *r = blk->spare;
 
 		blk->spare = r->next;
 		free(r);
 	}
-	free(blk->path);
 	free(blk);
 }
 
 static size_t stats(struct virtio_device *dev, struct machine_stat *ret_rows, size_t max)
 {
-	struct virtio_blk *blk = CONTAINER_OF(dev, struct virtio_blk, dev);
-	size_t n = BLK_STATS < max ? BLK_STATS : max;
-
-	for (size_t i = 0; i < n; i++)
-		ret_rows[i] = (struct machine_stat){blk->stat_name[i], blk->stat[i]};
-	return n;
+	return disk_stats(&CONTAINER_OF(dev, struct virtio_blk, dev)->disk, ret_rows, max);
 }
 
 static const struct virtio_ops blk_ops = {
@@ -382,28 +277,17 @@ static const struct virtio_ops blk_ops = {
 	.stats = stats,
 };
 
-/* Rows carry the disk's number. */
-static void name_stats(struct virtio_blk *blk)
-{
-	for (const struct machine_device *node = blk->dev.machine->devices; node; node = node->next)
-		blk->number += strcmp(node->name, blk_ops.name) == 0;
-	for (unsigned i = 0; i < BLK_STATS; i++)
-		snprintf(blk->stat_name[i], sizeof(blk->stat_name[i]), "virtio_blk%u_%s", blk->number, stat_names[i]);
-}
-
-static void fill_config(struct virtio_blk *blk, const struct machine_disk *disk)
+static void fill_config(struct virtio_blk *blk)
 {
 	struct virtio_blk_config *config = &blk->config;
-	bool through = disk->cache == MACHINE_CACHE_WRITETHROUGH || disk->cache == MACHINE_CACHE_DIRECTSYNC;
 
-	blk->sectors = blk->block->info.bytes / BLOCK_SECTOR;
-	config->capacity = blk->sectors;
+	config->capacity = blk->disk.sectors;
 	config->seg_max = SEG_MAX;
 	config->blk_size = BLOCK_SECTOR;
-	config->physical_block_exp = (uint8_t)__builtin_ctz(blk->block->info.physical / BLOCK_SECTOR);
+	config->physical_block_exp = (uint8_t)__builtin_ctz(blk->disk.block->info.physical / BLOCK_SECTOR);
 	config->min_io_size = 1;
 	config->opt_io_size = 0;
-	config->wce = !through;
+	config->wce = !blk->disk.writes_through;
 	config->num_queues = (uint16_t)blk->dev.queues;
 	config->max_discard_sectors = RANGE_SECTORS_MAX;
 	config->max_discard_seg = RANGES_MAX;
@@ -415,13 +299,13 @@ static void fill_config(struct virtio_blk *blk, const struct machine_disk *disk)
 	blk->dev.config_bytes = sizeof(*config);
 	blk->dev.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY;
 	/* Without it there is no cache that would need flushing: every write is a lasting one. */
-	if (!through)
+	if (!blk->disk.writes_through)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_FLUSH;
 	if (blk->dev.queues > 1)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_MQ;
-	if (blk->block->info.readonly)
+	if (blk->disk.block->info.readonly)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_RO;
-	if (blk->block->info.can_discard)
+	if (blk->disk.block->info.can_discard)
 		blk->dev.features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 }
 
@@ -441,27 +325,21 @@ static void fill_id(struct virtio_blk *blk, const struct machine_disk *disk)
 	memcpy(blk->id, name, n);
 }
 
-int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
+static int virtio_blk_add(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
 {
 	struct virtio_blk *blk = calloc(1, sizeof(*blk));
-	int rc = -ENOMEM;
+	int rc;
 
-	if (blk)
-		blk->path = strdup(disk->path);
-	if (!blk || !blk->path) {
-		block_fail(rc, ret_error, "no memory for a disk");
-		goto fail;
-	}
-	rc = block_open(disk, &blk->block, ret_error);
+	if (!blk)
+		return block_fail(-ENOMEM, ret_error, "no memory for a disk");
+	rc = disk_open(&blk->disk, machine, disk, blk_ops.name, "virtio_blk", ret_error);
 	if (rc < 0)
 		goto fail;
-	blk->on_error = disk->on_error;
 	blk->dev.machine = machine;
 	blk->dev.ops = &blk_ops;
 	blk->dev.queues = machine_vcpus(machine) < QUEUES_MAX ? machine_vcpus(machine) : QUEUES_MAX;
-	fill_config(blk, disk);
+	fill_config(blk);
 	fill_id(blk, disk);
-	name_stats(blk);
 	rc = virtio_device_init(&blk->dev, machine);
 	if (rc < 0) {
 		block_fail(rc, ret_error, "disk %s finds no place on the PCI bus: %s", disk->path, strerror(-rc));
@@ -469,7 +347,11 @@ int machine_add_disk(struct machine *machine, const struct machine_disk *disk, c
 	}
 	return 0;
 fail:
-	if (blk)
-		destroy(&blk->dev);
+	destroy(&blk->dev);
 	return rc;
+}
+
+int machine_add_disk(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
+{
+	return machine->config.xen ? xen_blk_add(machine, disk, false, ret_error) : virtio_blk_add(machine, disk, ret_error);
 }

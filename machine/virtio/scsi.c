@@ -10,6 +10,7 @@
 
 #include "machine/block/block.h"
 #include "machine/virtio/virtio.h"
+#include "machine/xen/bus.h"
 
 #define FRAME 2048u /* bytes of a sector of a CD */
 #define SENSE_BYTES 18
@@ -562,9 +563,12 @@ int machine_change_disc(struct machine *machine, unsigned number, const struct m
 
 int machine_add_cdrom(struct machine *machine, const struct machine_disk *disk, const char **ret_error)
 {
-	struct cdrom *cd = calloc(1, sizeof(*cd));
+	struct cdrom *cd;
 	int rc = 0;
 
+	if (machine->config.xen)
+		return xen_blk_add(machine, disk, true, ret_error);
+	cd = calloc(1, sizeof(*cd));
 	if (!cd)
 		return block_fail(-ENOMEM, ret_error, "no memory for a CD-ROM drive");
 	pthread_mutex_init(&cd->wish_lock, NULL);

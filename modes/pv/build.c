@@ -406,6 +406,8 @@ static int build(struct builder *b, struct cpu_state *cs, const char **ret_error
 	if (!rc)
 		rc = pv_store_ring_start(d, d->xenstore);
 	if (!rc)
+		rc = pv_devices_start(d);
+	if (!rc)
 		rc = put_tables(b);
 	if (rc)
 		return rc;

@@ -69,6 +69,36 @@ uint32_t pv_event_connect(struct pv_domain *d, void (*notify)(void *opaque), voi
 	return port;
 }
 
+bool pv_event_bind(struct pv_domain *d, uint32_t port, void (*notify)(void *opaque), void *opaque)
+{
+	struct pv_port *c = port && port < PV_PORTS ? &d->port[port] : NULL;
+	bool ok;
+
+	pv_lock_outside(d);
+	ok = c && c->state == EVTCHNSTAT_unbound && c->remote_domain == 0;
+	if (ok) {
+		c->state = EVTCHNSTAT_interdomain;
+		c->notify = notify;
+		c->opaque = opaque;
+	}
+	pv_unlock_outside(d);
+	return ok;
+}
+
+void pv_event_unbind(struct pv_domain *d, uint32_t port, void *opaque)
+{
+	struct pv_port *c = &d->port[port];
+
+	pv_lock_outside(d);
+	/* The guest may have closed it, and it may be another's by now. */
+	if (c->state == EVTCHNSTAT_interdomain && c->notify && c->opaque == opaque) {
+		c->state = EVTCHNSTAT_unbound;
+		c->notify = NULL;
+		c->opaque = NULL;
+	}
+	pv_unlock_outside(d);
+}
+
 static long bind_virq(struct pv_vcpu *p, struct evtchn_bind_virq *b)
 {
 	struct pv_domain *d = p->domain;

@@ -6,5 +6,5 @@ libpvcore_a_SOURCES = \
 	modes/pv/descriptor.c modes/pv/emulate.c modes/pv/evtchn.c modes/pv/hypercall.c modes/pv/memory.c modes/pv/mmu.c modes/pv/ptwr.c \
 	modes/pv/time.c modes/pv/trap.c
 libpv_a_SOURCES = \
-	modes/pv/build.c modes/pv/build.h modes/pv/console.c modes/pv/image.c modes/pv/image.h modes/pv/pv.c \
+	modes/pv/backend.c modes/pv/build.c modes/pv/build.h modes/pv/console.c modes/pv/image.c modes/pv/image.h modes/pv/pv.c \
 	modes/pv/store.c modes/pv/store.h modes/pv/store_ring.c modes/pv/store_tree.c modes/pv/store_tree.h

@@ -146,6 +146,10 @@ struct pv_domain {
 	struct {
 		mfn_t frame[PV_GRANT_FRAMES];
 		unsigned frames;
+		/* Of each reference: our mappings of it, and those of them that write. Under `lock`. */
+		struct pv_grant_uses {
+			uint16_t all, writers;
+		} *uses;
 	} grants;
 	struct pv_store *xenstore;
 	struct pv_store_ring *store_reader;
@@ -289,6 +293,10 @@ void pv_event_raise(struct pv_domain *d, uint32_t port);
 void pv_virq(struct pv_vcpu *p, unsigned virq);
 /* A port that is connected to a back end of ours from the start. 0: there is none left. Before the guest runs. */
 uint32_t pv_event_connect(struct pv_domain *d, void (*notify)(void *opaque), void *opaque);
+/* The same for one that the guest left unbound for domain 0. False: it is none. Any thread. */
+bool pv_event_bind(struct pv_domain *d, uint32_t port, void (*notify)(void *opaque), void *opaque);
+/* Unbound again, if it is a back end's. Any thread. */
+void pv_event_unbind(struct pv_domain *d, uint32_t port, void *opaque);
 /* Makes a vCPU look. Any thread. */
 void pv_wake(struct pv_vcpu *p);
 static inline bool pv_upcall_due(const struct pv_vcpu *p)
@@ -307,6 +315,11 @@ void pv_runstate(struct pv_vcpu *p, int state);
 
 /* On a vCPU's own thread: what VCPUOP_initialise was given counts now. */
 void pv_apply_context(struct pv_vcpu *p);
+
+/* ---- devices (backend.c), outside ----------------------------------------------------------------------- */
+
+/* The machine's disks and NICs appear in the store. Before the guest runs. */
+int pv_devices_start(struct pv_domain *d);
 
 /* ---- console (console.c), outside ---------------------------------------------------------------------- */
 

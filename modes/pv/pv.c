@@ -129,6 +129,7 @@ static void vm_destroy(struct mode_vm *vm)
 		machine_serial_divert(d->machine, NULL, NULL);
 		pv_store_destroy(d->xenstore);
 		free(d->store_reader);
+		free(d->grants.uses);
 		free(d->frame);
 		free(d);
 	}
@@ -184,6 +185,7 @@ static int boot(struct mode_vm *vm, const struct machine_boot *what, struct cpu_
 	for (unsigned i = 0; i < d->vcpus; i++)
 		vcpu_reset(d->vcpu[i]);
 	memset(d->port, 0, sizeof(d->port));
+	free(d->grants.uses);
 	memset(&d->grants, 0, sizeof(d->grants));
 	d->vm_assist = d->free_hint = 0;
 	d->ended = false;
@@ -260,7 +262,7 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 
 const struct mode_ops pv_mode = {
 	.name = "pv",
-	.capabilities = MODE_CAP_STATE | MODE_CAP_DEBUG | MODE_CAP_PROFILE,
+	.capabilities = MODE_CAP_STATE | MODE_CAP_DEBUG | MODE_CAP_PROFILE | MODE_CAP_XEN,
 	.probe = probe,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,

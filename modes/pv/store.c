@@ -15,7 +15,7 @@
 #define PATHS_MAX 64u
 
 struct watch {
-	char *path, *token; /* as the guest said them; a token of NULL: a back end's */
+	char *path, *token; /* as the guest said them; NULL: a back end's */
 	bool relative;
 	char *absolute;
 	void (*fn)(void *opaque, const char *path);
@@ -41,7 +41,8 @@ struct pv_store {
 	pthread_mutex_t lock;
 	struct store_tree tree;
 	uint64_t generation; /* of tree's changes */
-	struct watch *watches;
+	struct watch *watches;	 /* the guest's */
+	struct watch *back_ends; /* only grows while the guest runs, so that it may be walked without the lock */
 	unsigned watch_count; /* of the guest's */
 	struct transaction transaction[TRANSACTIONS_MAX];
 	uint32_t last_transaction;
@@ -133,8 +134,7 @@ static void fire(struct pv_store *s, const char *path, bool removed)
 
 		if (!hit && !(removed && below(w->absolute, path)))
 			continue;
-		if (w->token)
-			tell_guest(s, w, hit ? path : w->absolute);
+		tell_guest(s, w, hit ? path : w->absolute);
 	}
 	note(&s->told, path);
 }
@@ -150,8 +150,8 @@ static void tell_back_ends(struct pv_store *s)
 		pthread_mutex_unlock(&s->lock);
 		if (!c)
 			return;
-		for (const struct watch *w = s->watches; w; w = w->next)
-			if (!w->token && below(c->path, w->absolute))
+		for (const struct watch *w = __atomic_load_n(&s->back_ends, __ATOMIC_ACQUIRE); w; w = w->next)
+			if (below(c->path, w->absolute) || below(w->absolute, c->path)) /* removed with all around it */
 				w->fn(w->opaque, c->path);
 		free(c);
 	}
@@ -165,18 +165,19 @@ static void watch_free(struct watch *w)
 	free(w);
 }
 
-static void drop_guest_watches(struct pv_store *s)
+static void drop_watches(struct watch **list)
 {
-	for (struct watch **at = &s->watches; *at;) {
-		struct watch *w = *at;
+	while (*list) {
+		struct watch *w = *list;
 
-		if (!w->token) {
-			at = &w->next;
-			continue;
-		}
-		*at = w->next;
+		*list = w->next;
 		watch_free(w);
 	}
+}
+
+static void drop_guest_watches(struct pv_store *s)
+{
+	drop_watches(&s->watches);
 	s->watch_count = 0;
 }
 
@@ -406,7 +407,7 @@ static int do_watch(struct request *r)
 	if (s->watch_count >= WATCHES_MAX)
 		return -ENOSPC;
 	for (w = s->watches; w; w = w->next)
-		if (w->token && !strcmp(w->path, r->payload) && !strcmp(w->token, token))
+		if (!strcmp(w->path, r->payload) && !strcmp(w->token, token))
 			return -EEXIST;
 	w = calloc(1, sizeof(*w));
 	if (!w)
@@ -438,7 +439,7 @@ static int do_unwatch(struct request *r)
 	for (struct watch **at = &r->s->watches; *at; at = &(*at)->next) {
 		struct watch *w = *at;
 
-		if (!w->token || strcmp(w->path, r->payload) || strcmp(w->token, token))
+		if (strcmp(w->path, r->payload) || strcmp(w->token, token))
 			continue;
 		*at = w->next;
 		watch_free(w);
@@ -628,13 +629,8 @@ static void empty(struct pv_store *s)
 {
 	for (unsigned i = 0; i < TRANSACTIONS_MAX; i++)
 		transaction_free(&s->transaction[i]);
-	while (s->watches) {
-		struct watch *w = s->watches;
-
-		s->watches = w->next;
-		watch_free(w);
-	}
-	s->watch_count = 0;
+	drop_guest_watches(s);
+	drop_watches(&s->back_ends);
 	free_changes(&s->told);
 	store_tree_finish(&s->tree);
 	s->output_bytes = 0;
@@ -717,7 +713,7 @@ char *pv_store_get(struct pv_store *s, const char *path)
 
 int pv_store_watch(struct pv_store *s, const char *path, void (*fn)(void *opaque, const char *path), void *opaque)
 {
-	struct watch *w = store_path_ok(path) ? calloc(1, sizeof(*w)) : NULL, **end;
+	struct watch *w = store_path_ok(path) ? calloc(1, sizeof(*w)) : NULL;
 
 	if (!w)
 		return store_path_ok(path) ? -ENOMEM : -EINVAL;
@@ -729,9 +725,8 @@ int pv_store_watch(struct pv_store *s, const char *path, void (*fn)(void *opaque
 		return -ENOMEM;
 	}
 	pthread_mutex_lock(&s->lock);
-	for (end = &s->watches; *end; end = &(*end)->next)
-		;
-	*end = w;
+	w->next = s->back_ends;
+	__atomic_store_n(&s->back_ends, w, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&s->lock);
 	return 0;
 }

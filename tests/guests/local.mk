@@ -30,6 +30,8 @@ tests_guests_programs_vsock_CFLAGS = -std=gnu11 -O1 -Wall -Wextra -Wno-unused-pa
 tests_guests_programs_vsock_LDFLAGS = -static
 dist_check_SCRIPTS += tests/guests/xen.py
 TESTS += tests/guests/xen.py
+dist_check_SCRIPTS += tests/guests/xen_devices.py
+TESTS += tests/guests/xen_devices.py
 include tests/guests/kernels/kernels.mk
 EXTRA_DIST += tests/guests/vmtest.py tests/guests/run-in-profile tests/guests/container-syscalls.txt demo check tools/build tools/fetch-kernel tools/fetch-package tools/make-initramfs tools/run-vm tools/setup-debian
 
