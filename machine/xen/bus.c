@@ -277,7 +277,7 @@ int xen_device_init(struct xen_device *dev, struct machine *machine)
 	snprintf(dev->front, sizeof(dev->front), "/local/domain/%u/device/%s/%u", XEN_FRONT_DOMAIN, dev->ops->type, dev->number);
 	snprintf(dev->back, sizeof(dev->back), "/local/domain/0/backend/%s/%u/%u", dev->ops->type, XEN_FRONT_DOMAIN, dev->number);
 	rc = worker_init(&dev->worker, on_work, dev);
-	spin_init(&dev->worker.spin, machine->spin_most_ns);
+	spin_init(&dev->worker.spin, machine_spin_most_ns(machine, 1));
 	if (dev->ops->loop)
 		dev->worker.loop = own_loop;
 	if (!rc && dev->ops->prepare)
