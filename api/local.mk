@@ -15,7 +15,7 @@ liblv_a_SOURCES = \
 	api/libvirt/events.c api/libvirt/handlers.h api/libvirt/host.c api/libvirt/host.h api/libvirt/lifecycle.c \
 	api/libvirt/interface.c api/libvirt/interface.h api/libvirt/lists.c api/libvirt/network.c api/libvirt/nic.c api/libvirt/params.c api/libvirt/params.h api/libvirt/lv.h api/libvirt/node.c api/libvirt/packet.c api/libvirt/packet.h \
 	api/libvirt/private.h api/libvirt/procedures.c api/libvirt/server.c api/libvirt/stats.c api/libvirt/storage.c api/libvirt/stream.c api/libvirt/vcpus.c api/libvirt/xdr.c \
-	api/libvirt/share.c api/libvirt/share.h api/libvirt/xdr.h api/libvirt/xml.c api/libvirt/xml.h api/libvirt/xml_edit.c api/libvirt/xml_format.c api/libvirt/xml_parse.c
+	api/libvirt/share.c api/libvirt/share.h api/libvirt/sysinfo.c api/libvirt/sysinfo.h api/libvirt/xdr.h api/libvirt/xml.c api/libvirt/xml.h api/libvirt/xml_edit.c api/libvirt/xml_format.c api/libvirt/xml_parse.c
 liblv_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(LIBXML_CFLAGS) $(LIBVIRT_CFLAGS)
 
 bin_PROGRAMS += trictl

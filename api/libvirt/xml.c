@@ -151,7 +151,7 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
+	static const char *const elsewhere[] = {"smbios", "vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
 	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
@@ -196,7 +196,7 @@ static const struct meaning meanings[] = {
 	{"domain", "pm", LV_XML_KEPT},
 	{"domain", "resource", LV_XML_NO_EFFECT},
 	{"domain", "seclabel", LV_XML_NO_EFFECT},
-	{"domain", "sysinfo", LV_XML_REFUSED},
+	{"domain", "sysinfo", LV_XML_MAPPED},
 	{"domain", "title", LV_XML_MAPPED},
 	{"domain", "uuid", LV_XML_MAPPED},
 	{"domain", "vcpu", LV_XML_MAPPED},
@@ -211,7 +211,7 @@ static const struct meaning meanings[] = {
 	{"os", "kernel", LV_XML_MAPPED},
 	{"os", "loader", LV_XML_MAPPED},
 	{"os", "nvram", LV_XML_MAPPED},
-	{"os", "smbios", LV_XML_REFUSED},
+	{"os", "smbios", LV_XML_MAPPED},
 	{"os", "type", LV_XML_MAPPED},
 	{"devices", "audio", LV_XML_NO_EFFECT},
 	{"devices", "channel", LV_XML_NO_EFFECT},

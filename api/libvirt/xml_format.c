@@ -2,6 +2,7 @@
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
 #include "api/libvirt/share.h"
+#include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
 
@@ -243,6 +244,7 @@ static void write_os(struct formatter *f)
 	insert_text(f, os, &type, "initrd", d->boot.initrd);
 	insert_text(f, os, &type, "cmdline", d->boot.cmdline);
 	write_boot_menu(os, d->boot.menu_ms);
+	lv_sysinfo_write(f->root, os, f->kept, d);
 }
 
 /* ---- <devices> ---------------------------------------------------------------------------------- */

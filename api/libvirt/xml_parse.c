@@ -2,6 +2,7 @@
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
 #include "api/libvirt/share.h"
+#include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
 #include "proto/line.h"
 
@@ -621,6 +622,8 @@ static bool take_root(struct parser *p)
 	for (xmlNode *e = lv_xml_child(p->root, NULL); e; e = lv_xml_next(e, NULL))
 		if (!take_element(p, e))
 			return false;
+	if (!lv_sysinfo_parse(p->root, p->definition, &p->code, p->error, p->error_size))
+		return false;
 	/* Last: what it says outranks the domain's type. */
 	for (xmlNode *e = lv_xml_child(p->root, "metadata"); e; e = lv_xml_next(e, "metadata"))
 		if (!take_metadata(p, e))

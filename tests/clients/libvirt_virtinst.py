@@ -71,6 +71,28 @@ def import_disk(d):
     v("destroy", "new")
 
 
+def cloud_init(d):
+    """virt-install makes a disc by itself; SMBIOS says where to look."""
+    image, user = os.path.join(d.folder, "cloud.raw"), os.path.join(d.folder, "user-data")
+    with open(image, "wb") as f:
+        f.truncate(16 << 20)
+    with open(user, "w", encoding="ascii") as f:
+        f.write("#cloud-config\n{}\n")
+    run(d, "virt-install", "--name", "cloud", "--memory", "64", "--import", "--disk", f"path={image},format=raw,bus=virtio",
+        "--cloud-init", f"user-data={user},disable=on", "--sysinfo", "smbios,system.serial=ds=nocloud", *BARE, name="trivisor+unix:///session")
+    v = Virsh(d)
+    # Of the first start: the disc as a CD-ROM, which is gone from what is kept.
+    vm = d.rpc.result("vm.get", ["cloud"])
+    check(vm["state"] == "running" and [x.get("path") for x in vm["definition"]["disks"]] == [image, None] and vm["definition"]["smbios"] == {"system": {"serial": "ds=nocloud"}}, str(vm["definition"]))
+    live = ET.fromstring(v("dumpxml", "cloud"))
+    check(live.findtext("sysinfo/system/entry[@name='serial']") == "ds=nocloud" and live.find("os/smbios").get("mode") == "sysinfo", v("dumpxml", "cloud"))
+    check([x.get("device") for x in live.findall("devices/disk")] == ["disk", "cdrom"], v("dumpxml", "cloud"))
+    kept = ET.fromstring(v("dumpxml", "--inactive", "cloud"))
+    check(kept.find("sysinfo") is not None and kept.find("devices/disk[@device='cdrom']/source") is None, v("dumpxml", "--inactive", "cloud"))
+    v("destroy", "cloud")
+    v("undefine", "cloud")
+
+
 def networks(d):
     """The default network by name, by itself, and the user's; a switch; a bridge that is not there is found out at the start."""
     d.rpc.result("net.create", {"name": "lab"})
@@ -95,7 +117,7 @@ def networks(d):
 
 def main():
     tap = Tap()
-    for test in (kernel, boot_option, import_disk, networks):
+    for test in (cloud_init, kernel, boot_option, import_disk, networks):
         with scratch() as folder:
             def one():
                 with Daemon(folder) as d:

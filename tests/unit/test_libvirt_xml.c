@@ -110,6 +110,70 @@ static void ways_to_the_host(void **state)
 	assert_non_null(strstr(error, "/domain/devices/vsock/cid: \"2\" is no address"));
 }
 
+static void sysinfo_both_ways(void **state)
+{
+#define SYSINFO(mode, more) \
+	DOMAIN("<uuid>2f1c8e1e-6a5b-4c3d-9e8f-0123456789ab</uuid><sysinfo type='smbios'>" more "</sysinfo>" \
+	       "<os><type>hvm</type><kernel>/k</kernel>" mode "</os>")
+	char error[900], *xml;
+	int code;
+	struct vmdef *def = parse(SYSINFO("<smbios mode='sysinfo'/>",
+					  "<bios><entry name='vendor'>v</entry></bios><system><entry name='serial'>ds=nocloud</entry>"
+					  "<entry name='uuid'>2F1C8E1E-6a5b-4c3d-9e8f-0123456789ab</entry></system>"
+					  "<baseBoard><entry name='asset'>&lt;a&gt;</entry></baseBoard><chassis><entry name='sku'>s</entry></chassis>"
+					  "<oemStrings><entry>one</entry><entry>two</entry></oemStrings>"),
+				  &code, error, sizeof(error)),
+		     *again;
+
+	assert_non_null(def);
+	assert_string_equal(def->smbios.text[SMBIOS_bios_vendor], "v");
+	assert_string_equal(def->smbios.text[SMBIOS_system_serial], "ds=nocloud");
+	assert_string_equal(def->smbios.text[SMBIOS_board_asset], "<a>");
+	assert_string_equal(def->smbios.text[SMBIOS_chassis_sku], "s");
+	assert_true(def->smbios.oem_count == 2 && !strcmp(def->smbios.oem[1], "two"));
+	xml = format(def);
+	again = parse(xml, &code, error, sizeof(error));
+	assert_non_null(again);
+	assert_string_equal(again->smbios.text[SMBIOS_board_asset], "<a>");
+	assert_int_equal(again->smbios.oem_count, 2);
+	vmdef_free(again);
+	free(xml);
+	/* Taken out of the definition, it is in neither place. */
+	for (unsigned i = 0; i < SMBIOS_TEXTS; i++) {
+		free(def->smbios.text[i]);
+		def->smbios.text[i] = NULL;
+	}
+	free(def->smbios.oem[0]);
+	free(def->smbios.oem[1]);
+	def->smbios.oem_count = 0;
+	xml = format(def);
+	assert_null(strstr(xml, "sysinfo"));
+	free(xml);
+	vmdef_free(def);
+	/* Not in use: kept. */
+	def = parse(SYSINFO("", "<system><entry name='serial'>kept</entry></system>"), &code, error, sizeof(error));
+	assert_non_null(def);
+	assert_null(def->smbios.text[SMBIOS_system_serial]);
+	xml = format(def);
+	assert_non_null(strstr(xml, "kept"));
+	free(xml);
+	vmdef_free(def);
+	static const struct {
+		const char *xml, *why;
+	} refused[] = {
+		{SYSINFO("<smbios mode='host'/>", ""), "/domain/os/smbios: the modes are emulate and sysinfo"},
+		{SYSINFO("<smbios mode='sysinfo'/>", "<system><entry name='colour'>x</entry></system>"), "\"colour\" is not known here"},
+		{SYSINFO("<smbios mode='sysinfo'/>", "<system><entry name='uuid'>x</entry></system>"), "\"x\" is not the domain's own UUID"},
+		{SYSINFO("<smbios mode='sysinfo'/>", "<memory/>"), "/domain/sysinfo/memory: not known here"},
+		{SYSINFO("<smbios mode='sysinfo'/>", "<bios/><bios/>"), "one of them is possible"},
+		{DOMAIN("<os><type>hvm</type><kernel>/k</kernel><smbios mode='sysinfo'/></os>"), "needs a <sysinfo"},
+	};
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		assert_null(parse(refused[i].xml, &code, error, sizeof(error)));
+		assert_non_null(strstr(error, refused[i].why));
+	}
+}
+
 static void keys_are_filled(void **state)
 {
 	char error[900], *text;
@@ -152,7 +216,9 @@ static void loses_no_key(void **state)
 		"\"vcpus\":3,\"workload\":\"yes\",\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"<&>\",\"modules\":[{\"path\":\"/m\","
 		"\"cmdline\":\"c\"},{\"path\":\"/n\"}]},\"disks\":[{\"path\":\"/d\",\"readonly\":true}],\"serial\":\"none\","
 		"\"paravirt\":false,\"on_reboot\":\"shutdown\",\"title\":\"t\",\"description\":\"a\\nb\",\"start_paused\":true,"
-		"\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"debug_exit\":true,\"debug_console\":true}";
+		"\"gdb\":\"/g\",\"gdb_architecture\":\"i386\",\"debug_exit\":true,\"debug_console\":true,"
+		"\"console\":{\"scrollback_kib\":64,\"log\":\"/l\"},\"cloud_init\":{\"user_data\":\"/u\",\"device\":\"cdrom\"},"
+		"\"smbios\":{\"system\":{\"family\":\"f\"},\"oem_strings\":[\"o\"]}}";
 	char error[900], *xml;
 	struct vmdef *def = NULL, *again;
 	json_object *before, *after;
@@ -370,7 +436,8 @@ static void survives_damage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(comes_back), cmocka_unit_test(ways_to_the_host),     cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
+		cmocka_unit_test(comes_back), cmocka_unit_test(ways_to_the_host),     cmocka_unit_test(sysinfo_both_ways),
+		cmocka_unit_test(keys_are_filled), cmocka_unit_test(loses_no_key),
 		cmocka_unit_test(firmware_has_variables), cmocka_unit_test(firmware_has_a_boot_menu),
 		cmocka_unit_test(refuses_by_path),
 		cmocka_unit_test(sizes_have_units), cmocka_unit_test(survives_damage),
