@@ -2,7 +2,7 @@
 
 # Loaders, firmware tables and virtio devices.
 BOOT_TESTS = tests/unit/test_boot_formats tests/unit/test_boot_acpi tests/unit/test_virtio_queue tests/unit/test_virtio_blk \
-	tests/unit/test_virtio_net tests/unit/test_virtio_console tests/unit/test_virtio_balloon
+	tests/unit/test_virtio_net tests/unit/test_virtio_vsock tests/unit/test_virtio_console tests/unit/test_virtio_balloon
 check_PROGRAMS += $(BOOT_TESTS)
 TESTS += $(BOOT_TESTS)
 VIRTIO_DRIVER = tests/unit/virtio_driver.c tests/unit/virtio_driver.h
@@ -18,6 +18,9 @@ tests_unit_test_virtio_queue_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c $(VIRTIO_DRIVER)
 tests_unit_test_virtio_net_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_net_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
+tests_unit_test_virtio_vsock_SOURCES = tests/unit/test_virtio_vsock.c $(VIRTIO_DRIVER)
+tests_unit_test_virtio_vsock_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_virtio_vsock_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_virtio_console_SOURCES = tests/unit/test_virtio_console.c $(VIRTIO_DRIVER)
 tests_unit_test_virtio_console_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_console_LDADD = libmachine.a libproto.a $(CMOCKA_LIBS) $(MACHINE_LIBS)

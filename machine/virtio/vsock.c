@@ -157,7 +157,9 @@ static void send_packets(struct vsock *vsock)
 		worker_ring(&vsock->dev.worker);
 	if (vsock->tx_waits && vsock->refusals < VSOCK_REFUSALS_MAX) {
 		vsock->tx_waits = false;
-		worker_ring(&vsock->dev.worker);
+		/* There may be nothing to take, and then a kick must tell of the next one. */
+		if (virtio_kicks_on(&vsock->dev, VSOCK_TX))
+			worker_ring(&vsock->dev.worker);
 	}
 }
 
