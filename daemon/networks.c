@@ -488,6 +488,8 @@ void daemon_net_start(struct daemon *daemon, const char *name, daemon_done_fn do
 
 	if (net && (net->wanted || net->made)) {
 		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is active already", name);
+	} else if (net && net->transient) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is transient, and about to go", name);
 	} else if (net) {
 		net->wanted = true;
 		net->ticks = 0;
@@ -535,7 +537,7 @@ static struct question *ask(struct daemon *daemon, const char *name, struct netw
 
 	if (!net)
 		return NULL;
-	if (!net->link) {
+	if (!net->link || !net->wanted) {
 		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" %s", name,
 			     net->wanted ? "is being started: its process is not there yet" : "is not active; trictl net start starts it");
 		return NULL;
@@ -648,7 +650,7 @@ void daemon_net_delete(struct daemon *daemon, const char *name, daemon_done_fn d
 	struct network *net = find(daemon->networks, name);
 	struct question *q;
 
-	if (net && !net->wanted && !net->link && !net->made) {
+	if (net && !net->wanted && !net->made) {
 		delete_now(net, done, opaque);
 		return;
 	}
@@ -697,9 +699,14 @@ static void on_stopped(void *opaque, int code, const char *message, json_object 
 
 void daemon_net_stop(struct daemon *daemon, const char *name, daemon_done_fn done, void *opaque)
 {
-	struct network *net;
-	struct question *q = ask(daemon, name, &net, done, opaque);
+	struct network *net = find(daemon->networks, name);
+	struct question *q;
 
+	if (net && !net->wanted) {
+		answer_error(done, opaque, DAEMON_WRONG_STATE, "network \"%s\" is not active", name);
+		return;
+	}
+	q = ask(daemon, name, &net, done, opaque);
 	if (!q)
 		return;
 	net->wanted = false;

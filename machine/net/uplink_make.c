@@ -16,6 +16,8 @@
 
 #include "machine/machine.h"
 
+#define LAST_ONE_MS 3000u
+
 static const char needs_root[] = "run the daemon as root, or make the device beforehand and name it";
 
 static struct ifreq request_for(const char *name)
@@ -217,21 +219,26 @@ int machine_make_macvtap(const char *name, const struct machine_macvtap *macvtap
 {
 	unsigned device = if_nametoindex(macvtap->device);
 	int netlink, keeper, rc;
-	bool made;
 
 	if (device == 0)
 		return uplink_fail(-ENODEV, macvtap->device, "there is none of that name", "ip link shows those that are there", ret_error);
 	netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	rc = netlink < 0 ? -errno : add_macvtap(netlink, name, device, macvtap);
-	made = rc == 0;
-	/* One of a VM whose keeper was killed has the same address; whether somebody uses it is seen when it is opened. */
-	if (rc == 0 || rc == -EEXIST) {
+	/* One of the VM's last run is being taken away. */
+	for (unsigned i = 0; rc == -EEXIST && i < LAST_ONE_MS / 10; i++) {
+		usleep(10000);
+		rc = add_macvtap(netlink, name, device, macvtap);
+	}
+	if (rc == 0) {
 		keeper = keep(netlink, (int)if_nametoindex(name));
 		rc = keeper < 0 ? uplink_fail(keeper, name, "no process to watch over it", "raise the limit of processes", ret_error) : 0;
 		if (rc == 0)
 			*ret_keeper = keeper;
-		else if (made)
+		else
 			delete_link(netlink, (int)if_nametoindex(name));
+	} else if (rc == -EEXIST) {
+		uplink_fail(rc, name, "a macvtap of that name, and so of this address, is there", "if no VM uses it, ip link del NAME takes it away",
+			    ret_error);
 	} else {
 		uplink_fail(rc, macvtap->device, "a macvtap cannot be made on it", remedy_of(rc), ret_error);
 	}

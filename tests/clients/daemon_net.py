@@ -47,6 +47,13 @@ def networks_live(folder):
         refused(daemon, "net.get", 'no network "nothing"', name="nothing")
         refused(daemon, "net.stats", 'no network "nothing"', name="nothing")
         refused(daemon, "net.delete", 'no network "nothing"', name="nothing")
+        check(not daemon.rpc.result("net.stop", {"name": "other"})["active"], "stopped")
+        refused(daemon, "net.stop", "is not active", name="other")
+        refused(daemon, "net.stats", "trictl net start starts it", name="other")
+        # At once again, while the old process is still ending.
+        check(daemon.rpc.result("net.start", {"name": "other"})["active"], "started")
+        refused(daemon, "net.start", "already", name="other")
+        check(daemon.rpc.result("net.set", {"name": "other", "autostart": False})["autostart"] is False, "autostart")
         check([n["name"] for n in daemon.rpc.result("net.list")] == ["lab", "other"], "both")
         vm = daemon.rpc.result("vm.define", {"definition": definition("a", vlan=7)})
         daemon.rpc.result("vm.start", {"vm": "a"})

@@ -132,6 +132,12 @@ def a_macvtap_is_made(c):
             vm.process.kill()
             vm.process.wait()
             wait_until("its end", lambda: "mv5254" not in ns.run("ip", "link"))
+        # One of that name is somebody's: it is not taken over.
+        ns.run("ip", "link", "add", "link", "m0", "name", "mv5254000a0b0e", "type", "macvtap")
+        with NetVm(c.folder, c.initrd, [nic], "taken", ns.prefix()) as vm:
+            check(vm.wait() == 3 and "mv5254000a0b0e: a macvtap of that name" in vm.result()["reason"], vm.result()["reason"])
+        check("mv5254" in ns.run("ip", "link"), "it is not ours to delete")
+        ns.run("ip", "link", "del", "mv5254000a0b0e")
         with NetVm(c.folder, c.initrd, [{**nic, "device": "nowhere"}], "bad", ns.prefix()) as vm:
             check(vm.wait() == 3 and "nowhere: there is none" in vm.result()["reason"], vm.result()["reason"])
 
