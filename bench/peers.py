@@ -208,6 +208,7 @@ class Peer:
 
     name = None
     boots = True
+    more = {}  # of trivisor's definition, in this column
 
     def __init__(self, options, vcpus=1):
         self.options = options
@@ -337,6 +338,7 @@ class Trivisor(Peer):
         if self.net:
             definition["nics"] = self.net.nics()
         definition.update(json.loads(options.define))
+        definition.update(json.loads(options.define) | self.more)
         with open(os.path.join(folder, "definition.json"), "w", encoding="utf-8") as f:
             json.dump(definition, f)
         console = os.path.join(folder, "console.sock")

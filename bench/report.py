@@ -17,6 +17,7 @@ TARGETS = {
     "smp": (1.7, None),
     "disk": (2.0, 2.0),
     "net": (None, 2.0),
+    "wake": (None, None), # looked at with and without paravirtual interfaces
 }
 # No trivisor modes: there is no ratio of QEMU's time to theirs.
 NO_MODES = ("tcg", "native")

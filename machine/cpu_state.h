@@ -75,8 +75,8 @@ struct cpu_state {
 	/* Guest TSC = host TSC + tsc_offset. */
 	uint64_t tsc_offset;
 	uint64_t tsc_adjust;
-	/* KVM paravirtual MSRs (kvmclock), as the guest wrote them. */
-	uint64_t kvm_wall_clock, kvm_system_time;
+	/* KVM paravirtual MSRs, as the guest wrote them. */
+	uint64_t kvm_wall_clock, kvm_system_time, kvm_steal_time, kvm_pv_eoi;
 
 	/* Events between instructions. */
 	uint8_t activity;       /* enum cpu_activity */

@@ -76,12 +76,12 @@ enum { EAX, EBX, ECX, EDX };
 #define X21_EAX_SRSO_USER_KERNEL_NO BIT(30)
 #define X21_ECX_TSA_NO (BIT(1) /* TSA_SQ_NO */ | BIT(2) /* TSA_L1_NO */)
 
-/* KVM's leaf 0x40000001 (Documentation/virt/kvm/x86/cpuid.rst). */
 #define KVM_SIGNATURE 0x4b4d564b, 0x564b4d56, 0x4d /* "KVMKVMKVM" */
-#define KVM_CLOCKSOURCE BIT(0)
-#define KVM_NOP_IO_DELAY BIT(1)
-#define KVM_CLOCKSOURCE2 BIT(3)
-#define KVM_CLOCKSOURCE_STABLE BIT(24)
+/* What every mode has; and what bt has, and a KVM mostly. No asynchronous page faults: nothing here waits for the host's pages. */
+#define KVM_ALWAYS (KVM_FEATURE_CLOCKSOURCE | KVM_FEATURE_NOP_IO_DELAY | KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE)
+#define KVM_ENGINE                                                                                                     \
+	(KVM_FEATURE_STEAL_TIME | KVM_FEATURE_PV_EOI | KVM_FEATURE_PV_UNHALT | KVM_FEATURE_PV_TLB_FLUSH |               \
+	 KVM_FEATURE_PV_SEND_IPI | KVM_FEATURE_PV_SCHED_YIELD)
 
 #define XCR0_X87 1u
 #define XCR0_SSE 2u
@@ -297,7 +297,14 @@ static void add_paravirt(struct builder *b)
 		return;
 	add(b, base, -1, r);
 	memset(r, 0, sizeof(r));
-	r[EAX] = KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE;
+	r[EAX] = KVM_ALWAYS;
+	if (!b->config->hardware) {
+		r[EAX] |= KVM_ENGINE;
+	} else {
+		uint32_t f[4];
+		b->host->cpuid(b->host->opaque, CPUID_HYPERVISOR + 1, 0, f);
+		r[EAX] |= f[EAX] & KVM_ENGINE;
+	}
 	add(b, base + 1, -1, r);
 }
 

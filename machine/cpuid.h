@@ -16,6 +16,18 @@ struct cpuid_leaf {
 #define CPUID_HYPERVISOR 0x40000000u
 #define CPUID_HYPERVISOR_STEP 0x100u
 
+/* EAX of the leaf behind it (Documentation/virt/kvm/x86/cpuid.rst). */
+#define KVM_FEATURE_CLOCKSOURCE (1u << 0)
+#define KVM_FEATURE_NOP_IO_DELAY (1u << 1)
+#define KVM_FEATURE_CLOCKSOURCE2 (1u << 3)
+#define KVM_FEATURE_STEAL_TIME (1u << 5)
+#define KVM_FEATURE_PV_EOI (1u << 6)
+#define KVM_FEATURE_PV_UNHALT (1u << 7)
+#define KVM_FEATURE_PV_TLB_FLUSH (1u << 9)
+#define KVM_FEATURE_PV_SEND_IPI (1u << 11)
+#define KVM_FEATURE_PV_SCHED_YIELD (1u << 13)
+#define KVM_FEATURE_CLOCKSOURCE_STABLE (1u << 24)
+
 struct cpuid_model {
 	struct cpuid_leaf leaf[CPUID_MODEL_MAX];
 	unsigned count;

@@ -188,6 +188,7 @@ int machine_intr_ack(struct machine *machine, unsigned vcpu);
 #define MACHINE_VCPU_INIT 2u
 #define MACHINE_VCPU_SIPI 4u
 #define MACHINE_VCPU_SMI 8u
+#define MACHINE_VCPU_UNHALT 16u /* machine_vcpu_unhalt */
 unsigned machine_vcpu_events(struct machine *machine, unsigned vcpu);
 unsigned machine_vcpu_take_events(struct machine *machine, unsigned vcpu, uint8_t *ret_sipi_vector);
 /* Anything at all that ends a halt: [lock-free] */
@@ -201,6 +202,20 @@ void machine_vcpu_wait(struct machine *machine, unsigned vcpu);
 void machine_vcpu_wait_for(struct machine *machine, unsigned vcpu, bool interrupts);
 /* Ends a wait. Any thread, async-signal-safe. */
 void machine_vcpu_wake(struct machine *machine, unsigned vcpu);
+
+/*
+ * For engines that offer KVM's paravirtual interfaces. An interrupt to each of these APIC ids (first + the place of a bit
+ * in lo, then in hi, `bits` wide), as an ICR's low half says; how many took it.
+ */
+unsigned machine_send_ipis(struct machine *machine, unsigned vcpu, uint32_t first, uint64_t lo, uint64_t hi, unsigned bits,
+			   uint32_t icr);
+/* Ends a halt, whatever interrupts may do; or the next one. An index that is none is ignored. */
+void machine_vcpu_unhalt(struct machine *machine, unsigned vcpu);
+/* It does not wait in machine_vcpu_wait. */
+bool machine_vcpu_is_running(struct machine *machine, unsigned vcpu);
+/* Nothing hangs on when the vCPU ends this interrupt: no other waits, it is no line's (vector 0: only the former). */
+bool machine_eoi_may_wait(struct machine *machine, unsigned vcpu, unsigned vector);
+void machine_eoi(struct machine *machine, unsigned vcpu);
 
 /* LAPIC registers as MSRs: IA32_APIC_BASE (0x1b), x2APIC 0x800..0x8ff, TSC deadline (0x6e0). False: #GP. */
 bool machine_apic_msr_read(struct machine *machine, unsigned vcpu, uint32_t msr, uint64_t *ret_value);

@@ -1,11 +1,14 @@
 /* Parallel workloads: as many workers as there are processors take small jobs off one list until it is empty. */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest.h"
@@ -150,8 +153,75 @@ static uint64_t processes_run(uint64_t operations)
 	return sum;
 }
 
+/* A thread on the next processor, if there is one, answers each byte; both sleep while they wait. */
+struct echo {
+	int ask[2], answer[2];
+};
+
+static void stay_on(unsigned processor)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(processor, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void *echo(void *argument)
+{
+	const struct echo *e = argument;
+	char byte;
+
+	stay_on(guest_processors() - 1);
+	while (read(e->ask[0], &byte, 1) == 1)
+		if (write(e->answer[1], &byte, 1) != 1)
+			break;
+	return NULL;
+}
+
+static uint64_t ipi_run(uint64_t operations)
+{
+	struct echo e;
+	pthread_t other;
+	uint64_t sum = 0;
+	cpu_set_t before;
+
+	sched_getaffinity(0, sizeof(before), &before);
+	if (pipe(e.ask) || pipe(e.answer) || pthread_create(&other, NULL, echo, &e))
+		guest_die("an echo");
+	stay_on(0);
+	for (uint64_t i = 0; i < operations; i++) {
+		char byte = (char)i;
+
+		if (write(e.ask[1], &byte, 1) != 1 || read(e.answer[0], &byte, 1) != 1)
+			guest_die("an echo");
+		sum += (unsigned char)byte;
+	}
+	close(e.ask[1]);
+	pthread_join(other, NULL);
+	close(e.ask[0]);
+	close(e.answer[0]);
+	close(e.answer[1]);
+	sched_setaffinity(0, sizeof(before), &before);
+	return sum;
+}
+
+/* What a timer costs beyond the 50 us that it takes. */
+static uint64_t timer_run(uint64_t operations)
+{
+	const struct timespec nap = {0, 50000};
+	uint64_t done = 0;
+
+	prctl(PR_SET_TIMERSLACK, 1);
+	while (done < operations && !clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL))
+		done++;
+	return done;
+}
+
 const struct workload smp_workloads[] = {
     {"threads", "smp", 1, "job", NULL, threads_run},
     {"processes", "smp", 4, "job", NULL, processes_run},
+    {"ipi", "wake", 1, "round trip", NULL, ipi_run},
+    {"timer", "wake", 1, "nap of 50 us", NULL, timer_run},
     {0},
 };

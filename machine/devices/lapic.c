@@ -349,6 +349,49 @@ void lapic_send_ipi(struct lapic *l, uint64_t icr)
 	}
 }
 
+/* ---- KVM's paravirtual interfaces ----------------------------------------------------------- */
+
+unsigned machine_send_ipis(struct machine *m, unsigned vcpu, uint32_t first, uint64_t lo, uint64_t hi, unsigned bits, uint32_t icr)
+{
+	enum lapic_delivery mode = icr >> 8 & 7;
+	unsigned taken = 0;
+
+	m->lapic[vcpu].ipis++;
+	if (mode == LAPIC_FIXED && (icr & 0xff) < 16)
+		return 0;
+	for (unsigned i = 0; i < m->config.vcpus; i++) {
+		uint64_t at = (uint64_t)i - first; /* ids are indices; those before `first` are far beyond */
+		uint64_t set = at < bits ? lo >> at : at < 2 * bits ? hi >> (at - bits) : 0;
+		if (set & 1)
+			taken += receive(&m->lapic[i], mode, (uint8_t)icr, false);
+	}
+	return taken;
+}
+
+void machine_vcpu_unhalt(struct machine *m, unsigned vcpu)
+{
+	if (vcpu < m->config.vcpus)
+		event_set(&m->lapic[vcpu], MACHINE_VCPU_UNHALT);
+}
+
+bool machine_vcpu_is_running(struct machine *m, unsigned vcpu)
+{
+	return vcpu < m->config.vcpus && atomic_load(&m->lapic[vcpu].waiting) == LAPIC_RUNS;
+}
+
+bool machine_eoi_may_wait(struct machine *m, unsigned vcpu, unsigned vector)
+{
+	const struct lapic *l = &m->lapic[vcpu];
+	uint64_t bit = (uint64_t)1 << (vector & 63);
+
+	if (vector && (!(l->isr[vector >> 6] & bit) || highest(l->isr) != (int)vector ||
+		       atomic_load_explicit(&l->tmr[vector >> 6], memory_order_relaxed) & bit))
+		return false;
+	return irr_highest(l) < 0;
+}
+
+void machine_eoi(struct machine *m, unsigned vcpu) { lapic_eoi(&m->lapic[vcpu]); }
+
 /* ---- halting ---------------------------------------------------------------------------------- */
 
 static bool wait_over(struct lapic *l, bool interrupts)

@@ -370,7 +370,7 @@ static const struct {
 	STAT(tbs), STAT(tb_insns), STAT(lookups), STAT(links), STAT(polls), STAT(cache_flush), STAT(cache_flush_map), STAT(slots_given_up), STAT(loops),
 	STAT(smc), STAT(tlb_miss), STAT(slow_fill), STAT(slow_mmio), STAT(slow_code), STAT(slow_across), STAT(slow_watch),
 	STAT(tlb_flush), STAT(tlb_flush_all), STAT(tlb_flush_page), STAT(walks), STAT(mmio), STAT(pio), STAT(exceptions), STAT(page_faults), STAT(pcid_hits),
-	STAT(interrupts), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
+	STAT(interrupts), STAT(hypercalls), STAT(pv_flushes), STAT(pv_eois), STAT(syscalls), STAT(halts), STAT(rdmsr), STAT(wrmsr), STAT(string_bytes),
 #undef STAT
 };
 

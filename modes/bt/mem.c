@@ -27,6 +27,7 @@ void bt_check_alignment(struct bt_vcpu *v, gva_t gva, unsigned align)
 static void mmio_read(struct bt_vcpu *v, gpa_t gpa, void *buf, unsigned n)
 {
 	v->stats.mmio++;
+	bt_pv_eoi_settle(v); /* it may be the LAPIC */
 	bt_fpu_leave(v);
 	machine_mmio_read(v->machine, v->index, gpa, buf, n);
 	bt_fpu_enter(v);
@@ -35,6 +36,7 @@ static void mmio_read(struct bt_vcpu *v, gpa_t gpa, void *buf, unsigned n)
 static void mmio_write(struct bt_vcpu *v, gpa_t gpa, const void *buf, unsigned n)
 {
 	v->stats.mmio++;
+	bt_pv_eoi_settle(v); /* it may be the LAPIC */
 	bt_fpu_leave(v);
 	machine_mmio_write(v->machine, v->index, gpa, buf, n);
 	bt_map_sync(v);

@@ -91,6 +91,7 @@ static bool read_apic(struct bt_vcpu *v, const struct msr *m, uint32_t number, u
 {
 	bool ok;
 
+	bt_pv_eoi_settle(v);
 	bt_fpu_leave(v);
 	ok = machine_apic_msr_read(v->machine, v->index, number, ret);
 	bt_fpu_enter(v);
@@ -101,6 +102,7 @@ static bool write_apic(struct bt_vcpu *v, const struct msr *m, uint32_t number, 
 {
 	bool ok;
 
+	bt_pv_eoi_settle(v);
 	bt_fpu_leave(v);
 	ok = machine_apic_msr_write(v->machine, v->index, number, value);
 	bt_fpu_enter(v);
@@ -304,16 +306,6 @@ struct pvclock_wall {
 #define KVM_SYSTEM_TIME_ENABLE 1ull
 #define NS_PER_S 1000000000ull
 
-/* Guest memory for a structure that a guest asked us to fill: in one page, in RAM. */
-static void *guest_struct(struct bt_vcpu *v, gpa_t gpa, unsigned bytes)
-{
-	const struct ram_region *region = machine_ram_find(v->machine, gpa);
-
-	if (!region || region->readonly || gpa - region->gpa + bytes > region->bytes || (gpa & 3))
-		return NULL;
-	return region->host + (gpa - region->gpa);
-}
-
 /*
  * The machine's TSC and its clock both start at 0 and stand still together, so time 0 at TSC 0 is right for all vCPUs
  * alike, and stays so: nothing is sampled, and no two vCPUs can disagree.
@@ -326,7 +318,7 @@ static void kvmclock_update(struct bt_vcpu *v)
 
 	if (!(v->cs.kvm_system_time & KVM_SYSTEM_TIME_ENABLE))
 		return;
-	t = guest_struct(v, v->cs.kvm_system_time & ~KVM_SYSTEM_TIME_ENABLE, sizeof(*t));
+	t = bt_guest_struct(v, v->cs.kvm_system_time & ~KVM_SYSTEM_TIME_ENABLE, sizeof(*t));
 	if (!t)
 		return;
 	machine_tsc_scale(machine_tsc_khz(v->machine), &mul, &shift);
@@ -358,7 +350,7 @@ static bool write_system_time(struct bt_vcpu *v, const struct msr *m, uint32_t n
 /* The wall clock at system time 0, written once for each request. */
 static bool write_wall_clock(struct bt_vcpu *v, const struct msr *m, uint32_t number, uint64_t value)
 {
-	struct pvclock_wall *w = guest_struct(v, value, sizeof(*w));
+	struct pvclock_wall *w = bt_guest_struct(v, value, sizeof(*w));
 	struct timespec now;
 	uint64_t ns;
 	uint32_t version;
@@ -377,6 +369,16 @@ static bool write_wall_clock(struct bt_vcpu *v, const struct msr *m, uint32_t nu
 	w->nsec = (uint32_t)(ns % NS_PER_S);
 	__atomic_store_n(&w->version, version + 1, __ATOMIC_RELEASE);
 	return true;
+}
+
+static bool write_steal_time(struct bt_vcpu *v, const struct msr *m, uint32_t number, uint64_t value)
+{
+	return v->sys.kvm_features & KVM_FEATURE_STEAL_TIME && bt_steal_write(v, value);
+}
+
+static bool write_pv_eoi(struct bt_vcpu *v, const struct msr *m, uint32_t number, uint64_t value)
+{
+	return v->sys.kvm_features & KVM_FEATURE_PV_EOI && bt_pv_eoi_write(v, value);
 }
 
 /* ---- the table -------------------------------------------------------------------------------------------- */
@@ -412,6 +414,8 @@ static const struct msr msrs[] = {
 
 	{0x4b564d00, 0x4b564d00, PARAVIRT, read_field, write_wall_clock, FIELD(kvm_wall_clock)},
 	{0x4b564d01, 0x4b564d01, PARAVIRT, read_field, write_system_time, FIELD(kvm_system_time)},
+	{0x4b564d03, 0x4b564d03, PARAVIRT, read_field, write_steal_time, FIELD(kvm_steal_time)},
+	{0x4b564d04, 0x4b564d04, PARAVIRT, read_field, write_pv_eoi, FIELD(kvm_pv_eoi)},
 	{0x11, 0x11, PARAVIRT, read_field, write_wall_clock, FIELD(kvm_wall_clock)},
 	{0x12, 0x12, PARAVIRT, read_field, write_system_time, FIELD(kvm_system_time)},
 
@@ -451,7 +455,7 @@ static const struct msr *find(const struct bt_vcpu *v, uint32_t number)
 
 		if (number - m->first > m->last - m->first)
 			continue;
-		if (m->vendor == BOTH || (m->vendor == PARAVIRT ? v->sys.paravirt : v->sys.amd == (m->vendor == AMD)))
+		if (m->vendor == BOTH || (m->vendor == PARAVIRT ? v->sys.kvm_features : v->sys.amd == (m->vendor == AMD)))
 			return m;
 	}
 	return NULL;

@@ -267,11 +267,19 @@ struct bt_vcpu {
 		uint32_t unknown_msr_last;
 		bool invpcid;
 		bool backdoor;	    /* the machine has VMware's ports */
-		bool amd, paravirt; /* the CPUID model's vendor (else Intel); it has KVM's leaves */
+		uint32_t kvm_features; /* of the CPUID model's KVM leaf; 0: it has none */
+		bool amd; /* the CPUID model's vendor (else Intel) */
 	} sys;
+	/* Of KVM's paravirtual interfaces (paravirt.c). */
+	struct bt_paravirt {
+		bool eoi; /* the guest may end its interrupt by clearing a bit; or has, and we have not looked */
+		bool unhalted; /* kicked: the next halt is none */
+		uint64_t looked_tsc, entered_tsc, run_tsc; /* steal time: the last look, the present entry, ticks in the engine before it */
+		uint64_t cpu_ns; /* the thread's, at the last look */
+	} pv;
 
 	struct bt_stats {
-		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, smc, exceptions, interrupts, helpers, syscalls,
+		uint64_t tlb_miss, tlb_flush, tlb_flush_page, mmio, pio, hypercalls, pv_flushes, pv_eois, smc, exceptions, interrupts, helpers, syscalls,
 			page_faults, pcid_hits, walks, halts, tbs, tb_insns, cache_flush, polls, lookups, links, slots_given_up, loops, string_bytes, wrmsr, rdmsr,
 			slow_fill, slow_mmio, slow_code, slow_across, slow_watch, tlb_flush_all, cache_flush_map;
 	} stats;
@@ -419,6 +427,22 @@ void bt_tlb_protect_all(struct bt_vcpu *v);
  */
 typedef void bt_op_fn(struct bt_vcpu *v, const struct bt_insn *insn);
 extern bt_op_fn *const bt_op_table[]; /* indexed by insn->handler (enum bt_handler) */
+
+/* paravirt.c */
+/* A host pointer to what a guest asked us to fill; NULL: not in RAM, or not at a multiple of 4. */
+void *bt_guest_struct(struct bt_vcpu *v, gpa_t gpa, unsigned bytes);
+void bt_hypercall(struct bt_vcpu *v);
+/* MSRs; false: #GP. */
+bool bt_steal_write(struct bt_vcpu *v, uint64_t value);
+bool bt_pv_eoi_write(struct bt_vcpu *v, uint64_t value);
+/* Entering and leaving the engine, and once in a while in it. */
+void bt_pv_enter(struct bt_vcpu *v);
+void bt_pv_leave(struct bt_vcpu *v);
+void bt_pv_look(struct bt_vcpu *v);
+/* An interrupt is delivered; whether the guest has ended it; the LAPIC must be as the guest thinks it is. */
+void bt_pv_eoi_offer(struct bt_vcpu *v, unsigned vector);
+void bt_pv_eoi_look(struct bt_vcpu *v);
+void bt_pv_eoi_settle(struct bt_vcpu *v);
 
 /* Fills v->sys from the machine; once, when the vCPU is made. (system.c) */
 void bt_system_init(struct bt_vcpu *v);

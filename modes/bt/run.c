@@ -319,6 +319,8 @@ static void take_events(struct bt_vcpu *v)
 	}
 	if (events & MACHINE_VCPU_NMI)
 		v->cs.nmi_pending = 1;
+	if (events & MACHINE_VCPU_UNHALT)
+		v->pv.unhalted = true;
 }
 
 static bool deliver_exception(struct bt_vcpu *v)
@@ -358,11 +360,14 @@ static bool deliver_events(struct bt_vcpu *v)
 		return bt_deliver(v, VEC_NMI, false, 0, false, v->cs.rip);
 	}
 	if (v->cs.rflags & RFLAGS_IF && machine_intr_pending(v->machine, v->index)) {
+		bt_pv_eoi_settle(v);
 		int vector = machine_intr_ack(v->machine, v->index);
 		if (vector < 0)
 			return true;
 		v->cs.activity = CPU_RUNNING;
 		v->stats.interrupts++;
+		if (v->cs.kvm_pv_eoi)
+			bt_pv_eoi_offer(v, (unsigned)vector);
 		return bt_deliver(v, (unsigned)vector, false, 0, false, v->cs.rip);
 	}
 	return true;
@@ -459,6 +464,7 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			v->want_flush = false;
 			bt_cache_flush_all(v);
 		}
+		bt_pv_look(v);
 		if (v->vm->monitor)
 			v->vm->monitor->attend(v);
 		else if (machine_vcpu_events(v->machine, v->index))
@@ -480,8 +486,12 @@ static enum mode_exit_reason run_loop(struct bt_vcpu *v)
 			if (v->cs.exception_pending)
 				continue;
 		}
-		if (v->cs.activity == CPU_HALTED)
+		if (v->cs.activity == CPU_HALTED && !v->pv.unhalted)
 			return MODE_EXIT_HALT;
+		if (v->cs.activity == CPU_HALTED) {
+			v->cs.activity = CPU_RUNNING;
+			v->pv.unhalted = false;
+		}
 		run_code(v);
 		if (v->exit_reason == BT_EXIT_FAIL)
 			return MODE_EXIT_ERROR;
@@ -494,7 +504,9 @@ enum mode_exit_reason bt_run(struct bt_vcpu *v)
 	enum mode_exit_reason reason;
 
 	bt_sync_enter(v);
+	bt_pv_enter(v);
 	reason = run_loop(v);
+	bt_pv_leave(v);
 	bt_sync_leave(v);
 	return reason;
 }

@@ -16,8 +16,6 @@
 #define DR7_GD 0x2000u
 #define TSS_IO_BASE 0x66u
 #define EFER_AUTOIBRS (1u << 21)
-#define KVM_ENOSYS 1000
-#define KVM_EPERM 1
 
 #define BT_HANDLER(name) void bt_op_##name(struct bt_vcpu *v, const struct bt_insn *insn);
 #include "modes/bt/handlers.def"
@@ -77,7 +75,10 @@ void bt_system_init(struct bt_vcpu *v)
 	v->sys.phys_mask = ((1ull << v->sys.cpuid->phys_bits) - 1) & GUEST_PAGE_MASK;
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0, 0, r);
 	v->sys.amd = r[2] == 0x444d4163 || r[2] == 0x656e6975; /* AuthenticAMD, HygonGenuine */
-	v->sys.paravirt = cpuid_kvm_base(v->sys.cpuid) != 0;
+	r[0] = cpuid_kvm_base(v->sys.cpuid);
+	if (r[0])
+		cpuid_query(v->sys.cpuid, 0, 0, 0, r[0] + 1, 0, r);
+	v->sys.kvm_features = r[0];
 	v->sys.backdoor = machine_has_backdoor(v->machine);
 	cpuid_query(v->sys.cpuid, 0, 0, 0, 0xd, 1, r);
 	v->sys.xsave_features = r[0];
@@ -647,24 +648,14 @@ void bt_op_rsm(struct bt_vcpu *v, const struct bt_insn *insn)
 	undefined(v);
 }
 
-/* KVM's calls: the features we announce need none. Both spellings, since guests choose by vendor. */
-static void hypercall(struct bt_vcpu *v)
-{
-	if (!v->sys.paravirt)
-		undefined(v);
-	v->cs.gpr[GPR_RAX] = (uint64_t)(int64_t)(v->cpl ? -KVM_EPERM : -KVM_ENOSYS);
-	if (!bt_code64(v))
-		v->cs.gpr[GPR_RAX] = (uint32_t)v->cs.gpr[GPR_RAX];
-}
-
 void bt_op_vmcall(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	hypercall(v);
+	bt_hypercall(v);
 }
 
 void bt_op_vmmcall(struct bt_vcpu *v, const struct bt_insn *insn)
 {
-	hypercall(v);
+	bt_hypercall(v);
 }
 
 /* ---- ports ------------------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 # What helpers of translated code do; compiled with -mgeneral-regs-only (see modes/bt/private.h).
 BT_SYSTEM_SOURCES = modes/bt/helper.h modes/bt/monitor.h modes/bt/monitor.c modes/bt/walk.c modes/bt/segment.c modes/bt/far.c modes/bt/fault.c modes/bt/task.c \
-	modes/bt/system.c modes/bt/msr.c modes/bt/string.c modes/bt/legacy.c modes/bt/xstate.c modes/bt/vector.c
+	modes/bt/system.c modes/bt/msr.c modes/bt/paravirt.c modes/bt/string.c modes/bt/legacy.c modes/bt/xstate.c modes/bt/vector.c
 
 BT_SYSTEM_TESTS = tests/unit/test_cpuid tests/unit/test_bt_system_walk tests/unit/test_bt_system_fault \
 	tests/unit/test_bt_system_string tests/unit/test_bt_debug

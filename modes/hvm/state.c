@@ -44,6 +44,8 @@ static const struct msr_row {
 	{0x2ff, FIELD(mtrr_def_type), false},
 	{0x4b564d00, FIELD(kvm_wall_clock), true},
 	{0x4b564d01, FIELD(kvm_system_time), true},
+	{0x4b564d03, FIELD(kvm_steal_time), true},
+	{0x4b564d04, FIELD(kvm_pv_eoi), true},
 };
 
 static uint64_t *field(struct cpu_state *cs, const struct msr_row *row)

@@ -364,6 +364,28 @@ def two_processors(folder, initrd):
         check(console.command("nproc").strip() == "2", "the guest does not see two processors")
         out = console.command("for i in 0 1; do taskset $((i+1)) sh -c 'echo on $(cut -d\" \" -f39 /proc/self/stat)'; done")
         check("on 0" in out and "on 1" in out, out)
+        out = console.command("dmesg | grep -iE 'kvm|PV '")
+        for words in ("Hypervisor detected: KVM", "PV remote TLB flush", "PV IPIs", "PV spinlocks enabled"):
+            check(words.lower() in out.lower(), f"Linux does not use {words}: {out}")
+        # Both talk to each other a lot; then what it came to.
+        out = console.command("i=0; while [ $i -lt 60 ]; do cat /proc/version | cat | cat >/dev/null; i=$((i+1)); done; echo did $i", 120)
+        check("did 60" in out, out)
+        stats = vm.control().result("stats")["engine"]
+        check(stats["pv_eois"] > 0 and stats["hypercalls"] >= 0, stats)
+        vm.control().result("power_button")
+        check(vm.wait() == 0, "exit status")
+
+
+def two_processors_without_paravirt(folder, initrd):
+    with Vm(new_dir(folder, "bare"), definition(initrd, vcpus=2, paravirt=False)) as vm:
+        console = vm.console()
+        console.expect(UP, BOOT_TIMEOUT)
+        console.expect("guest# ", 60)
+        check(console.command("nproc").strip() == "2", "the guest does not see two processors")
+        out = console.command("dmesg | grep -iE 'hypervisor detected|kvm-clock'; cat /sys/devices/system/clocksource/clocksource0/available_clocksource")
+        check("KVM" not in out and "kvm-clock" not in out, out)
+        stats = vm.control().result("stats")["engine"]
+        check(stats["pv_eois"] == 0 and stats["hypercalls"] == 0, stats)
         vm.control().result("power_button")
         check(vm.wait() == 0, "exit status")
 
@@ -452,7 +474,7 @@ def main():
         for test in (reboots_in_place, panic_is_a_crash, death_of_init_is_a_crash, triple_fault_is_a_crash,
                      sigterm_destroys, two_readers_may_stall, runs_as_a_plain_user,
                      runs_under_a_containers_seccomp_profile, runs_without_executable_memfds,
-                     firmware_speaks, two_processors, sixteen_processors, fails_to_start, full_disk, unknown_mode):
+                     firmware_speaks, two_processors, two_processors_without_paravirt, sixteen_processors, fails_to_start, full_disk, unknown_mode):
             tap.run(test.__name__.replace("_", " "), test, folder, initrd)
     tap.finish()
 

@@ -121,7 +121,10 @@ static void test_paravirt_leaves(void **state)
 	assert_int_equal(r[0], 0x40000001);
 	assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
 	guest(0x40000001, 0, r);
-	assert_int_equal(r[0], 1u << 0 | 1u << 1 | 1u << 3 | 1u << 24);
+	assert_int_equal(r[0], KVM_FEATURE_CLOCKSOURCE | KVM_FEATURE_NOP_IO_DELAY | KVM_FEATURE_CLOCKSOURCE2 |
+				       KVM_FEATURE_CLOCKSOURCE_STABLE | KVM_FEATURE_STEAL_TIME | KVM_FEATURE_PV_EOI |
+				       KVM_FEATURE_PV_UNHALT | KVM_FEATURE_PV_TLB_FLUSH | KVM_FEATURE_PV_SEND_IPI |
+				       KVM_FEATURE_PV_SCHED_YIELD);
 	build(1, false, false);
 	guest(0x40000000, 0, r);
 	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);

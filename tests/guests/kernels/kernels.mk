@@ -1,5 +1,5 @@
 # Own system-test kernels: freestanding programs that run under every mode and, as a reference, under QEMU.
-TEST_KERNELS = paging edges exceptions stacks syscalls segments smc interrupts processors features registers io legacy limits spaces breakpoints virtual86 virtio triple mover
+TEST_KERNELS = paging edges exceptions stacks syscalls segments smc interrupts processors features registers io legacy limits spaces breakpoints virtual86 virtio paravirt triple mover
 TEST_KERNEL_FILES = $(TEST_KERNELS:%=tests/guests/kernels/%.elf)
 check_LIBRARIES = tests/guests/kernels/libkernel.a
 check_DATA += $(TEST_KERNEL_FILES)
