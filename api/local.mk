@@ -18,6 +18,8 @@ liblv_a_SOURCES = \
 	api/libvirt/share.c api/libvirt/share.h api/libvirt/sysinfo.c api/libvirt/sysinfo.h api/libvirt/xdr.h api/libvirt/xml.c api/libvirt/xml.h api/libvirt/xml_edit.c api/libvirt/xml_format.c api/libvirt/xml_parse.c
 liblv_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS) $(LIBXML_CFLAGS) $(LIBVIRT_CFLAGS)
 
+liblv_a_SOURCES += api/libvirt/screen.c api/libvirt/screen.h
+
 bin_PROGRAMS += trictl
 trictl_SOURCES = \
 	api/cli/cloud.c api/cli/image.c \

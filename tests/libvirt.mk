@@ -1,6 +1,6 @@
 # Tests of libvirt's API: its own clients, hostile ones, and the readers of packets and XML.
 LIBVIRT_CLIENT_TESTS = tests/clients/libvirt_virsh.py tests/clients/libvirt_python.py tests/clients/libvirt_hostile.py \
-	tests/clients/libvirt_virtinst.py tests/clients/libvirt_manager.py tests/clients/libvirt_net.py
+	tests/clients/libvirt_virtinst.py tests/clients/libvirt_manager.py tests/clients/libvirt_screen.py tests/clients/libvirt_net.py
 dist_check_SCRIPTS += $(LIBVIRT_CLIENT_TESTS)
 TESTS += $(LIBVIRT_CLIENT_TESTS)
 EXTRA_DIST += tests/clients/lvtest.py

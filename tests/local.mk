@@ -33,7 +33,7 @@ tests_unit_test_virtio_blk_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 
 # The machine, poked at as a guest would.
 MACHINE_TESTS = tests/unit/test_machine_interrupts tests/unit/test_machine_timers tests/unit/test_machine_devices \
-	tests/unit/test_machine_pci tests/unit/test_machine_flash tests/unit/test_machine_vmware
+	tests/unit/test_machine_pci tests/unit/test_machine_flash tests/unit/test_machine_screen tests/unit/test_machine_vmware
 check_PROGRAMS += $(MACHINE_TESTS)
 TESTS += $(MACHINE_TESTS)
 MACHINE_FIXTURE = tests/unit/machine_fixture.c tests/unit/machine_fixture.h
@@ -47,6 +47,8 @@ tests_unit_test_machine_pci_SOURCES = tests/unit/test_machine_pci.c $(MACHINE_FI
 tests_unit_test_machine_pci_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_machine_flash_SOURCES = tests/unit/test_machine_flash.c $(MACHINE_FIXTURE)
 tests_unit_test_machine_flash_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
+tests_unit_test_machine_screen_SOURCES = tests/unit/test_machine_screen.c $(MACHINE_FIXTURE)
+tests_unit_test_machine_screen_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 tests_unit_test_machine_vmware_SOURCES = tests/unit/test_machine_vmware.c
 tests_unit_test_machine_vmware_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_machine_vmware_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)

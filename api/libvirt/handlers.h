@@ -130,6 +130,8 @@ LV_HANDLER(event_register_network);
 
 /* stream.c */
 LV_HANDLER(domain_open_console);
+LV_HANDLER(domain_screenshot);
+LV_HANDLER(domain_send_key);
 
 /* network.c */
 LV_HANDLER(network_lookup_by_name);

@@ -1,4 +1,5 @@
 /* What reading and writing domain XML share: libxml2 with its sharp edges covered, and what each element means here. */
+#include "api/libvirt/screen.h"
 #include "api/libvirt/xml.h"
 
 #include <ctype.h>
@@ -247,15 +248,12 @@ static bool is_real(const xmlNode *e)
 	if (lv_xml_is(e, "controller"))
 		return lv_xml_attribute_is(e, "model", "none") ||
 		       (lv_xml_attribute_is(e, "type", "pci") && lv_xml_attribute_is(e, "model", "pci-root"));
-	if (lv_xml_is(e, "memballoon") || lv_xml_is(e, "input"))
+	if (lv_xml_is(e, "memballoon"))
 		return lv_xml_attribute_is(e, "model", "none");
 	if (lv_xml_is(e, "audio"))
 		return lv_xml_attribute_is(e, "type", "none");
-	if (lv_xml_is(e, "video")) {
-		xmlNode *model = lv_xml_child(e, "model");
-
-		return model && lv_xml_attribute_is(model, "type", "none");
-	}
+	if (lv_xml_is(e, "graphics") || lv_xml_is(e, "video") || lv_xml_is(e, "input"))
+		return lv_screen_is_real(e);
 	return false;
 }
 

@@ -9,7 +9,7 @@
 /* The stored definition as a document, or the one that runs. */
 static xmlDoc *read_either(const struct daemon_vm_info *info, bool running, char *error, size_t error_size)
 {
-	char *xml = lv_xml_format(info, running ? 0 : VIR_DOMAIN_XML_INACTIVE);
+	char *xml = lv_xml_format(info, VIR_DOMAIN_XML_SECURE | (running ? 0 : VIR_DOMAIN_XML_INACTIVE));
 	xmlDoc *doc = NULL;
 
 	if (xml)

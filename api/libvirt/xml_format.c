@@ -1,6 +1,7 @@
 /* A definition to domain XML: what it was defined with, brought up to date with what its keys say now. */
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
+#include "api/libvirt/screen.h"
 #include "api/libvirt/share.h"
 #include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
@@ -21,6 +22,7 @@ struct formatter {
 	const struct vmdef *def;
 	xmlNode *kept; /* <domain> as it was given; NULL */
 	xmlNode *root;
+	bool secure; /* passwords too */
 	bool live;
 };
 
@@ -140,6 +142,14 @@ static xmlNode *make_own(struct formatter *f, xmlNode *metadata)
 		json_object_object_get_ex(usual, key, &other);
 		if (!lv_xml_is_own_key(key) || json_object_equal(value, other))
 			continue;
+		if (!strcmp(key, "display")) {
+			json_object *unsaid = lv_screen_unsaid(f->def);
+
+			if (unsaid)
+				set_key(own, key, unsaid);
+			json_object_put(unsaid);
+			continue;
+		}
 		if (strcmp(key, "mode") || !f->kept || !type_says_mode(f))
 			set_key(own, key, value);
 	}
@@ -404,6 +414,7 @@ static void write_devices(struct formatter *f)
 	write_disks(f, devices);
 	lv_interfaces_write(devices, f->def, f->live);
 	write_serial(f, devices);
+	lv_screen_write(devices, f->def, f->live ? f->info->dir : NULL, f->secure);
 	lv_shares_write(devices, f->def, f->live);
 }
 
@@ -480,7 +491,8 @@ static xmlDoc *read_kept(const struct vmdef *def)
 
 char *lv_xml_format(const struct daemon_vm_info *info, unsigned flags)
 {
-	struct formatter f = {.info = info, .def = info->def, .live = info->active && !(flags & VIR_DOMAIN_XML_INACTIVE)};
+	struct formatter f = {.info = info, .def = info->def, .live = info->active && !(flags & VIR_DOMAIN_XML_INACTIVE),
+			      .secure = flags & VIR_DOMAIN_XML_SECURE};
 	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0"), *kept;
 	char *text = NULL;
 
@@ -509,6 +521,8 @@ static void note_children(const xmlNode *parent, FILE *to)
 		lv_xml_path(e, path, sizeof(path));
 		if (lv_xml_is(e, "interface") && lv_interface_other_model(e))
 			fprintf(to, "%s/model: the guest gets virtio in its place\n", path);
+		if (lv_screen_other_model(e))
+			fprintf(to, "%s/model: the guest gets a VGA in its place\n", path);
 		if (lv_xml_effect_of(e) != LV_XML_NO_EFFECT)
 			continue;
 		fprintf(to, "%s: kept, but has no effect in this version\n", path);

@@ -1,6 +1,7 @@
 /* Domain XML to a definition: what has a key gets it, the rest is kept as it was or refused by its path. */
 #include "api/libvirt/interface.h"
 #include "api/libvirt/private.h"
+#include "api/libvirt/screen.h"
 #include "api/libvirt/share.h"
 #include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 struct parser {
+	json_object *display; /* of <graphics> and <video>; NULL: there are none */
 	json_object *definition, *boot, *disks, *nics;
 	xmlNode *root;
 	bool has_serial;
@@ -575,6 +577,8 @@ static bool take_devices(struct parser *p, xmlNode *devices)
 			return false;
 		if ((lv_xml_is(e, "serial") || lv_xml_is(e, "console")) && !take_serial(p, e))
 			return false;
+		if (lv_screen_parse(e, &p->display, &p->code, p->error, p->error_size))
+			return false;
 	}
 	return true;
 }
@@ -604,6 +608,21 @@ static bool take_element(struct parser *p, xmlNode *e)
 	return take_os(p, e);
 }
 
+/* What <metadata> has of a display belongs to the one that the devices describe. */
+static void join_display(struct parser *p)
+{
+	json_object *own = NULL;
+
+	if (!p->display)
+		return;
+	if (!json_object_object_get_ex(p->definition, "display", &own) || !json_object_is_type(own, json_type_object)) {
+		json_object_object_add(p->definition, "display", json_object_get(p->display));
+		return;
+	}
+	json_object_object_foreach(p->display, key, value)
+		json_object_object_add(own, key, json_object_get(value));
+}
+
 static bool take_root(struct parser *p)
 {
 	static const char *const required[] = {"name", "memory", "os"};
@@ -628,6 +647,7 @@ static bool take_root(struct parser *p)
 	for (xmlNode *e = lv_xml_child(p->root, "metadata"); e; e = lv_xml_next(e, "metadata"))
 		if (!take_metadata(p, e))
 			return false;
+	join_display(p);
 	json_object_object_add(p->definition, "serial", json_object_new_string(p->has_serial ? "console" : "none"));
 	return true;
 }
@@ -664,6 +684,7 @@ int lv_xml_parse(const char *xml, const struct vmdef *old, json_object **ret_def
 	}
 	free(text);
 	xmlFreeDoc(doc);
+	json_object_put(p.display);
 	if (p.code) {
 		json_object_put(p.definition);
 		*ret_code = p.code;

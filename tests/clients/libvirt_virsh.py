@@ -75,7 +75,7 @@ def host(d):
     usable = {m["mode"] for m in d.rpc.result("modes.list") if m["usable"]}
     check("kvm" not in types or "hvm" in usable, f"kvm is listed although hvm cannot be used: {types} {usable}")
     domcaps = ET.fromstring(v("domcapabilities"))
-    check(domcaps.find("devices/disk/enum[@name='bus']/value").text == "virtio" and domcaps.find("devices/graphics").get("supported") == "no", "")
+    check(domcaps.find("devices/disk/enum[@name='bus']/value").text == "virtio" and domcaps.find("devices/graphics/enum[@name='type']/value").text == "vnc", "")
     v.fails("domcapabilities", "--virttype", "lxc", word="lxc")
     for command in ("nodecpustats", "nodememstats", "nodecpumap", "freecell", "sysinfo", "maxvcpus", "uri"):
         check(v(command), command)
