@@ -117,7 +117,6 @@ static const struct field vm_fields[] = {
 	 .what = "what the machine calls itself"},
 	{.key = "cloud_init", .type = FIELD_OBJECT, .fields = vmdef_cloud_fields, .field_count = VMDEF_CLOUD_FIELDS,
 	 .what = "what a cloud's image configures itself by (cloud-init's NoCloud)"},
-	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest paravirtual interfaces"},
 	{.key = "paravirt", .type = FIELD_TRI, .offset = AT(paravirt), .what = "offer the guest KVM's paravirtual interfaces (docs/paravirt.md); auto is true"},
 	{.key = "tools", .type = FIELD_ENUM, .offset = AT(tools), .names = tools_names,
 	 .what = "vmware: VMware's backdoor port and its signature in CPUID, for open-vm-tools in the guest"},

@@ -54,7 +54,6 @@ KERNELS = [
     Kernel("virtual86"),
     Kernel("virtio", qemu=("-device", "virtio-rng-pci-non-transitional", "-netdev", "user,id=n",
                            "-device", "virtio-net-pci-non-transitional,netdev=n,romfile="), definition={"nics": [{"type": "user"}]}),
-    Kernel("virtio", qemu=("-device", "virtio-rng-pci-non-transitional")),
     Kernel("paravirt", vcpus=2, alone="QEMU's TCG offers none of KVM's interfaces"),
     Kernel("triple", crashes=4),
 ]
