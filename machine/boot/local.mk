@@ -26,6 +26,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/block/nbd.c \
 	machine/block/pool.c \
 	machine/block/uring.c \
+	machine/net/card.c machine/net/card.h \
 	machine/net/net.h \
 	machine/net/offload.c \
 	machine/net/port.c \
@@ -38,6 +39,7 @@ MACHINE_BOOT_SOURCES = \
 	machine/xen/abi.h \
 	machine/xen/blk.c \
 	machine/xen/bus.c machine/xen/bus.h \
+	machine/xen/net.c \
 	machine/xen/ring.c machine/xen/ring.h \
 	machine/xen/xen.h \
 	machine/virtio/blk.c \

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "machine/virtio/net.h"
+#include "machine/xen/bus.h"
 
 #define HEADER_BYTES sizeof(struct virtio_net_hdr_mrg_rxbuf)
 #define TX_BATCH 64 /* frames sent before what has come is looked at */
@@ -377,8 +378,11 @@ static struct virtio_net *find_nic(struct machine *machine, unsigned number)
 
 int machine_nic_set(struct machine *machine, unsigned number, const struct machine_nic_change *change)
 {
-	struct virtio_net *net = find_nic(machine, number);
+	struct virtio_net *net;
 
+	if (machine->config.xen)
+		return xen_net_set(machine, number, change);
+	net = find_nic(machine, number);
 	if (!net)
 		return -ENOENT;
 	pthread_mutex_lock(&net->wish_lock);
@@ -464,5 +468,7 @@ int machine_add_nic(struct machine *machine, const struct machine_nic *nic, cons
 	struct net_backend *be = NULL;
 	int rc = create_backend(nic, &be, ret_error);
 
-	return rc < 0 ? rc : virtio_net_add(machine, nic, be, ret_error);
+	if (rc < 0)
+		return rc;
+	return machine->config.xen ? xen_net_add(machine, nic, be, ret_error) : virtio_net_add(machine, nic, be, ret_error);
 }

@@ -84,5 +84,6 @@ void xen_unbind(struct xen_device *dev, uint32_t *port);
 int xen_blk_add(struct machine *machine, const struct machine_disk *disk, bool cdrom, const char **ret_error);
 struct net_backend;
 int xen_net_add(struct machine *machine, const struct machine_nic *nic, struct net_backend *be, const char **ret_error);
+int xen_net_set(struct machine *machine, unsigned number, const struct machine_nic_change *change);
 
 #endif
