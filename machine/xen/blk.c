@@ -28,7 +28,7 @@ struct blk_request {
 	struct xen_blk *blk;
 	struct blk_request *next;
 	uint64_t id, began_ns;
-	uint8_t operation; /* as the guest named it */
+	uint8_t operation; /* in the answer */
 	bool then_write;   /* a flush goes before it */
 	unsigned segments;
 	struct xen_page page[SEGMENTS_MAX];
@@ -93,6 +93,7 @@ static void on_done(struct block_request *io, int result)
 			end = &(*end)->next;
 		r->next = NULL;
 		*end = r;
+		blk->barrier = false;
 		blk->dev.stalled = true;
 	} else if (!result && r->then_write) {
 		r->then_write = false;
@@ -243,6 +244,7 @@ static struct blk_request *begin(struct xen_blk *blk, const struct blkif_request
 
 		memcpy(&indirect, q, sizeof(indirect));
 		r->id = indirect.id;
+		r->operation = indirect.indirect_op; /* what the front end expects to hear of */
 		status = prepare_indirect(r, &indirect);
 		break;
 	}
@@ -258,7 +260,7 @@ static struct blk_request *begin(struct xen_blk *blk, const struct blkif_request
 	if (status == BLKIF_RSP_OKAY)
 		return r;
 	release(r, false);
-	answer(blk, r->id, q->operation, status);
+	answer(blk, r->id, r->operation, status);
 	return NULL;
 }
 
@@ -280,6 +282,7 @@ static struct blk_request *next(struct xen_blk *blk, bool *ret_more)
 			r = blk->parked;
 			blk->parked = r->next;
 			fill_iov(r);
+			blk->barrier = r->operation == BLKIF_OP_WRITE_BARRIER;
 			break;
 		}
 		if (!waiting) {
@@ -324,10 +327,11 @@ static void work(struct xen_device *dev)
 static void announce(struct xen_device *dev)
 {
 	struct xen_blk *blk = blk_of(dev);
-	unsigned letter = blk->dev.number >> 4 & 15;
 	bool readonly = blk->disk.block->info.readonly;
 
-	xen_tell(dev, "dev", "xvd%c", (int)('a' + letter));
+	xen_tell_front(dev, "virtual-device", "%u", dev->number);
+	xen_tell_front(dev, "device-type", "disk");
+	xen_tell(dev, "dev", "xvd%c", (int)('a' + (dev->number >> 28 ? dev->number >> 8 & 0xff : dev->number >> 4 & 15)));
 	xen_tell(dev, "removable", "0");
 	xen_tell(dev, "bootable", "1");
 	xen_tell(dev, "mode", readonly ? "r" : "w");

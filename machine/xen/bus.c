@@ -14,16 +14,31 @@
 
 /* ---- the store: under dev->lock ------------------------------------------------------------- */
 
-void xen_tell(struct xen_device *dev, const char *name, const char *format, ...)
+static void tell(struct xen_device *dev, bool front, const char *name, const char *format, va_list ap)
 {
 	char path[PATH_BYTES], value[96];
+
+	vsnprintf(value, sizeof(value), format, ap);
+	snprintf(path, sizeof(path), "%s/%s", front ? dev->front : dev->back, name);
+	dev->host.set(dev->host.opaque, path, front, value);
+}
+
+void xen_tell(struct xen_device *dev, const char *name, const char *format, ...)
+{
 	va_list ap;
 
 	va_start(ap, format);
-	vsnprintf(value, sizeof(value), format, ap);
+	tell(dev, false, name, format, ap);
 	va_end(ap);
-	snprintf(path, sizeof(path), "%s/%s", dev->back, name);
-	dev->host.set(dev->host.opaque, path, false, value);
+}
+
+void xen_tell_front(struct xen_device *dev, const char *name, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	tell(dev, true, name, format, ap);
+	va_end(ap);
 }
 
 bool xen_front_number(struct xen_device *dev, const char *name, uint64_t max, uint64_t *ret_value)

@@ -71,6 +71,8 @@ static inline bool xen_may_work(const struct xen_device *dev)
 bool xen_front_number(struct xen_device *dev, const char *name, uint64_t max, uint64_t *ret_value);
 /* In ops->announce and describe: a node of ours. */
 __attribute__((format(printf, 3, 4))) void xen_tell(struct xen_device *dev, const char *name, const char *format, ...);
+/* The same in the front end's folder, where it is the guest's. */
+__attribute__((format(printf, 3, 4))) void xen_tell_front(struct xen_device *dev, const char *name, const char *format, ...);
 /* Under dev->lock: a request has ended. */
 void xen_landed(struct xen_device *dev);
 /* Under dev->lock: the front end does not keep to the protocol. The device stops until its driver starts anew. */

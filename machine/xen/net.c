@@ -407,7 +407,7 @@ static void announce(struct xen_device *dev)
 	static const char *const refused[] = {"feature-rx-flip", "feature-multicast-control", "feature-dynamic-multicast-control", "feature-ctrl-ring"};
 	const struct xen_net *net = net_of(dev);
 	const uint8_t *mac = net->card.mac;
-	char path[96], text[24];
+	char text[24];
 
 	for (size_t i = 0; i < ARRAY_SIZE(offered); i++)
 		xen_tell(dev, offered[i], "1");
@@ -416,14 +416,9 @@ static void announce(struct xen_device *dev)
 	snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 	xen_tell(dev, "mac", "%s", text);
 	xen_tell(dev, "handle", "%u", dev->number);
-	snprintf(path, sizeof(path), "%s/mac", dev->front);
-	dev->host.set(dev->host.opaque, path, true, text);
-	snprintf(path, sizeof(path), "%s/handle", dev->front);
-	snprintf(text, sizeof(text), "%u", dev->number);
-	dev->host.set(dev->host.opaque, path, true, text);
-	snprintf(path, sizeof(path), "%s/mtu", dev->front);
-	snprintf(text, sizeof(text), "%u", net->mtu);
-	dev->host.set(dev->host.opaque, path, true, text);
+	xen_tell_front(dev, "mac", "%s", text);
+	xen_tell_front(dev, "handle", "%u", dev->number);
+	xen_tell_front(dev, "mtu", "%u", net->mtu);
 }
 
 static void describe(struct xen_device *dev) { xen_tell(dev, "hotplug-status", "connected"); }
