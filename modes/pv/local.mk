@@ -8,3 +8,9 @@ libpvcore_a_SOURCES = \
 libpv_a_SOURCES = \
 	modes/pv/backend.c modes/pv/build.c modes/pv/build.h modes/pv/console.c modes/pv/image.c modes/pv/image.h modes/pv/pv.c \
 	modes/pv/store.c modes/pv/store.h modes/pv/store_ring.c modes/pv/store_tree.c modes/pv/store_tree.h
+
+check_PROGRAMS += tests/unit/test_pv
+TESTS += tests/unit/test_pv
+tests_unit_test_pv_SOURCES = tests/unit/test_pv.c
+tests_unit_test_pv_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_pv_LDADD = libmodes.a libhvm.a libpv.a libpvcore.a libpv.a libbt.a libbtcore.a libbt.a libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
