@@ -205,6 +205,7 @@ static int16_t prepare_indirect(struct blk_request *r, const struct blkif_reques
 	/* What was copied is what counts. */
 	__asm__ volatile("" ::: "memory");
 	host->unmap(host->opaque, &page);
+	r->operation = q->indirect_op; /* which is what the answer is to repeat */
 	return prepare_transfer(r, q->indirect_op, q->sector_number, segment, q->nr_segments);
 }
 

@@ -5,8 +5,11 @@ Packages are fetched once (tools/fetch-package) and never installed. Arguments c
 """
 
 import contextlib
+import hashlib
 import os
 import re
+import shutil
+import struct
 import subprocess
 import sys
 
@@ -63,6 +66,7 @@ def linux(vcpus=1, cmdline="", **definition):
         with Vm(folder, {"memory_mib": 256, "vcpus": vcpus, "boot": boot, **definition}, mode="pv") as vm:
             console = vm.console()
             console.expect(UP, BOOT_TIMEOUT)
+            console.command("stty columns 500")  # a line that is wrapped comes back in pieces
             yield vm, console
 
 
@@ -118,6 +122,106 @@ def linux_panic():
         check("panicked" in vm.result()["reason"], vm.result()["reason"])
 
 
+def make_disk(folder, files):
+    """A disk with a file system of these files (name: path), and nothing around it."""
+    tree, disk = os.path.join(folder, "tree"), os.path.join(folder, "disk.raw")
+    os.mkdir(tree)
+    for name, path in files.items():
+        shutil.copyfile(path, os.path.join(tree, name))
+    with open(disk, "wb") as f:
+        f.truncate(160 << 20)
+    r = subprocess.run(["/sbin/mkfs.ext4", "-q", "-O", "^metadata_csum_seed,^orphan_file", "-d", tree, disk], capture_output=True, text=True, check=False)
+    check(r.returncode == 0, f"mkfs.ext4: {r.stderr}")
+    shutil.rmtree(tree)
+    return disk
+
+
+def md5(path):
+    with open(path, "rb") as f:
+        return hashlib.md5(f.read()).hexdigest()
+
+
+def disks():
+    """blkfront: what is read is what is there, what is written arrives, also by large requests and on two vCPUs; a read-only disk is one."""
+    with scratch() as folder:
+        initrd = make_initramfs(os.path.join(folder, "initrd"), "--module", "xen-blkfront")
+        disk = make_disk(folder, {"kernel": kernel_image()})
+        fixed = os.path.join(folder, "fixed.raw")
+        with open(fixed, "wb") as f:
+            f.write(os.urandom(1 << 20))
+        boot = {"kernel": kernel_image(), "initrd": initrd, "cmdline": "console=hvc0"}
+        definition = {"memory_mib": 256, "vcpus": 2, "boot": boot, "disks": [{"path": disk}, {"path": fixed, "readonly": True}]}
+        with Vm(folder, definition, mode="pv") as vm:
+            console = vm.console()
+            console.expect(UP, BOOT_TIMEOUT)
+            console.command("stty columns 500")  # a line that is wrapped comes back in pieces
+            console.command("mkdir -p /m; mount -t ext4 /dev/xvda /m", 60)
+            check(console.command("md5sum /m/kernel", 60).split()[0] == md5(kernel_image()), "the kernel's file reads otherwise")
+            check(console.command("md5sum /dev/xvdb", 60).split()[0] == md5(fixed), "the second disk reads otherwise")
+            check("cannot" in console.command("dd if=/dev/zero of=/dev/xvdb count=1 2>&1 || echo cannot", 60), "a read-only disk was written to")
+            console.command("for i in 1 2 3 4; do dd if=/m/kernel of=/m/copy$i bs=1M 2>/dev/null & done; wait; sync", 120)
+            sums = console.command("umount /m; mount -t ext4 /dev/xvda /m; md5sum /m/copy*", 120)
+            check(sums.count(md5(kernel_image())) == 4, sums)
+            console.command("umount /m", 60)
+            console.type("poweroff -f\n")
+            check(vm.wait(BOOT_TIMEOUT) == 0, vm.log())
+        out = os.path.join(folder, "out")
+        subprocess.run(["/sbin/debugfs", "-R", f"dump /copy3 {out}", disk], capture_output=True, check=False)
+        check(md5(out) == md5(kernel_image()), "what the guest wrote is not in the disk")
+        check(subprocess.run(["/sbin/e2fsck", "-fn", disk], capture_output=True, check=False).returncode == 0, "the file system is damaged")
+
+
+def grub_image(folder):
+    """GRUB for Xen PV domains, of Debian's modules."""
+    modules = package("grub-xen-bin", "usr/lib/grub/x86_64-xen/*")
+    tool = package("grub-common", "usr/bin/grub-mkimage")
+    image = os.path.join(folder, "grub.xen")
+    r = subprocess.run([tool, "-O", "x86_64-xen", "-d", os.path.dirname(modules), "-o", image, "-p", "(xen/xvda)/", "normal", "ls", "echo", "cat",
+                        "configfile", "linux", "ext2"], capture_output=True, text=True, check=False)
+    if r.returncode:
+        raise Skip(f"grub-mkimage: {r.stderr.strip()}")
+    return image
+
+
+def unpacked_kernel(folder):
+    """The ELF kernel in Debian's bzImage: GRUB does not know how to unpack LZ4."""
+    with open(kernel_image(), "rb") as f:
+        image = f.read()
+    offset, size = struct.unpack_from("<II", image, 0x248)
+    start = ((image[0x1f1] or 4) + 1) * 512 + offset
+    path = os.path.join(folder, "vmlinux")
+    with open(path, "wb") as f:
+        r = subprocess.run(["lz4", "-dc"], input=image[start:start + size - 4], stdout=f, stderr=subprocess.PIPE, check=False)
+    check(r.returncode == 0, f"lz4: {r.stderr}")
+    return path
+
+
+def grub():
+    """GRUB's x86_64-xen image to its shell; ls shows a disk and what is in it; and from that it boots Debian's kernel."""
+    with scratch() as folder:
+        image = grub_image(folder)
+        initrd = make_initramfs(os.path.join(folder, "initrd"), "--module", "xen-blkfront")
+        config = os.path.join(folder, "grub.cfg")
+        with open(config, "w") as f:
+            f.write("echo found its configuration\nlinux (xen/xvda)/vmlinux console=hvc0\ninitrd (xen/xvda)/initrd\nboot\n")
+        disk = make_disk(folder, {"vmlinux": unpacked_kernel(folder), "initrd": initrd, "later.cfg": config})
+        with Vm(folder, {"memory_mib": 256, "boot": {"kernel": image}, "disks": [{"path": disk}]}, mode="pv") as vm:
+            console = vm.console()
+            console.expect(r"grub> ", BOOT_TIMEOUT)
+            console.type("ls\r")
+            console.expect(r"\(xen/xvda\) *\r?\n", BOOT_TIMEOUT)
+            console.expect(r"grub> ", BOOT_TIMEOUT)
+            console.type("ls (xen/xvda)/\r")
+            console.expect(r"lost\+found/.*later\.cfg|later\.cfg.*lost\+found/", BOOT_TIMEOUT)
+            console.expect(r"grub> ", BOOT_TIMEOUT)
+            console.type("configfile (xen/xvda)/later.cfg\r")
+            console.expect(r"found its configuration", BOOT_TIMEOUT)
+            console.expect(UP, BOOT_TIMEOUT)
+            check("xvda" in console.command("cat /proc/partitions"), "no disk behind GRUB")
+            console.type("poweroff -f\n")
+            check(vm.wait(BOOT_TIMEOUT) == 0, vm.log())
+
+
 def refusals():
     """What is no PV kernel is refused with the reason, and how much memory is too little."""
     kernel = package("gnumach-image-1.8-xen-486", MACH)
@@ -136,6 +240,8 @@ TESTS = {
     "Debian's kernel on two vCPUs": linux_smp,
     "Debian's kernel reboots": linux_reboot,
     "Debian's kernel panics": linux_panic,
+    "disks": disks,
+    "GRUB to its shell, ls, and Debian's kernel from a disk": grub,
     "what cannot be a domain": refusals,
 }
 
