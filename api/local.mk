@@ -12,6 +12,7 @@ libjsonrpc_a_CFLAGS = $(AM_CFLAGS) $(JSONC_CFLAGS) $(LIBEVENT_CFLAGS)
 noinst_LIBRARIES += liblv.a
 liblv_a_SOURCES = \
 	api/libvirt/capabilities.c api/libvirt/change.c api/libvirt/connection.c api/libvirt/dispatch.c api/libvirt/domain.c \
+	api/libvirt/guest.c api/libvirt/xml_guest.c api/libvirt/xml_guest.h \
 	api/libvirt/events.c api/libvirt/handlers.h api/libvirt/host.c api/libvirt/host.h api/libvirt/lifecycle.c \
 	api/libvirt/interface.c api/libvirt/interface.h api/libvirt/lists.c api/libvirt/network.c api/libvirt/nic.c api/libvirt/params.c api/libvirt/params.h api/libvirt/lv.h api/libvirt/node.c api/libvirt/packet.c api/libvirt/packet.h \
 	api/libvirt/private.h api/libvirt/procedures.c api/libvirt/server.c api/libvirt/stats.c api/libvirt/storage.c api/libvirt/stream.c api/libvirt/vcpus.c api/libvirt/xdr.c \

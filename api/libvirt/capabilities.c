@@ -204,7 +204,7 @@ static void put_fixed_part(FILE *to)
 	      "    <rng supported='yes'>\n      <enum name='model'>\n        <value>virtio</value>\n      </enum>\n"
 	      "      <enum name='backendModel'>\n        <value>random</value>\n      </enum>\n    </rng>\n"
 	      "    <filesystem supported='yes'>\n      <enum name='driverType'>\n        <value>virtiofs</value>\n      </enum>\n    </filesystem>\n    <tpm supported='no'/>\n    <redirdev supported='no'/>\n"
-	      "    <channel supported='no'/>\n  </devices>\n"
+	      "    <channel supported='yes'>\n      <enum name='type'>\n        <value>unix</value>\n      </enum>\n    </channel>\n  </devices>\n"
 	      "  <features>\n    <gic supported='no'/>\n    <vmcoreinfo supported='no'/>\n    <genid supported='no'/>\n"
 	      "    <backingStoreInput supported='no'/>\n    <backup supported='no'/>\n    <sev supported='no'/>\n"
 	      "    <sgx supported='no'/>\n  </features>\n",

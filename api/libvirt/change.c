@@ -168,6 +168,95 @@ void lv_domain_get_metadata(struct lv_call *call, struct vm *vm)
 
 /* ---- memory and processors ----------------------------------------------------------------- */
 
+/* A maximum below what the guest has at first takes that down too, as libvirt does. */
+static void change_maximum(struct lv_call *call, struct vm *vm, const struct daemon_vm_info *info, uint64_t mib)
+{
+	call->json = json_object_new_object();
+	json_object_object_add(call->json, "memory_mib", json_object_new_int64((int64_t)mib));
+	if (info->def->current_memory_mib >= mib)
+		json_object_object_add(call->json, "current_memory_mib", NULL);
+	daemon_change(call->daemon, vm, call->json, "defined", NULL, lv_done, call);
+}
+
+/* The running guest has followed, or will; with --config too, so will the next one. */
+static void done_balloon(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	struct lv_call *call = opaque;
+	struct vm *vm = daemon_find(call->daemon, call->uuid);
+
+	if (!error && call->json && vm) {
+		daemon_change(call->daemon, vm, call->json, "defined", NULL, lv_done, call);
+		return;
+	}
+	lv_done(call, error, result);
+}
+
+/* Of a running one. False: it is not about that. */
+static bool set_balloon(struct lv_call *call, struct vm *vm, const struct daemon_vm_info *info, uint64_t mib, uint64_t flags)
+{
+	json_object *wish;
+
+	if (!info->active || !(flags & VIR_DOMAIN_AFFECT_LIVE || !(flags & VIR_DOMAIN_AFFECT_CONFIG)))
+		return false;
+	if (flags & VIR_DOMAIN_AFFECT_CONFIG && info->transient) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID, "transient domains do not have any persistent config");
+		return true;
+	}
+	if (flags & VIR_DOMAIN_AFFECT_CONFIG) {
+		call->json = json_object_new_object();
+		json_object_object_add(call->json, "current_memory_mib", json_object_new_int64((int64_t)mib));
+	}
+	wish = json_object_new_object();
+	json_object_object_add(wish, "memory_mib", json_object_new_int64((int64_t)mib));
+	daemon_inspect(call->daemon, vm, DAEMON_BALLOON, wish, 0, done_balloon, call);
+	return true;
+}
+
+void lv_domain_set_memory_stats_period(struct lv_call *call, struct vm *vm)
+{
+	struct daemon_vm_info info;
+	json_object *wish = NULL, *balloon;
+	bool live, config;
+
+	if (!lv_flags(call, call->args[2].u, AFFECT))
+		return;
+	daemon_vm_inspect(vm, &info);
+	config = call->args[2].u & VIR_DOMAIN_AFFECT_CONFIG;
+	live = call->args[2].u & VIR_DOMAIN_AFFECT_LIVE || (!config && info.active);
+	if (call->args[1].i < 0 || call->args[1].i > VMDEF_STATS_SECONDS_MAX) {
+		lv_fail(call, VIR_ERR_INVALID_ARG, "a period from 0 to %d seconds is possible", VMDEF_STATS_SECONDS_MAX);
+		return;
+	}
+	if (live && !info.active) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID, "domain is not running");
+		return;
+	}
+	if ((config || !live) && info.transient) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID, "transient domains do not have any persistent config");
+		return;
+	}
+	if (config || !live) {
+		json_object *whole = vmdef_to_json(info.def), *old = NULL;
+
+		balloon = json_object_new_object();
+		if (json_object_object_get_ex(whole, "balloon", &old)) {
+			json_object_put(balloon);
+			balloon = json_object_get(old);
+		}
+		json_object_object_add(balloon, "stats_seconds", json_object_new_int64(call->args[1].i));
+		call->json = json_object_new_object();
+		json_object_object_add(call->json, "balloon", balloon);
+		json_object_put(whole);
+	}
+	if (!live) {
+		daemon_change(call->daemon, vm, call->json, "defined", NULL, lv_done, call);
+		return;
+	}
+	wish = json_object_new_object();
+	json_object_object_add(wish, "stats_seconds", json_object_new_int64(call->args[1].i));
+	daemon_inspect(call->daemon, vm, DAEMON_BALLOON, wish, 0, done_balloon, call);
+}
+
 static void set_memory(struct lv_call *call, struct vm *vm, uint64_t kib, uint64_t flags)
 {
 	uint64_t mib = (kib + 1023) / 1024;
@@ -178,18 +267,23 @@ static void set_memory(struct lv_call *call, struct vm *vm, uint64_t kib, uint64
 		lv_fail(call, VIR_ERR_OPERATION_INVALID, "cannot resize the maximum memory on an active domain");
 		return;
 	}
-	if (!config_only(call, &info, flags, "the memory (there is no balloon)"))
+	if (!(flags & VIR_DOMAIN_MEM_MAXIMUM) && info.active && mib > info.running_def->memory_mib) {
+		lv_fail(call, VIR_ERR_INVALID_ARG, "cannot set memory higher than max memory");
+		return;
+	}
+	if (!(flags & VIR_DOMAIN_MEM_MAXIMUM) && set_balloon(call, vm, &info, mib, flags))
+		return;
+	if (!config_only(call, &info, flags, "the maximum of the memory"))
 		return;
 	if (mib < VMDEF_MEMORY_MIN_MIB || mib > VMDEF_MEMORY_MAX_MIB)
 		lv_fail(call, VIR_ERR_INVALID_ARG, "%llu KiB: from %d to %d MiB are possible", (unsigned long long)kib,
 			VMDEF_MEMORY_MIN_MIB, VMDEF_MEMORY_MAX_MIB);
 	else if (!(flags & VIR_DOMAIN_MEM_MAXIMUM) && mib > info.def->memory_mib)
 		lv_fail(call, VIR_ERR_INVALID_ARG, "cannot set memory higher than max memory");
-	else if (!(flags & VIR_DOMAIN_MEM_MAXIMUM) && mib < info.def->memory_mib)
-		lv_fail(call, VIR_ERR_OPERATION_UNSUPPORTED,
-			"less than the maximum needs a balloon, which this machine does not have; change the maximum");
+	else if (!(flags & VIR_DOMAIN_MEM_MAXIMUM))
+		change_one(call, vm, "current_memory_mib", json_object_new_int64((int64_t)mib));
 	else
-		change_one(call, vm, "memory_mib", json_object_new_int64((int64_t)mib));
+		change_maximum(call, vm, &info, mib);
 }
 
 void lv_domain_set_max_memory(struct lv_call *call, struct vm *vm)

@@ -103,7 +103,7 @@ static void send_error(struct lv_conn *conn, const struct lv_packet *to, int cod
 
 static struct lv_packet reply_header(const struct lv_call *call)
 {
-	return (struct lv_packet){.program = LV_PROGRAM_REMOTE,
+	return (struct lv_packet){.program = call->program,
 				  .version = LV_PROGRAM_VERSION,
 				  .procedure = call->procedure->number,
 				  .type = LV_REPLY,
@@ -250,7 +250,7 @@ bool lv_flags(struct lv_call *call, uint64_t flags, uint64_t known)
 
 /* ---- calls --------------------------------------------------------------------------- */
 
-static struct lv_call *call_create(struct lv_conn *conn, const struct lv_procedure *procedure, uint32_t serial)
+static struct lv_call *call_create(struct lv_conn *conn, const struct lv_procedure *procedure, uint32_t serial, uint32_t program)
 {
 	struct lv_call *call = calloc(1, sizeof(*call));
 
@@ -260,6 +260,7 @@ static struct lv_call *call_create(struct lv_conn *conn, const struct lv_procedu
 	call->daemon = conn->daemon;
 	call->procedure = procedure;
 	call->serial = serial;
+	call->program = program;
 	call->next = conn->calls;
 	call->prev = &conn->calls;
 	if (call->next)
@@ -323,12 +324,11 @@ void lv_dispatch(struct lv_conn *conn, const struct lv_packet *packet)
 	struct lv_call *call;
 	int rc;
 
-	if (packet->program != LV_PROGRAM_REMOTE || packet->version != LV_PROGRAM_VERSION) {
-		refuse(conn, packet, packet->program == LV_PROGRAM_QEMU ? VIR_ERR_NO_SUPPORT : VIR_ERR_RPC,
-		       "Cannot find program %#x version %u", packet->program, packet->version);
+	if ((packet->program != LV_PROGRAM_REMOTE && packet->program != LV_PROGRAM_QEMU) || packet->version != LV_PROGRAM_VERSION) {
+		refuse(conn, packet, VIR_ERR_RPC, "Cannot find program %#x version %u", packet->program, packet->version);
 		return;
 	}
-	p = lv_procedure_find(packet->procedure);
+	p = packet->program == LV_PROGRAM_QEMU ? lv_qemu_procedure_find(packet->procedure) : lv_procedure_find(packet->procedure);
 	if (!p) {
 		/* go-libvirt knows an unsupported call by these two words. */
 		refuse(conn, packet, VIR_ERR_NO_SUPPORT, "unknown procedure: %d", (int)packet->procedure);
@@ -342,7 +342,7 @@ void lv_dispatch(struct lv_conn *conn, const struct lv_packet *packet)
 		refuse(conn, packet, VIR_ERR_OPERATION_DENIED, "read only access prevents %s", p->name);
 		return;
 	}
-	call = call_create(conn, p, packet->serial);
+	call = call_create(conn, p, packet->serial, packet->program);
 	if (!call) {
 		lv_conn_close(conn, "out of memory");
 		return;

@@ -150,7 +150,8 @@ void lv_domain_get_info(struct lv_call *call, struct vm *vm)
 		host_process_times(info.pid, 0, &times);
 	xdr_put_i32(&call->out, lv_domain_state(&info, &reason));
 	xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
-	xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
+	xdr_put_u64(&call->out, info.active ? info.memory_kib : (uint64_t)(info.def->current_memory_mib ? info.def->current_memory_mib
+												   : info.def->memory_mib) * 1024);
 	xdr_put_u32(&call->out, current_def(&info)->vcpus);
 	xdr_put_u64(&call->out, times.total);
 	lv_reply(call);

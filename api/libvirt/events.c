@@ -32,6 +32,8 @@ static const struct {
 } messages[] = {
 	{VIR_DOMAIN_EVENT_ID_LIFECYCLE, 107, 318, "ii"},
 	{VIR_DOMAIN_EVENT_ID_REBOOT, 169, 319, ""},
+	{VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, 276, 331, "U"},
+	{VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, 0, 348, "ii"},
 	{VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, 0, 379, "is?"},
 };
 
@@ -140,6 +142,24 @@ static void tell_metadata(struct lv_conn *conn, json_object *event, const struct
 	xdr_writer_finish(&rest);
 }
 
+/* What the guest has now, and whether its agent is there. */
+static void tell_guest(struct lv_conn *conn, json_object *event, const struct xdr_writer *domain)
+{
+	struct xdr_writer rest = {0};
+	json_object *value = NULL;
+
+	if (json_object_object_get_ex(event, "memory_kib", &value)) {
+		xdr_put_u64(&rest, (uint64_t)json_object_get_int64(value));
+		send_all(conn, text_of(event, "uuid"), VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, domain, &rest);
+	} else if (json_object_object_get_ex(event, "connected", &value)) {
+		xdr_put_i32(&rest, json_object_get_boolean(value) ? VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
+								  : VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_DISCONNECTED);
+		xdr_put_i32(&rest, VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_REASON_CHANNEL);
+		send_all(conn, text_of(event, "uuid"), VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, domain, &rest);
+	}
+	xdr_writer_finish(&rest);
+}
+
 static void tell_network(struct lv_conn *conn, json_object *event)
 {
 	enum { NETWORK_LIFECYCLE = 315 };
@@ -185,6 +205,8 @@ static void on_daemon_event(void *opaque, json_object *event)
 		send_all(conn, text_of(event, "uuid"), VIR_DOMAIN_EVENT_ID_REBOOT, &domain, &nothing);
 	else if (!strcmp(text_of(event, "event"), "metadata"))
 		tell_metadata(conn, event, &domain);
+	else if (!strcmp(text_of(event, "event"), "balloon") || !strcmp(text_of(event, "event"), "agent"))
+		tell_guest(conn, event, &domain);
 	else
 		tell_lifecycle(conn, event, &domain);
 	xdr_writer_finish(&domain);

@@ -7,6 +7,21 @@ struct vm;
 
 #define LV_HANDLER(name) void lv_##name(struct lv_call *call, struct vm *vm)
 
+/* guest.c */
+LV_HANDLER(domain_agent_command);
+LV_HANDLER(domain_fsfreeze);
+LV_HANDLER(domain_fsthaw);
+LV_HANDLER(domain_fstrim);
+LV_HANDLER(domain_get_fsinfo);
+LV_HANDLER(domain_get_guest_info);
+LV_HANDLER(domain_get_hostname);
+LV_HANDLER(domain_get_time);
+/* for the source `agent` of domain_interface_addresses */
+LV_HANDLER(domain_addresses_by_agent);
+LV_HANDLER(domain_pm_suspend);
+LV_HANDLER(domain_set_time);
+LV_HANDLER(domain_set_user_password);
+
 /* connection.c */
 LV_HANDLER(auth_list);
 LV_HANDLER(connect_open);
@@ -92,6 +107,7 @@ LV_HANDLER(domain_get_metadata);
 LV_HANDLER(domain_set_max_memory);
 LV_HANDLER(domain_set_memory);
 LV_HANDLER(domain_set_memory_flags);
+LV_HANDLER(domain_set_memory_stats_period);
 LV_HANDLER(domain_set_vcpus);
 LV_HANDLER(domain_set_vcpus_flags);
 LV_HANDLER(domain_attach_device);

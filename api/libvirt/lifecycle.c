@@ -181,31 +181,41 @@ void lv_domain_destroy(struct lv_call *call, struct vm *vm)
 	daemon_destroy_vm(call->daemon, vm, lv_done, call);
 }
 
-/* Whether the power button will do among the ways that flags allow (0: any). False: the call was failed. */
-static bool by_acpi(struct lv_call *call, const struct xdr_value *flags)
+static void done_by_agent(void *opaque, const struct daemon_error *error, json_object *result)
+{
+	struct lv_call *call = opaque;
+
+	if (error && error->code == DAEMON_AGENT_ABSENT)
+		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "QEMU guest agent is not configured");
+	else
+		lv_done(call, error, result);
+}
+
+/* Whether the power button is meant by flags (0: whatever there is). False: the agent was asked, or the call failed. */
+static bool by_acpi(struct lv_call *call, struct vm *vm, const struct xdr_value *flags, const char *mode)
 {
 	enum { ACPI = 1, AGENT = 2, INITCTL = 4, SIGNAL = 8, PARAVIRT = 16 };
 
-	if (!flags->present || !flags->u || flags->u & ACPI)
-		return !flags->present || lv_flags(call, flags->u, ACPI | AGENT | INITCTL | SIGNAL | PARAVIRT);
-	if (!lv_flags(call, flags->u, ACPI | AGENT | INITCTL | SIGNAL | PARAVIRT))
+	if (flags->present && !lv_flags(call, flags->u, ACPI | AGENT | INITCTL | SIGNAL | PARAVIRT))
 		return false;
+	if (!flags->present || !flags->u || (flags->u & (ACPI | AGENT)) == ACPI)
+		return true;
 	if (flags->u & AGENT)
-		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "QEMU guest agent is not configured");
+		daemon_guest_end(call->daemon, vm, mode, flags->u & ACPI, done_by_agent, call);
 	else
-		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "a domain here is told through its ACPI power button only");
+		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "a domain here is told through its ACPI power button, or its agent");
 	return false;
 }
 
 void lv_domain_shutdown(struct lv_call *call, struct vm *vm)
 {
-	if (by_acpi(call, &call->args[1]))
+	if (by_acpi(call, vm, &call->args[1], "powerdown"))
 		daemon_shutdown(call->daemon, vm, lv_done, call);
 }
 
 void lv_domain_reboot(struct lv_call *call, struct vm *vm)
 {
-	if (by_acpi(call, &call->args[1]))
+	if (by_acpi(call, vm, &call->args[1], "reboot"))
 		daemon_reboot(call->daemon, vm, lv_done, call);
 }
 

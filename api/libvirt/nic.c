@@ -137,8 +137,10 @@ void lv_domain_interface_addresses(struct lv_call *call, struct vm *vm)
 		return;
 	if (call->args[1].u == VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
 		daemon_stats(call->daemon, vm, done_addresses, call);
+	else if (call->args[1].u == VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+		lv_domain_addresses_by_agent(call, vm);
 	else
-		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "only the addresses that DHCP gave (lease) are known");
+		lv_fail(call, VIR_ERR_ARGUMENT_UNSUPPORTED, "the addresses that DHCP gave (lease) and the guest agent's are known");
 }
 
 /* ---- changes -------------------------------------------------------------------------------- */

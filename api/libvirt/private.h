@@ -40,6 +40,8 @@ struct lv_procedure {
 };
 
 const struct lv_procedure *lv_procedure_find(int number);
+/* The same of the program for QEMU's own: the guest agent. */
+const struct lv_procedure *lv_qemu_procedure_find(int number);
 extern const struct lv_procedure lv_procedures[];
 extern const size_t lv_procedure_count;
 
@@ -86,7 +88,7 @@ struct lv_call {
 	struct lv_conn *conn;         /* NULL once the connection is gone */
 	struct daemon *daemon;
 	const struct lv_procedure *procedure;
-	uint32_t serial;
+	uint32_t serial, program;
 	struct xdr_arena arena;
 	struct xdr_value args[XDR_ARGUMENTS_MAX];
 	struct xdr_writer out;

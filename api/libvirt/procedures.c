@@ -167,11 +167,13 @@ const struct lv_procedure lv_procedures[] = {
 	{257, "domain_get_interface_parameters", "Dsiu", "T<16>i", RD, lv_domain_get_interface_parameters},
 	{258, "domain_shutdown_flags", "Du", "", RUN, lv_domain_shutdown},
 	{260, "storage_vol_resize", "VUu", "", 0, lv_storage_vol_resize},
+	{261, "domain_pm_suspend_for_duration", "DuUu", "", RUN, lv_domain_pm_suspend},
 	{262, "domain_get_cpu_stats", "Duiuu", "T<2048>i", RUN | R, lv_domain_get_cpu_stats},
 	{264, "domain_set_metadata", "Dis?s?s?u", "", D, lv_domain_set_metadata},
 	{265, "domain_get_metadata", "Dis?u", "s", RD, lv_domain_get_metadata},
 	{273, "connect_list_all_domains", "iu", "D<>u", R, lv_connect_list_all_domains},
 	{274, "domain_list_all_snapshots", "Diu", "{sD}<>i", RD, lv_none_all},
+	{277, "domain_get_hostname", "Du", "s", RUN, lv_domain_get_hostname},
 	{281, "connect_list_all_storage_pools", "iu", "P<>u", R, lv_connect_list_all_storage_pools},
 	{282, "storage_pool_list_all_volumes", "Piu", "V<>u", R, lv_storage_pool_list_all_volumes},
 	{283, "connect_list_all_networks", "iu", "N<>u", R, lv_connect_list_all_networks},
@@ -180,16 +182,24 @@ const struct lv_procedure lv_procedures[] = {
 	{286, "connect_list_all_nwfilters", "iu", "N<>u", R, lv_none_all},
 	{287, "connect_list_all_secrets", "iu", "S<>u", R, lv_none_all},
 	{293, "node_get_cpu_map", "iiu", "o<2048>ui", R, lv_node_get_cpu_map},
+	{294, "domain_fstrim", "Ds?Uu", "", RUN, lv_domain_fstrim},
 	{298, "domain_get_job_stats", "Du", "iT<64>", RD, lv_domain_get_job_stats},
+	{308, "domain_set_memory_stats_period", "Diu", "", D, lv_domain_set_memory_stats_period},
 	{313, "connect_network_event_register_any", "iN?", "i", R, lv_event_register_network},
 	{314, "connect_network_event_deregister_any", "i", "", R, lv_event_deregister_callback},
 	{316, "connect_domain_event_callback_register_any", "iD?", "i", R, lv_event_register_callback},
 	{317, "connect_domain_event_callback_deregister_any", "i", "", R, lv_event_deregister_callback},
+	{335, "domain_fsfreeze", "Ds<256>u", "i", RUN, lv_domain_fsfreeze},
+	{336, "domain_fsthaw", "Ds<256>u", "i", RUN, lv_domain_fsthaw},
+	{337, "domain_get_time", "Du", "Iu", RUN, lv_domain_get_time},
+	{338, "domain_set_time", "DIuu", "", RUN, lv_domain_set_time},
 	{341, "network_get_dhcp_leases", "Ns?iu", "{sIis?s?sus?s?}<65536>u", R, lv_network_get_dhcp_leases},
 	{342, "connect_get_domain_capabilities", "s?s?s?s?u", "s", R, lv_connect_get_domain_capabilities},
 	{344, "connect_get_all_domain_stats", "D<>uu", "{DT<262144>}<>", R, lv_connect_get_all_domain_stats},
+	{349, "domain_get_fsinfo", "Du", "{ssss<256>}<256>u", RUN, lv_domain_get_fsinfo},
 	{350, "domain_define_xml_flags", "su", "D", 0, lv_domain_define},
 	{353, "domain_interface_addresses", "Duu", "{ss?{isu}<2048>}<2048>", RUN | R, lv_domain_interface_addresses},
+	{357, "domain_set_user_password", "Ds?s?u", "", RUN, lv_domain_set_user_password},
 	{358, "domain_rename", "Ds?u", "i", D, lv_domain_rename},
 	{360, "connect_register_close_callback", "", "", R, lv_connect_register_close},
 	{361, "connect_unregister_close_callback", "", "", R, lv_connect_unregister_close},
@@ -201,6 +211,7 @@ const struct lv_procedure lv_procedures[] = {
 	{380, "connect_secret_event_register_any", "iS?", "i", R, lv_event_register_other},
 	{381, "connect_secret_event_deregister_any", "i", "", R, lv_event_deregister_callback},
 	{391, "storage_pool_lookup_by_target_path", "s", "P", R, lv_storage_pool_lookup_by_target_path},
+	{418, "domain_get_guest_info", "Duu", "T<2048>", RUN, lv_domain_get_guest_info},
 	{426, "domain_get_messages", "Du", "s<2048>", RD, lv_domain_get_messages},
 	{432, "network_define_xml_flags", "su", "N", 0, lv_network_define_xml},
 	{437, "network_create_xml_flags", "su", "N", 0, lv_network_create_xml},
@@ -215,4 +226,13 @@ static int compare(const void *key, const void *row)
 const struct lv_procedure *lv_procedure_find(int number)
 {
 	return bsearch(&number, lv_procedures, lv_procedure_count, sizeof(lv_procedures[0]), compare);
+}
+
+static const struct lv_procedure qemu_procedures[] = {
+	{3, "domain_agent_command", "Dsiu", "s?", RUN, lv_domain_agent_command},
+};
+
+const struct lv_procedure *lv_qemu_procedure_find(int number)
+{
+	return bsearch(&number, qemu_procedures, sizeof(qemu_procedures) / sizeof(qemu_procedures[0]), sizeof(qemu_procedures[0]), compare);
 }

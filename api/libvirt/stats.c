@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- disks -------------------------------------------------------------------------------- */
@@ -232,25 +233,84 @@ void lv_domain_get_block_info(struct lv_call *call, struct vm *vm)
 
 /* ---- memory and processors --------------------------------------------------------------------- */
 
+/* The guest's own figures: libvirt's number and name, and the daemon's. */
+static const struct {
+	int tag;
+	const char *key, *name;
+} memory_rows[] = {
+	{VIR_DOMAIN_MEMORY_STAT_SWAP_IN, "swap_in_kib", "swap_in"},
+	{VIR_DOMAIN_MEMORY_STAT_SWAP_OUT, "swap_out_kib", "swap_out"},
+	{VIR_DOMAIN_MEMORY_STAT_MAJOR_FAULT, "major_faults", "major_fault"},
+	{VIR_DOMAIN_MEMORY_STAT_MINOR_FAULT, "minor_faults", "minor_fault"},
+	{VIR_DOMAIN_MEMORY_STAT_UNUSED, "unused_kib", "unused"},
+	{VIR_DOMAIN_MEMORY_STAT_AVAILABLE, "total_kib", "available"},
+	{VIR_DOMAIN_MEMORY_STAT_USABLE, "available_kib", "usable"},
+	{VIR_DOMAIN_MEMORY_STAT_DISK_CACHES, "disk_caches_kib", "disk_caches"},
+};
+
+/* A figure of what vm.balloon answers. False: the guest has not told it. */
+static bool memory_figure(json_object *balloon, size_t row, uint64_t *ret)
+{
+	json_object *stats = NULL, *value = NULL;
+
+	if (!balloon || !json_object_object_get_ex(balloon, "stats", &stats) || !json_object_object_get_ex(stats, memory_rows[row].key, &value))
+		return false;
+	*ret = (uint64_t)json_object_get_int64(value);
+	return true;
+}
+
+static bool memory_update(json_object *balloon, uint64_t *ret)
+{
+	json_object *age = NULL;
+
+	if (!balloon || !json_object_object_get_ex(balloon, "stats_age_seconds", &age))
+		return false;
+	*ret = (uint64_t)((double)time(NULL) - json_object_get_double(age));
+	return true;
+}
+
+static void put_memory_row(struct lv_call *call, uint32_t *n, uint32_t max, int tag, uint64_t value)
+{
+	if (*n >= max)
+		return;
+	++*n;
+	xdr_put_i32(&call->out, tag);
+	xdr_put_u64(&call->out, value);
+}
+
+static void done_memory(void *opaque, const struct daemon_error *error, json_object *balloon)
+{
+	struct lv_call *call = opaque;
+	struct vm *vm = daemon_find(call->daemon, call->uuid);
+	uint32_t max = (uint32_t)call->args[1].u, n = 0;
+	size_t at = call->out.used;
+	struct daemon_vm_info info = {0};
+	uint64_t value;
+
+	if (!vm) {
+		lv_fail(call, VIR_ERR_OPERATION_INVALID, "domain is not running");
+		return;
+	}
+	/* One without a balloon is answered too. */
+	if (error)
+		balloon = NULL;
+	daemon_vm_inspect(vm, &info);
+	xdr_put_u32(&call->out, 0);
+	for (size_t i = 0; i < sizeof(memory_rows) / sizeof(memory_rows[0]); i++)
+		if (memory_figure(balloon, i, &value))
+			put_memory_row(call, &n, max, memory_rows[i].tag, value);
+	if (memory_update(balloon, &value))
+		put_memory_row(call, &n, max, VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE, value);
+	put_memory_row(call, &n, max, VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON, info.memory_kib);
+	put_memory_row(call, &n, max, VIR_DOMAIN_MEMORY_STAT_RSS, host_process_rss(info.pid));
+	xdr_patch_u32(&call->out, at, n);
+	lv_reply(call);
+}
+
 void lv_domain_memory_stats(struct lv_call *call, struct vm *vm)
 {
-	struct daemon_vm_info info;
-	uint32_t max = (uint32_t)call->args[1].u;
-
-	if (!lv_flags(call, call->args[2].u, 0))
-		return;
-	daemon_vm_inspect(vm, &info);
-	max = max < 2 ? max : 2;
-	xdr_put_u32(&call->out, max);
-	if (max > 0) {
-		xdr_put_i32(&call->out, VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON);
-		xdr_put_u64(&call->out, (uint64_t)current_def(&info)->memory_mib * 1024);
-	}
-	if (max > 1) {
-		xdr_put_i32(&call->out, VIR_DOMAIN_MEMORY_STAT_RSS);
-		xdr_put_u64(&call->out, host_process_rss(info.pid));
-	}
-	lv_reply(call);
+	if (lv_flags(call, call->args[2].u, 0))
+		daemon_inspect(call->daemon, vm, DAEMON_BALLOON, json_object_new_object(), 0, done_memory, call);
 }
 
 /* Of the whole domain (start -1). Linux tells no process's times by processor without a control group of its own. */
@@ -290,11 +350,34 @@ void lv_domain_get_cpu_stats(struct lv_call *call, struct vm *vm)
 	lv_reply(call);
 }
 
-/* ---- everything of many domains ------------------------------------------------------------------ */
-
 #define STATS_KNOWN \
 	(VIR_DOMAIN_STATS_STATE | VIR_DOMAIN_STATS_CPU_TOTAL | VIR_DOMAIN_STATS_BALLOON | VIR_DOMAIN_STATS_VCPU | \
 	 VIR_DOMAIN_STATS_INTERFACE | VIR_DOMAIN_STATS_BLOCK)
+
+/* Each process is a question and an answer: whoever wants everything gets the guest's figures where it tells them anyway. */
+static bool wants_balloon(uint64_t groups, const struct vmdef *def)
+{
+	return groups & VIR_DOMAIN_STATS_BALLOON && def->balloon.device == VMDEF_BALLOON_VIRTIO &&
+	       ((groups & STATS_KNOWN) != STATS_KNOWN || def->balloon.stats_seconds);
+}
+
+/* Of vm.stats; NULL: none. */
+static void put_balloon(struct lv_params *p, json_object *stats)
+{
+	json_object *memory = NULL, *balloon = NULL;
+	uint64_t value;
+
+	if (!stats || !json_object_object_get_ex(stats, "memory", &memory) || !json_object_object_get_ex(memory, "balloon", &balloon))
+		return;
+	for (size_t i = 0; i < sizeof(memory_rows) / sizeof(memory_rows[0]); i++)
+		if (memory_figure(balloon, i, &value))
+			LV_PUT_U64(p, value, "balloon.%s", memory_rows[i].name);
+	if (memory_update(balloon, &value))
+		LV_PUT_U64(p, value, "balloon.last-update");
+}
+
+/* ---- everything of many domains ------------------------------------------------------------------ */
+
 #define STATS_FLAGS \
 	(VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT | VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING | \
 	 VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS)
@@ -400,10 +483,11 @@ static void put_record(struct xdr_writer *out, struct vm *vm, unsigned groups, j
 		LV_PUT_U64(&p, times.system, "cpu.system");
 	}
 	if (groups & VIR_DOMAIN_STATS_BALLOON) {
-		LV_PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.current");
+		LV_PUT_U64(&p, info.active ? info.memory_kib : (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.current");
 		LV_PUT_U64(&p, (uint64_t)current_def(&info)->memory_mib * 1024, "balloon.maximum");
 		if (info.active)
 			LV_PUT_U64(&p, host_process_rss(info.pid), "balloon.rss");
+		put_balloon(&p, stats);
 	}
 	if (groups & VIR_DOMAIN_STATS_VCPU)
 		put_vcpus(&p, &info);
@@ -497,13 +581,14 @@ void lv_connect_get_all_domain_stats(struct lv_call *call, struct vm *unused)
 		return;
 	}
 	g->asking = true;
-	for (unsigned i = 0; i < g->count && g->groups & (VIR_DOMAIN_STATS_BLOCK | VIR_DOMAIN_STATS_INTERFACE); i++) {
+	for (unsigned i = 0; i < g->count && g->groups & (VIR_DOMAIN_STATS_BLOCK | VIR_DOMAIN_STATS_INTERFACE | VIR_DOMAIN_STATS_BALLOON); i++) {
 		struct vm *vm = daemon_find(call->daemon, g->domains[i].uuid);
 
 		daemon_vm_inspect(vm, &info);
 		g->domains[i].gather = g;
 		if (!info.active || !((g->groups & VIR_DOMAIN_STATS_BLOCK && current_def(&info)->disk_count) ||
-				      (g->groups & VIR_DOMAIN_STATS_INTERFACE && current_def(&info)->nic_count)))
+				      (g->groups & VIR_DOMAIN_STATS_INTERFACE && current_def(&info)->nic_count) ||
+				      wants_balloon(g->groups, current_def(&info))))
 			continue;
 		g->missing++;
 		daemon_stats(call->daemon, vm, on_stats, &g->domains[i]);

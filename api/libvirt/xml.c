@@ -2,6 +2,8 @@
 #include "api/libvirt/screen.h"
 #include "api/libvirt/xml.h"
 
+#include "api/libvirt/xml_guest.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <libxml/parser.h>
@@ -152,7 +154,8 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"smbios", "vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
+	static const char *const elsewhere[] = {"current_memory_mib", "guest_agent", "channels", "balloon",
+						"smbios", "vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
 	for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
@@ -226,7 +229,7 @@ static const struct meaning meanings[] = {
 	{"devices", "input", LV_XML_NO_EFFECT},
 	{"devices", "interface", LV_XML_MAPPED},
 	{"devices", "iommu", LV_XML_REFUSED},
-	{"devices", "memballoon", LV_XML_NO_EFFECT},
+	{"devices", "memballoon", LV_XML_MAPPED},
 	{"devices", "memory", LV_XML_REFUSED},
 	{"devices", "panic", LV_XML_KEPT},
 	{"devices", "parallel", LV_XML_REFUSED},

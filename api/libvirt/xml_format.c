@@ -5,6 +5,7 @@
 #include "api/libvirt/share.h"
 #include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
+#include "api/libvirt/xml_guest.h"
 #include "proto/line.h"
 
 #include <stdio.h>
@@ -413,6 +414,7 @@ static void write_devices(struct formatter *f)
 
 	write_disks(f, devices);
 	lv_interfaces_write(devices, f->def, f->live);
+	lv_guest_write(devices, f->def, !f->live ? NULL : f->info->agent ? "connected" : "disconnected");
 	write_serial(f, devices);
 	lv_screen_write(devices, f->def, f->live ? f->info->dir : NULL, f->secure);
 	lv_shares_write(devices, f->def, f->live);
@@ -449,7 +451,11 @@ static void write_element(struct formatter *f, const char *name)
 	else if (!strcmp(name, "metadata"))
 		write_metadata(f);
 	else if (!strcmp(name, "memory") || !strcmp(name, "currentMemory")) {
-		snprintf(number, sizeof(number), "%llu", (unsigned long long)d->memory_mib * 1024);
+		uint64_t kib = (uint64_t)d->memory_mib * 1024;
+
+		if (name[0] == 'c')
+			kib = f->live ? f->info->memory_kib : d->current_memory_mib ? (uint64_t)d->current_memory_mib * 1024 : kib;
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)kib);
 		write_text(f, name, number);
 	} else if (!strcmp(name, "vcpu")) {
 		snprintf(number, sizeof(number), "%u", d->vcpus);

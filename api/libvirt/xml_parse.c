@@ -5,6 +5,7 @@
 #include "api/libvirt/share.h"
 #include "api/libvirt/sysinfo.h"
 #include "api/libvirt/xml.h"
+#include "api/libvirt/xml_guest.h"
 #include "proto/line.h"
 
 #include <errno.h>
@@ -111,10 +112,10 @@ static bool take_memory(struct parser *p, const xmlNode *node)
 		return true;
 	if (!get_kib(p, now, &current))
 		return false;
-	/* libvirt takes the smaller one, with a balloon; without a balloon a guest has what it was given. */
-	if (current < kib)
-		return refuse_node(p, now, "less than <memory> needs a balloon, which this machine does not have; "
-					   "make both the same");
+	if ((current + 1023) / 1024 < VMDEF_MEMORY_MIN_MIB)
+		return refuse_node(p, now, "at least %d MiB are needed", VMDEF_MEMORY_MIN_MIB);
+	if ((current + 1023) / 1024 < (kib + 1023) / 1024)
+		json_object_object_add(p->definition, "current_memory_mib", json_object_new_int64((int64_t)((current + 1023) / 1024)));
 	return true;
 }
 
@@ -569,6 +570,8 @@ static bool take_devices(struct parser *p, xmlNode *devices)
 		if (!check_element(p, e))
 			return false;
 		if (lv_xml_is(e, "disk") && !take_disk(p, e))
+			return false;
+		if (lv_guest_parse(e, p->definition, &p->code, p->error, p->error_size))
 			return false;
 		if (lv_xml_is(e, "interface") && !take_interface(p, e))
 			return false;

@@ -11,9 +11,11 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "guests"))
+sys.path.insert(0, HERE)
 from agent import PORT, PREPARE, make_guest
 from vmtest import (BOOT_TIMEOUT, BUILD, UP, Console, Daemon, Failed, Rpc, Skip, Tap, check, connect, kernel_image, program, scratch,
                     wait_until)
+from lvtest import Virsh, bindings, uri
 
 CHANNEL = "org.example.test.0"
 
@@ -134,6 +136,97 @@ def balloon(run):
     wait_until("the guest takes", lambda: run.get("vm.stats")["memory"]["balloon"]["memory_kib"] == 200 * 1024, 60)
 
 
+def by_virsh(run):
+    virsh = Virsh(run.daemon)
+    out = virsh("guestinfo", "tiny")
+    for word in ("os.pretty-name", ": A tiny one", "hostname", ": tiny", "if.0.name", ": lo", "if.0.addr.0.addr", ": 127.0.0.1"):
+        check(word in out, f"guestinfo lacks {word}:\n{out}")
+    check(virsh("guestinfo", "tiny", "--hostname").split() == ["hostname", ":", "tiny"], "one part")
+    check(json.loads(virsh("qemu-agent-command", "tiny", '{"execute":"guest-get-time"}'))["return"] > 0, "qemu-agent-command")
+    virsh.fails("qemu-agent-command", "tiny", '{"execute":"guest-nothing"}', word="guest-nothing")
+    virsh.fails("qemu-agent-command", "tiny", "nonsense", word="is wanted")
+    check("127.0.0.1/8" in virsh("domifaddr", "tiny", "--source", "agent", "--full"), "domifaddr")
+    check("tiny" == virsh("domhostname", "tiny", "--source", "agent"), "domhostname")
+    virsh("domtime", "tiny", "--time", "1500000000")
+    check(0 <= int(virsh("domtime", "tiny").split()[-1]) - 1500000000 < 600, "domtime")
+    virsh("domfsthaw", "tiny")
+    virsh("domtime", "tiny", "--now")
+    # Memory: what it has, what it may have, and what it says.
+    virsh("setmem", "tiny", "150M", "--live")
+    wait_until("the guest gives", lambda: "Used memory:    153600 KiB" in virsh("dominfo", "tiny"), 60, 0.3)
+    check('<currentMemory unit="KiB">153600<' in virsh("dumpxml", "tiny") and '<currentMemory unit="KiB">262144<' in virsh("dumpxml", "tiny", "--inactive"),
+          virsh("dumpxml", "tiny"))
+    virsh("dommemstat", "tiny", "--period", "1", "--live")
+    wait_until("figures are told", lambda: {"actual", "unused", "available", "usable", "last_update", "rss"}
+               <= {line.split()[0] for line in virsh("dommemstat", "tiny").splitlines()}, 60, 0.3)
+    check("balloon.current=153600" in virsh("domstats", "tiny", "--balloon") and "balloon.unused=" in virsh("domstats", "tiny", "--balloon"),
+          virsh("domstats", "tiny", "--balloon"))
+    virsh.fails("setmem", "tiny", "300M", "--live", word="higher than max")
+    virsh("setmem", "tiny", "200M", "--live", "--config")
+    check('<currentMemory unit="KiB">204800<' in virsh("dumpxml", "tiny", "--inactive"), "config")
+    wait_until("the guest takes", lambda: "Used memory:    204800 KiB" in virsh("dominfo", "tiny"), 60, 0.3)
+    xml = virsh("dumpxml", "tiny")
+    check('state="connected"' in xml and f'name="{CHANNEL}"' in xml and f'path="{run.folder}/chan"' in xml, xml)
+
+
+def by_xml(run):
+    """The elements both ways, and an event for each."""
+    virsh = Virsh(run.daemon)
+    path = os.path.join(run.folder, "domain.xml")
+    with open(path, "w") as f:
+        f.write(f"""<domain type='trivisor'><name>xml</name><memory unit='MiB'>64</memory><currentMemory unit='MiB'>48</currentMemory>
+<os><type arch='x86_64'>hvm</type><kernel>{kernel_image()}</kernel></os><devices><serial type='pty'/>
+<channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/agent'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<channel type='unix'><source mode='bind' path='/tmp/x.sock'/><target type='virtio' name='x.0'/></channel>
+<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='7'/></memballoon></devices></domain>""")
+    virsh("define", path)
+    d = run.rpc.result("vm.get", {"vm": "xml"})["definition"]
+    check(d["guest_agent"] and d["channels"] == [{"name": "x.0", "path": "/tmp/x.sock"}] and d["current_memory_mib"] == 48
+          and d["balloon"] == {"device": "virtio", "free_page_reporting": True, "deflate_on_oom": True, "stats_seconds": 7}, str(d))
+    xml = virsh("dumpxml", "xml")
+    with open(path, "w") as f:
+        f.write(xml)
+    virsh("define", path)
+    check(virsh("dumpxml", "xml") == xml and run.rpc.result("vm.get", {"vm": "xml"})["definition"] | {"libvirt_xml": ""} == d | {"libvirt_xml": ""},
+          f"it changes by itself:\n{xml}")
+    virsh("dommemstat", "xml", "--period", "0", "--config")
+    virsh("setmem", "xml", "64M", "--config")
+    check('period="0"' in virsh("dumpxml", "xml") and '<currentMemory unit="KiB">65536<' in virsh("dumpxml", "xml"), virsh("dumpxml", "xml"))
+    virsh.fails("qemu-agent-command", "xml", '{"execute":"guest-ping"}', word="not running")
+    virsh("undefine", "xml")
+    for bad, word in (("<channel type='unix'><target type='virtio'/></channel>", "has no name"), ("<memballoon model='xen'/>", "model \"xen\""),
+                      ("<channel type='unix'><source mode='connect' path='/x'/><target type='virtio' name='x'/></channel>", "mode is bind")):
+        with open(path, "w") as f:
+            f.write(f"<domain type='trivisor'><name>xml</name><memory unit='MiB'>64</memory><os><type>hvm</type><kernel>/k</kernel></os>"
+                    f"<devices>{bad}</devices></domain>")
+        virsh.fails("define", path, word=word)
+
+
+def events(run):
+    """Balloon and agent, by libvirt's bindings; shutdown by the agent, after the daemon has been replaced: it knows of both."""
+    libvirt = bindings()
+    libvirt.virEventRegisterDefaultImpl()
+    conn, seen = libvirt.open(uri(run.daemon)), []
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, lambda c, d, kib, o: seen.append(kib), None)
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, lambda c, d, state, why, o: seen.append((state, why)), None)
+
+    def saw(what):
+        libvirt.virEventRunDefaultImpl()
+        return what in seen
+
+    libvirt.virEventAddTimeout(100, lambda timer, o: None, None)
+    conn.lookupByName("tiny").setMemory(180 * 1024)
+    wait_until("the balloon's event", lambda: saw(180 * 1024), 60)
+    run.console.command("kill $(cat /tmp/qga.pid); sleep 1; rm -f /tmp/qga.pid")
+    wait_until("the agent's end", lambda: saw((2, 2)), 60)
+    run.start_agent()
+    wait_until("its return", lambda: saw((1, 2)), 60)
+    conn.lookupByName("tiny").setMemory(200 * 1024)
+    wait_until("the balloon's event", lambda: saw(200 * 1024), 60)
+    conn.close()
+
+
 def shutdown(run):
     """By the agent, after the daemon has been replaced: it knows of the agent."""
     run.daemon.kill()
@@ -141,7 +234,7 @@ def shutdown(run):
     run.rpc = run.daemon.rpc
     wait_until("the next daemon finds it", lambda: run.get("vm.get")["process"]["agent"], 60)
     check(run.get("vm.get")["process"]["memory_kib"] == 200 * 1024, "the next daemon knows the balloon")
-    run.trictl("shutdown", "--agent", "tiny")
+    Virsh(run.daemon)("shutdown", "tiny", "--mode", "agent")
     check(run.get("vm.wait", timeout=60)["state"] == "shutdown", "shutdown")
     run.refused("wrong_state", "vm.guest.ping")
 
@@ -156,6 +249,9 @@ def main():
                 tap.run("vm.guest.* by JSON-RPC", by_json_rpc, run)
                 tap.run("trictl guest", by_trictl, run)
                 tap.run("vm.balloon", balloon, run)
+                tap.run("libvirt: virsh", by_virsh, run)
+                tap.run("libvirt: elements", by_xml, run)
+                tap.run("libvirt: events", events, run)
                 tap.run("shutdown by the agent", shutdown, run)
     except Skip as e:
         tap.skip("guest tools", str(e))

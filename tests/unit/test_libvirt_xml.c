@@ -185,7 +185,8 @@ static void keys_are_filled(void **state)
 		       "<devices><disk type='file'><source file='/d'/><target dev='vda'/><readonly/></disk>"
 		       "<disk type='file'><driver type='qcow2' cache='directsync' discard='ignore' error_policy='stop'/>"
 		       "<source file='/q'/><target dev='vdb'/><serial>S2</serial><transient/></disk>"
-		       "<console type='pty'/><memballoon model='virtio'/></devices>"),
+		       "<console type='pty'/><memballoon model='virtio' freePageReporting='on'/><sound model='ich9'/>"
+		       "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices>"),
 		&code, error, sizeof(error));
 
 	assert_non_null(def);
@@ -202,8 +203,9 @@ static void keys_are_filled(void **state)
 		    def->disks[1].discard == VMDEF_DISCARD_IGNORE && def->disks[1].on_error == VMDEF_ERROR_PAUSE &&
 		    def->disks[1].snapshot);
 	assert_string_equal(def->disks[1].serial, "S2");
+	assert_true(def->guest_agent && def->channel_count == 0 && def->balloon.free_page_reporting);
 	text = lv_xml_without_effect(def);
-	assert_string_equal(text, "/domain/devices/memballoon: kept, but has no effect in this version\n");
+	assert_string_equal(text, "/domain/devices/sound: kept, but has no effect in this version\n");
 	free(text);
 	vmdef_free(def);
 }
@@ -341,7 +343,7 @@ static void refuses_by_path(void **state)
 		{DOMAIN(OS "<vcpu current='1'>2</vcpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/vcpu: processors cannot be plugged"},
 		{DOMAIN(OS "<vcpu>-1</vcpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/vcpu: a number is wanted"},
 		{DOMAIN(OS "<cpu><topology sockets='3' cores='1' threads='1'/></cpu>"), VIR_ERR_CONFIG_UNSUPPORTED, "topology"},
-		{DOMAIN(OS "<currentMemory>1024</currentMemory>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/currentMemory: less than"},
+		{DOMAIN(OS "<currentMemory>1024</currentMemory>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/currentMemory: at least 16 MiB"},
 		{DOMAIN(OS "<on_crash>coredump-destroy</on_crash>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/on_crash"},
 		{DOMAIN(OS "<metadata><bare/></metadata>"), VIR_ERR_CONFIG_UNSUPPORTED, "/domain/metadata/bare: "},
 		{DOMAIN(OS "<metadata><t:vm xmlns:t='urn:trivisor:domain:1' made='bt'/></metadata>"), VIR_ERR_CONFIG_UNSUPPORTED,
