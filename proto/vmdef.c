@@ -107,7 +107,7 @@ static const struct field vm_fields[] = {
 	{.key = "serial", .type = FIELD_ENUM, .offset = AT(serial), .names = serial_names,
 	 .what = "where the first serial port goes"},
 	{.key = "virtio_console", .type = FIELD_BOOL, .offset = AT(virtio_console),
-	 .what = "another console for the guest, hvc0, which is faster than a serial port"},
+	 .what = "another console for the guest, hvc0: what it writes there is in the console stream too, and what is typed goes there where serial is none"},
 	{.key = "guest_agent", .type = FIELD_BOOL, .offset = AT(guest_agent),
 	 .what = "a channel for the QEMU guest agent (Debian: qemu-guest-agent), through which vm.guest.* asks the guest"},
 	{.key = "channels", .type = FIELD_CHANNELS, .what = "named streams between programs in the guest and sockets of the host"},

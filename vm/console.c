@@ -284,6 +284,14 @@ static void wait_for(struct event *event, unsigned ms)
 	event_add(event, &tv);
 }
 
+/* To the serial port, while that is the console; else to hvc0. How much it takes. */
+static size_t guest_input(struct vm *vm, const void *bytes, size_t n)
+{
+	if (vm->def->virtio_console && vm->def->serial == VMDEF_SERIAL_NONE)
+		return machine_console_input(vm->machine, bytes, n);
+	return machine_serial_input(vm->machine, 0, bytes, n);
+}
+
 /* Gives the guest what it takes; the rest waits, and nothing more is read from this client meanwhile. */
 static void client_type(struct console_client *client)
 {
@@ -294,7 +302,7 @@ static void client_type(struct console_client *client)
 		become_writer(client);
 	bool types = client->role == ROLE_WRITER || client->role == ROLE_PARTING;
 	if (types && vm->machine && !vm_state_is_final(vm->state))
-		taken = machine_serial_input(vm->machine, 0, client->input, client->input_used);
+		taken = guest_input(vm, client->input, client->input_used);
 	if (!types && taken && !client->told) {
 		client->told = true;
 		if (c->writer)

@@ -56,7 +56,8 @@ static void on_machine_event(void *opaque, enum machine_event event, unsigned co
 static void on_machine_output(void *opaque, unsigned port, const void *bytes, size_t n)
 {
 	struct vm *vm = opaque;
-	bool wanted = (port == 0 && vm->def->serial == VMDEF_SERIAL_CONSOLE) || (port == 2 && vm->def->debug_console);
+	bool wanted = (port == 0 && vm->def->serial == VMDEF_SERIAL_CONSOLE) || (port == 2 && vm->def->debug_console) ||
+		      port == MACHINE_OUTPUT_VIRTIO;
 	if (wanted)
 		vm_console_output(vm, bytes, n);
 }

@@ -303,7 +303,7 @@ void lv_domain_open_console(struct lv_call *call, struct vm *vm)
 		lv_fail(call, VIR_ERR_INVALID_ARG, "cannot find character device %.100s", device);
 		return;
 	}
-	if (!daemon_console_path(vm) || (info.running_def && info.running_def->serial == VMDEF_SERIAL_NONE)) {
+	if (!daemon_console_path(vm) || (info.running_def && info.running_def->serial == VMDEF_SERIAL_NONE && !info.running_def->virtio_console)) {
 		lv_fail(call, VIR_ERR_OPERATION_INVALID,
 			daemon_console_path(vm) ? "the domain has no console" : "domain is not running");
 		return;

@@ -154,7 +154,7 @@ char *lv_xml_print(xmlNode *node, bool indented)
 
 bool lv_xml_is_own_key(const char *key)
 {
-	static const char *const elsewhere[] = {"current_memory_mib", "guest_agent", "channels", "balloon",
+	static const char *const elsewhere[] = {"current_memory_mib", "guest_agent", "virtio_console", "channels", "balloon",
 						"smbios", "vsock", "shares", "name",  "uuid",   "memory_mib", "vcpus",       "boot",       "disks",       "nics",
 						"serial", "title", "on_reboot",  "description", "libvirt_xml", "autostart"};
 
@@ -251,8 +251,8 @@ static bool is_real(const xmlNode *e)
 	if (lv_xml_is(e, "controller"))
 		return lv_xml_attribute_is(e, "model", "none") ||
 		       (lv_xml_attribute_is(e, "type", "pci") && lv_xml_attribute_is(e, "model", "pci-root"));
-	if (lv_xml_is(e, "memballoon"))
-		return lv_xml_attribute_is(e, "model", "none");
+	if (lv_xml_is(e, "channel"))
+		return lv_channel_is_ours(e);
 	if (lv_xml_is(e, "audio"))
 		return lv_xml_attribute_is(e, "type", "none");
 	if (lv_xml_is(e, "graphics") || lv_xml_is(e, "video") || lv_xml_is(e, "input"))

@@ -392,6 +392,8 @@ static void write_serial(struct formatter *f, xmlNode *devices)
 	for (size_t i = 0; i < 2; i++) {
 		xmlNode *e = lv_xml_child(devices, names[i]), *target;
 
+		while (e && lv_console_is_virtio(e))
+			e = lv_xml_next(e, names[i]);
 		if (f->def->serial != VMDEF_SERIAL_CONSOLE) {
 			if (e && !lv_xml_attribute_is(e, "type", "null"))
 				drop(e);
@@ -414,8 +416,8 @@ static void write_devices(struct formatter *f)
 
 	write_disks(f, devices);
 	lv_interfaces_write(devices, f->def, f->live);
-	lv_guest_write(devices, f->def, !f->live ? NULL : f->info->agent ? "connected" : "disconnected");
 	write_serial(f, devices);
+	lv_guest_write(devices, f->def, !f->live ? NULL : f->info->agent ? "connected" : "disconnected");
 	lv_screen_write(devices, f->def, f->live ? f->info->dir : NULL, f->secure);
 	lv_shares_write(devices, f->def, f->live);
 }

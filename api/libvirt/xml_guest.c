@@ -35,6 +35,13 @@ bool lv_channel_is_ours(const xmlNode *e)
 	return lv_xml_attribute_is(e, "type", "unix") && target && lv_xml_attribute_is(target, "type", "virtio");
 }
 
+bool lv_console_is_virtio(const xmlNode *e)
+{
+	const xmlNode *target = lv_xml_child(e, "target");
+
+	return target && lv_xml_attribute_is(target, "type", "virtio");
+}
+
 static int take_channel(const xmlNode *e, json_object *definition, char *error, size_t error_size)
 {
 	xmlNode *source = lv_xml_child(e, "source");
@@ -199,8 +206,28 @@ static void write_balloon(xmlNode *devices, const struct vmdef *def)
 		set(stats, "period", number);
 }
 
+static void write_console(xmlNode *devices, const struct vmdef *def)
+{
+	xmlNode *e = lv_xml_child(devices, "console"), *target;
+
+	while (e && !lv_console_is_virtio(e))
+		e = lv_xml_next(e, "console");
+	if (e && !def->virtio_console && !lv_xml_attribute_is(e, "type", "null")) {
+		xmlUnlinkNode(e);
+		xmlFreeNode(e);
+	}
+	if (e || !def->virtio_console)
+		return;
+	e = add_child(devices, "console");
+	set(e, "type", "pty");
+	target = add_child(e, "target");
+	set(target, "type", "virtio");
+	set(target, "port", def->serial == VMDEF_SERIAL_CONSOLE ? "1" : "0");
+}
+
 void lv_guest_write(xmlNode *devices, const struct vmdef *def, const char *agent_state)
 {
 	write_channels(devices, def, agent_state);
 	write_balloon(devices, def);
+	write_console(devices, def);
 }

@@ -523,17 +523,19 @@ static bool take_serial(struct parser *p, xmlNode *node)
 	xmlNode *target = lv_xml_child(node, "target");
 	char *type = lv_xml_attribute(node, "type"), *port = lv_xml_attribute(target, "port"),
 	     *kind = lv_xml_attribute(target, "type");
-	bool ok = true, console = lv_xml_is(node, "console");
+	bool ok = true, console = lv_xml_is(node, "console"), virtio = console && kind && !strcmp(kind, "virtio");
+	xmlNode *other = lv_xml_next(node, (const char *)node->name);
 
 	if (type && strcmp(type, "pty") && strcmp(type, "null"))
 		ok = refuse_node(p, node, "the type \"%.40s\" is not possible; pty is (virsh console, trictl console)", type);
-	else if (port && strcmp(port, "0"))
+	else if (port && strcmp(port, "0") && !virtio)
 		ok = refuse_node(p, node, "only the first serial port (port 0) can be connected");
-	else if (kind && strcmp(kind, "serial") && strcmp(kind, "isa-serial"))
-		ok = refuse_node(p, node, "a console of type \"%.40s\" is not possible; serial is", kind);
-	else if (lv_xml_next(node, (const char *)node->name))
-		ok = refuse_node(p, lv_xml_next(node, (const char *)node->name), "one %s is possible",
-				 console ? "console" : "serial port");
+	else if (kind && strcmp(kind, "serial") && strcmp(kind, "isa-serial") && !virtio)
+		ok = refuse_node(p, node, "a console of type \"%.40s\" is not possible; serial and virtio are", kind);
+	else if (other && (!console || lv_console_is_virtio(other) == virtio))
+		ok = refuse_node(p, other, "one %s is possible", console ? "console of each type" : "serial port");
+	else if (virtio)
+		json_object_object_add(p->definition, "virtio_console", json_object_new_boolean(!type || strcmp(type, "null")));
 	else if (!type || strcmp(type, "null"))
 		p->has_serial = true;
 	xmlFree(type);

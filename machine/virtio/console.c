@@ -650,8 +650,8 @@ int machine_add_console(struct machine *machine, bool console, const struct mach
 	if (con) {
 		pthread_mutex_init(&con->lock, NULL);
 		con->ids = 1;
+		con->has_console = console;
 	}
-	con->has_console = console;
 	if (rc == 0 && console)
 		rc = add_port(con, 0, NULL);
 	for (unsigned i = 0; rc == 0 && i < count; i++)

@@ -178,11 +178,11 @@ def by_xml(run):
 <os><type arch='x86_64'>hvm</type><kernel>{kernel_image()}</kernel></os><devices><serial type='pty'/>
 <channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/agent'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <channel type='unix'><source mode='bind' path='/tmp/x.sock'/><target type='virtio' name='x.0'/></channel>
-<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+<console type='pty'><target type='virtio' port='1'/></console><channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
 <memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='7'/></memballoon></devices></domain>""")
     virsh("define", path)
     d = run.rpc.result("vm.get", {"vm": "xml"})["definition"]
-    check(d["guest_agent"] and d["channels"] == [{"name": "x.0", "path": "/tmp/x.sock"}] and d["current_memory_mib"] == 48
+    check(d["virtio_console"] and d["serial"] == "console" and d["guest_agent"] and d["channels"] == [{"name": "x.0", "path": "/tmp/x.sock"}] and d["current_memory_mib"] == 48
           and d["balloon"] == {"device": "virtio", "free_page_reporting": True, "deflate_on_oom": True, "stats_seconds": 7}, str(d))
     xml = virsh("dumpxml", "xml")
     with open(path, "w") as f:

@@ -240,6 +240,26 @@ def free_pages(folder, initrd):
         fill_and_read(guest)
 
 
+def console(folder, initrd):
+    """hvc0 as the only console: a shell, more than its rings hold in both directions, the size of the terminal."""
+    definition = {"virtio_console": True, "serial": "none", "boot": {"kernel": kernel_image(), "initrd": initrd, "cmdline": "console=hvc0 quiet"}}
+    os.mkdir(os.path.join(folder, "console"))
+    with Vm(os.path.join(folder, "console"), definition) as vm:
+        hvc = vm.console()
+        hvc.expect("guest# ", BOOT_TIMEOUT)
+        check("hvc0" in hvc.command("cat /sys/class/tty/console/active; tty", 60), "which console")
+        out = hvc.command("seq 1 20000", 120).split()
+        check(out == [str(i) for i in range(1, 20001)], f"{len(out)} lines of 20000, the last ones {out[-3:]}")
+        hvc.type("stty -echo; cat >/tmp/in <<'END'\n")
+        for i in range(400):
+            hvc.type(f"{i} {'x' * 70}\n")
+        hvc.type("END\n")
+        hvc.command("stty echo", 120)
+        check(hvc.command("wc -l </tmp/in", 60).split() == ["400"] and hvc.command("tail -n 1 /tmp/in", 60).startswith("399 x"), "what was typed")
+        vm.control().result("console_size", {"columns": 132, "rows": 50})
+        wait_until("the guest knows the size", lambda: "50 132" in hvc.command("stty size", 60), 60)
+
+
 def main():
     tap = Tap()
     try:
@@ -257,6 +277,7 @@ def main():
         tap.run("the guest agent answers", agent_answers, folder, initrd)
         tap.run("an agent that fails harms nobody", agent_fails, folder, initrd)
         tap.run("the balloon gives and takes memory", balloon, folder, initrd)
+        tap.run("hvc0 is a console", console, folder, initrd)
         tap.run("free pages go back to the host", free_pages, folder, initrd)
     tap.finish()
 

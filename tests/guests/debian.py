@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import systems
 from systems import MIB, make, seabios, tool
-from vmtest import BOOT_TIMEOUT, SOURCE, Failed, Skip, Tap, Vm, check, program, scratch
+from vmtest import BOOT_TIMEOUT, SOURCE, Failed, Skip, Tap, Vm, check, program, scratch, wait_until
 
 SUITE = "bookworm"
 PACKAGES = "systemd-sysv,udev,dbus,libpam-systemd,initramfs-tools,linux-image-cloud-amd64,e2fsprogs,login,procps,zstd,iproute2,qemu-guest-agent,open-vm-tools"
@@ -162,8 +162,30 @@ class System:
                               check=False).stdout
 
 
+def asks_the_agent(system):
+    """Debian's own qemu-guest-agent, started by udev; its file systems freeze and thaw; the balloon has taken what it should."""
+    control = system.vm.control()
+
+    def ask(name, **arguments):
+        return control.result("guest", {"command": name, "arguments": arguments}, 120)["return"]
+
+    wait_until("the agent starts", lambda: control.result("status")["agent"], 120)
+    os_info = ask("guest-get-osinfo")
+    check(os_info["id"] == "debian" and os_info["version-id"] == "12", str(os_info))
+    roots = [fs for fs in ask("guest-get-fsinfo") if fs["mountpoint"] == "/"]
+    check(roots and roots[0]["type"] == "ext4" and roots[0]["disk"][0]["dev"].startswith("/dev/vda"), str(roots))
+    check([user["user"] for user in ask("guest-get-users")] == ["root"], "users")
+    check(ask("guest-fsfreeze-freeze") == 1 and ask("guest-fsfreeze-status") == "frozen", "freeze")
+    system.console.type("echo x >/root/held; echo wri''tten\n")
+    check(ask("guest-fsfreeze-status") == "frozen", "still")
+    check(ask("guest-fsfreeze-thaw") == 1, "thaw")
+    system.console.expect("written", 60)
+    check("running" in system.command("systemctl is-active qemu-guest-agent; echo running"), "the agent lives on")
+    wait_until("the balloon takes", lambda: control.result("balloon")["memory_kib"] == 448 * 1024, 60)
+
+
 def boots_and_shuts_down(folder, base):
-    system = System(folder, base, "whole", [{"path": systems.rescue_disc(), "device": "cdrom"}])
+    system = System(folder, base, "whole", [{"path": systems.rescue_disc(), "device": "cdrom"}], {"guest_agent": True, "current_memory_mib": 448})
     with system.vm:
         system.login()
         command = system.command
@@ -177,6 +199,7 @@ def boots_and_shuts_down(folder, base):
         with open(systems.rescue_disc(), "rb") as f:
             disc = hashlib.md5(f.read()).hexdigest()
         check(disc in out and "i386-pc" in out and "refused" in out, out)
+        asks_the_agent(system)
         out = command("dd if=/dev/urandom of=/root/noise bs=1M count=24 2>/dev/null; md5sum </root/noise >/root/sum; cat /root/sum", 120)
         want = out.split()[0]
         system.vm.control().result("power_button")
