@@ -123,10 +123,10 @@ static bool send_owed(struct port *port, unsigned owed, bool *ret_broken)
 	case OWE_NAME: /* with its NUL, which Linux overwrites */
 		return send_control(con, port->id, VIRTIO_CONSOLE_PORT_NAME, 1, port->name, strlen(port->name) + 1, ret_broken);
 	case OWE_RESIZE:
-		/* Rows first, as every Linux driver reads it; the standard (5.3.6.2) has it the other way round. */
+		/* As the standard (5.3.6.2) has it, and Debian's kernels; older Linux drivers take it the other way round. */
 		pthread_mutex_lock(&con->lock);
-		size[0] = con->rows;
-		size[1] = con->columns;
+		size[0] = con->columns;
+		size[1] = con->rows;
 		pthread_mutex_unlock(&con->lock);
 		return send_control(con, port->id, VIRTIO_CONSOLE_RESIZE, 1, size, sizeof(size), ret_broken);
 	default:

@@ -261,8 +261,8 @@ static void test_console(void **state)
 	machine_console_resize(d.machine, 132, 50);
 	assert_int_equal(hear(&d, more, sizeof(more)).event, VIRTIO_CONSOLE_RESIZE);
 	memcpy(size, more, sizeof(size));
-	assert_int_equal(size[0], 50);
-	assert_int_equal(size[1], 132);
+	assert_int_equal(size[0], 132);
+	assert_int_equal(size[1], 50);
 	assert_int_equal(rd(&d, d.device, 2), 132);
 	assert_int_equal(rd(&d, d.device + 2, 2), 50);
 	/* More than waits for a guest that does not read is not taken. */
