@@ -247,7 +247,7 @@ static size_t stats(struct mode_vm *vm, struct mode_stat *ret_rows, size_t max)
 	for (unsigned i = 0; i < d->vcpus; i++)
 		hypercalls += d->vcpu[i] ? d->vcpu[i]->hypercalls : 0;
 	const struct mode_stat own[] = {
-		{"hypercalls", hypercalls},
+		{"xen_hypercalls", hypercalls},
 		{"mmu_updates", d->stats.mmu_updates},
 		{"page_table_stores", d->stats.page_table_stores},
 		{"privileged_emulated", d->stats.emulated},

@@ -44,7 +44,7 @@ def mach():
     result = run({"kernel": kernel}, [r"GNU Mach 1\.8", r"Running on xen-3\.0-x86_64", r"vm_page: page table size: \d+ entries",
                                       r"hd: No block device", r"bootstrap_create: No bootstrap code loaded"], ends=4)
     engine = result["stats"]["engine"]
-    check(engine["hypercalls"] > 1000 and engine["mmu_updates"] > 100 and engine["upcalls"] > 10, str(engine))
+    check(engine["xen_hypercalls"] > 1000 and engine["mmu_updates"] > 100 and engine["upcalls"] > 10, str(engine))
     check(result["stats"]["mode"] == "pv" and result["stats"]["variant"] == "pv/xen", str(result["stats"]))
     check(result["state"] == "crashed" and "panicked" in result["reason"], str(result))
 
@@ -86,7 +86,7 @@ def linux_shell():
         check(float(console.command("sleep 1; cut -d' ' -f1 /proc/uptime", 60)) >= before + 1, "time stands still")
         check("Call Trace" not in console.text and "BUG:" not in console.text, "the kernel complains")
         stats = vm.control().result("stats")["engine"]
-        check(stats["hypercalls"] > 10000 and stats["page_table_stores"] > 100 and stats["upcalls"] > 100, str(stats))
+        check(stats["xen_hypercalls"] > 10000 and stats["page_table_stores"] > 100 and stats["upcalls"] > 100, str(stats))
         console.type("poweroff -f\n")
         check(vm.wait(BOOT_TIMEOUT) == 0, vm.log())
         check(vm.result()["state"] == "shutdown", str(vm.result()))
