@@ -31,6 +31,13 @@ tests_unit_test_virtio_blk_SOURCES = tests/unit/test_virtio_blk.c $(VIRTIO_DRIVE
 tests_unit_test_virtio_blk_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_test_virtio_blk_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
 
+# Xen's back ends, with a front end of the test's own.
+check_PROGRAMS += tests/unit/test_xen
+TESTS += tests/unit/test_xen
+tests_unit_test_xen_SOURCES = tests/unit/test_xen.c tests/unit/machine_fixture.c tests/unit/machine_fixture.h
+tests_unit_test_xen_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_test_xen_LDADD = libmachine.a $(CMOCKA_LIBS) $(MACHINE_LIBS)
+
 # The machine, poked at as a guest would.
 MACHINE_TESTS = tests/unit/test_machine_interrupts tests/unit/test_machine_timers tests/unit/test_machine_devices \
 	tests/unit/test_machine_pci tests/unit/test_machine_flash tests/unit/test_machine_screen tests/unit/test_machine_vmware

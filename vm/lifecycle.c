@@ -105,6 +105,25 @@ static void fill_smbios(struct vm *vm)
 	s->oem_count = vm->def->smbios.oem_count;
 }
 
+/* What a Xen domain has no bus for, and no back end yet. */
+static int refuse_for_xen(struct vm *vm)
+{
+	const struct vmdef *def = vm->def;
+	const struct {
+		bool wanted;
+		const char *name;
+	} words[] = {
+		{def->display.type != VMDEF_DISPLAY_NONE, "display"}, {def->passthrough_count, "passthrough"}, {def->channel_count, "channels"},
+		{def->share_count, "shares"}, {def->vsock.present, "vsock"}, {def->tools == VMDEF_TOOLS_VMWARE, "guest tools of VMware"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (words[i].wanted)
+			return fail(vm, -ENOTSUP, "%s: not in mode %s, whose guests have Xen's disks, NICs and console; take it out, or another mode",
+				    words[i].name, vm->mode->name);
+	return 0;
+}
+
 static int build_machine(struct vm *vm)
 {
 	struct machine_config config = {
@@ -123,6 +142,8 @@ static int build_machine(struct vm *vm)
 	uint8_t wish[CPU_FEATURE_COUNT];
 	char why_not[160];
 	int rc = check_memory(vm);
+	if (!rc && config.xen)
+		rc = refuse_for_xen(vm);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++)

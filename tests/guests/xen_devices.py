@@ -173,9 +173,18 @@ def again():
             check("lease of 10.0.2.15" in console.command("udhcpc -i eth0 -n -q -t 10 2>&1", BOOT_TIMEOUT), "no lease")
 
 
+def refused():
+    """What a domain cannot have is refused by its name."""
+    for key, value in (("vsock", {"cid": 3}), ("channels", [{"name": "org.example.one"}]), ("disks", [{"path": "", "device": "cdrom"}])):
+        with scratch() as folder, Vm(folder, {"memory_mib": 64, "boot": {"kernel": grub(folder)}, key: value}, mode="pv") as vm:
+            check(vm.wait(BOOT_TIMEOUT) == 3, f"{key}: it started")
+            check(key in vm.result()["reason"], f"{key}: {vm.result()['reason']}")
+
+
 TESTS = {
     "GRUB reads a disk": grub_reads,
     "several disks": several_disks,
+    "what a domain cannot have": refused,
     "blkfront": lambda: blkfront(1),
     "blkfront, two vCPUs": lambda: blkfront(2),
     "netfront": netfront,
