@@ -205,7 +205,6 @@ static int16_t prepare_indirect(struct blk_request *r, const struct blkif_reques
 	/* What was copied is what counts. */
 	__asm__ volatile("" ::: "memory");
 	host->unmap(host->opaque, &page);
-	r->operation = q->indirect_op; /* which is what the answer is to repeat */
 	return prepare_transfer(r, q->indirect_op, q->sector_number, segment, q->nr_segments);
 }
 
@@ -305,21 +304,19 @@ static struct blk_request *next(struct xen_blk *blk, bool *ret_more)
 static void work(struct xen_device *dev)
 {
 	struct xen_blk *blk = blk_of(dev);
+	struct blk_request *r = NULL;
 	bool more = true;
 
-	for (unsigned i = 0; i < BUDGET; i++) {
-		struct blk_request *r;
-
+	for (unsigned i = 0; i < BUDGET && (r || more); i++) {
 		pthread_mutex_lock(&dev->lock);
 		r = next(blk, &more);
 		pthread_mutex_unlock(&dev->lock);
 		if (r)
 			block_submit(blk->disk.block, &r->io);
-		else if (!more)
-			break;
 	}
 	block_commit(blk->disk.block);
-	if (more)
+	/* The front end does not ring for what is left. */
+	if (r || more)
 		worker_ring(&dev->worker);
 }
 
@@ -330,7 +327,7 @@ static void announce(struct xen_device *dev)
 	struct xen_blk *blk = blk_of(dev);
 	bool readonly = blk->disk.block->info.readonly;
 
-	xen_tell_front(dev, "virtual-device", "%u", dev->number);
+	xen_tell_front(dev, "virtual-device", "%u", dev->number); /* Linux's wants it */
 	xen_tell_front(dev, "device-type", "disk");
 	xen_tell(dev, "dev", "xvd%c", (int)('a' + (dev->number >> 28 ? dev->number >> 8 & 0xff : dev->number >> 4 & 15)));
 	xen_tell(dev, "removable", "0");

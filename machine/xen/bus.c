@@ -318,7 +318,7 @@ int xen_device_init(struct xen_device *dev, struct machine *machine)
 /* What a tool stack leaves for both ends (Xen's docs/misc/xenstore-paths.pandoc). */
 static int start(struct xen_device *dev, const struct xen_host *host)
 {
-	char path[PATH_BYTES], value[96], number[16];
+	char path[PATH_BYTES], value[96];
 	const struct {
 		const char *folder, *name;
 		bool guest_owns;
@@ -329,12 +329,10 @@ static int start(struct xen_device *dev, const struct xen_host *host)
 		{dev->back, "online", false, "1"},
 		{dev->front, "backend", true, dev->back},
 		{dev->front, "backend-id", true, "0"},
-		{dev->front, "virtual-device", true, number}, /* Linux's disks want it */
 		{dev->front, "state", true, "1"},
 	};
 	int rc = host->set(host->opaque, dev->front, true, "");
 
-	snprintf(number, sizeof(number), "%u", dev->number);
 	pthread_mutex_lock(&dev->lock);
 	dev->host = *host;
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(nodes); i++) {

@@ -294,6 +294,38 @@ static void reads_and_writes(void **state)
 	end(f);
 }
 
+/* A ring of 16 pages, whose entries lie across them, full at once: one event is enough for all. */
+static void many_at_once(void **state)
+{
+	struct fixture *f = new_disk(false);
+	struct blkif_sring *s = (void *)page(16); /* the pages of this ring are neighbours */
+	char name[16];
+
+	(void)state;
+	AWAIT(back_is(BLK, "state", "2"));
+	ring_init(16);
+	front_set("ring-page-order", 4);
+	for (unsigned i = 0; i < 16; i++) {
+		snprintf(name, sizeof(name), "ring-ref%u", i);
+		front_set(name, 16 + i);
+	}
+	front_set("event-channel", 5);
+	front_set("state", XenbusStateInitialised);
+	AWAIT(back_is(BLK, "state", "4"));
+	for (unsigned i = 0; i < 512; i++) {
+		s->ring[i].req = (struct blkif_request){.operation = BLKIF_OP_READ, .nr_segments = 1, .id = i, .sector_number = i % SECTORS};
+		s->ring[i].req.seg[0] = (struct blkif_request_segment){1, 0, 0};
+	}
+	produce(16, 512);
+	AWAIT(produced(16) == 512);
+	for (unsigned i = 0; i < 512; i++)
+		assert_int_equal(s->ring[i].rsp.status, BLKIF_RSP_OKAY);
+	front_set("state", XenbusStateClosed);
+	AWAIT(back_is(BLK, "state", "6"));
+	assert_int_equal(front.mapped, 0);
+	end(f);
+}
+
 static void refuses(void **state)
 {
 	struct fixture *f = new_disk(true);
@@ -489,6 +521,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_and_writes),
+		cmocka_unit_test(many_at_once),
 		cmocka_unit_test(refuses),
 		cmocka_unit_test(breaks_and_comes_again),
 		cmocka_unit_test(sends_and_receives),
