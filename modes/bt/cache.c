@@ -131,10 +131,13 @@ void bt_jc_clear(struct bt_vcpu *v)
 {
 	struct bt_vcpu_block *b = (struct bt_vcpu_block *)v;
 
-	for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
-		b->jc[i] = v->vm->thunk.lookup;
-	for (unsigned i = 0; i < BT_JC2_ENTRIES; i++)
-		b->jc2[i] = (struct bt_jc2){BT_JC2_EMPTY, v->vm->thunk.lookup}; /* guests do jump there: it will ask C */
+	for (unsigned user = 0; user < 2; user++) {
+		for (unsigned i = 0; i < BT_JC_ENTRIES; i++)
+			b->jc[user][i] = v->vm->thunk.lookup[user];
+		/* Guests do jump to the address of an empty entry: it will ask C. */
+		for (unsigned i = 0; i < BT_JC2_ENTRIES; i++)
+			b->jc2[user][i] = (struct bt_jc2){BT_JC2_EMPTY, v->vm->thunk.lookup[user]};
+	}
 }
 
 void bt_cache_flush(struct bt_vm *vm)
@@ -193,7 +196,7 @@ uint32_t bt_code_page(struct bt_vcpu *v, gva_t at)
 {
 	gva_t gva = at & GUEST_PAGE_MASK;
 	struct bt_vm *vm = v->vm;
-	bool user = v->mmu == BT_MMU_USER;
+	bool user = bt_user_half(v);
 	bool keep = !(v->tb_key & KEY_ONE); /* single instructions leave no trace in the itlb */
 	unsigned slot = bt_itlb_slot(gva, user);
 	uint32_t id = keep ? v->itlb[slot] : 0;

@@ -152,7 +152,7 @@ struct bt_thunks {
 	const uint8_t *commit; /* end of a bounced write */
 	const uint8_t *link;   /* r14: struct bt_exit *; flags in flags_ax */
 	const uint8_t *slot[BT_MMU_COUNT][2][BT_SLOTS]; /* call: r15 = address + slot tag; TLB lookup, fills the slot */
-	const uint8_t *lookup; /* r15: rip; flags in flags_ax */
+	const uint8_t *lookup[2]; /* r15: rip; flags in flags_ax; [1]: of user code */
 	const uint8_t *save_exit; /* registers live: save them and leave */
 };
 
@@ -275,7 +275,11 @@ BT_NORETURN void bt_code_changed(struct bt_vcpu *v);
 const void *bt_do_link(struct bt_vcpu *v, struct bt_exit *exit);
 const void *bt_do_lookup(struct bt_vcpu *v, uint64_t rip);
 
-/* Jump cache: host pointers by the low 16 bits of rip; each TB verifies itself, so entries need no flushing. */
+/*
+ * Jump cache: host pointers by the low 16 bits of rip; each TB verifies itself, so entries need no flushing. What a TB cannot
+ * see is who jumps to it: its half of the itlb is right whichever half is in use. So there is one for supervisor code and one
+ * for user code, and neither leads to the other's TBs.
+ */
 #define BT_JC_ENTRIES 65536u
 /*
  * Behind it, for targets that are a multiple of 64 KiB apart and evict each other for ever: by a hash of all of rip,
@@ -294,15 +298,17 @@ struct bt_jc2 {
 /* The vCPU with what only this header's users need; allocated with a stack below it for helpers. */
 struct bt_vcpu_block {
 	struct bt_vcpu v;
-	const uint8_t *jc[BT_JC_ENTRIES];
-	struct bt_jc2 jc2[BT_JC2_ENTRIES];
+	const uint8_t *jc[2][BT_JC_ENTRIES]; /* [1]: user code's */
+	struct bt_jc2 jc2[2][BT_JC2_ENTRIES];
 };
+/* Which half of the itlb, and whose jump cache, code that v runs now belongs to. */
+static inline bool bt_user_half(const struct bt_vcpu *v) { return v->mmu == BT_MMU_USER; }
 static inline struct bt_jc2 *bt_jc2(struct bt_vcpu *v, uint64_t rip)
 {
-	return &((struct bt_vcpu_block *)v)->jc2[rip * BT_JC2_FACTOR >> BT_JC2_SHIFT & (BT_JC2_ENTRIES - 1)];
+	return &((struct bt_vcpu_block *)v)->jc2[bt_user_half(v)][rip * BT_JC2_FACTOR >> BT_JC2_SHIFT & (BT_JC2_ENTRIES - 1)];
 }
 /* Both forget everything. */
 void bt_jc_clear(struct bt_vcpu *v);
-static inline const uint8_t **bt_jc(struct bt_vcpu *v) { return ((struct bt_vcpu_block *)v)->jc; }
+static inline const uint8_t **bt_jc(struct bt_vcpu *v) { return ((struct bt_vcpu_block *)v)->jc[bt_user_half(v)]; }
 
 #endif

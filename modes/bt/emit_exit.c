@@ -12,8 +12,6 @@ static int32_t itlb_off(gva_t gva, bool user)
 	return (int32_t)(offsetof(struct bt_vcpu, itlb) + 4 * bt_itlb_slot(gva, user));
 }
 
-static bool user_code(const struct trans *t) { return t->op_mmu == BT_MMU_USER; }
-
 void bt_map_add(struct trans *t, unsigned guest, unsigned flags)
 {
 	struct bt_insn_map *m = &t->map[t->map_count++];
@@ -95,7 +93,7 @@ static void emit_transfer(struct trans *t, struct exit_todo *x)
 	if (!x->in_page) {
 		gva_t gva = linear(t, x->exit->rip);
 		e_align4(e, 7); /* 81 /7 sib disp32, then the immediate */
-		e_op_mem(e, 0, 0x81, 7, MEM_BD(H_VCPU, itlb_off(gva, user_code(t))));
+		e_op_mem(e, 0, 0x81, 7, MEM_BD(H_VCPU, itlb_off(gva, bt_user_code(t))));
 		x->exit->guard = e->p;
 		e32(e, BT_NO_GUARD);
 		BUG_ON((uintptr_t)x->exit->guard & 3);
@@ -157,7 +155,7 @@ void bt_emit_indirect(struct trans *t, bool poll)
 	e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xf7); /* movzx r14d, r15w */
 	e_op_mem(e, 0, 0xff, 4,
 		 (struct emit_mem){.base = H_VCPU, .index = H_T1, .scale = 3,
-				   .disp = (int32_t)offsetof(struct bt_vcpu_block, jc)});
+				   .disp = (int32_t)offsetof(struct bt_vcpu_block, jc[bt_user_code(t)])});
 }
 
 void bt_emit_exit_transfers(struct trans *t)
@@ -195,13 +193,13 @@ void bt_emit_exit_stubs(struct trans *t)
 static void lookup_unless_equal(struct trans *t)
 {
 	e8(&t->e, 0x0f), e8(&t->e, 0x85);
-	e_rel32_to(&t->e, t->vm->thunk.lookup);
+	e_rel32_to(&t->e, t->vm->thunk.lookup[bt_user_code(t)]);
 }
 
 static void compare_itlb(struct trans *t, gva_t gva, uint32_t id)
 {
 	e_align4(&t->e, 7);
-	e_op_mem(&t->e, 0, 0x81, 7, MEM_BD(H_VCPU, itlb_off(gva, user_code(t))));
+	e_op_mem(&t->e, 0, 0x81, 7, MEM_BD(H_VCPU, itlb_off(gva, bt_user_code(t))));
 	e32(&t->e, id);
 }
 

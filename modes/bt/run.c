@@ -279,7 +279,7 @@ void bt_mode_changed(struct bt_vcpu *v)
 	key |= v->one_active ? KEY_ONE : 0;
 	v->tb_key = key;
 	/* Ids of code pages stand for a mode too: another mode at the same privilege empties that half of the itlb. */
-	bool user = v->mmu == BT_MMU_USER;
+	bool user = bt_user_half(v);
 	key &= ~KEY_ONE;
 	if (v->itlb_key[user] != key) {
 		v->itlb_key[user] = key;

@@ -143,10 +143,10 @@ static const uint8_t *make_jump(struct emit *e, const void *fn, unsigned arg)
  * Where the second table has another, it goes into the jump cache and is jumped to; the one that the jump cache has
  * already has just refused.
  */
-static const uint8_t *make_lookup(struct emit *e)
+static const uint8_t *make_lookup(struct emit *e, bool user)
 {
 	const uint8_t *slow = make_jump(e, (const void *)(uintptr_t)bt_do_lookup, H_R15), *start = e->p + e->exec;
-	int32_t jc = (int32_t)offsetof(struct bt_vcpu_block, jc), jc2 = (int32_t)offsetof(struct bt_vcpu_block, jc2);
+	int32_t jc = (int32_t)offsetof(struct bt_vcpu_block, jc[user]), jc2 = (int32_t)offsetof(struct bt_vcpu_block, jc2[user]);
 
 	BUG_ON(sizeof(struct bt_jc2) != 16);
 	e8(e, 0x4d), e8(e, 0x69), e8(e, 0xf7), e32(e, BT_JC2_FACTOR); /* imul r14, r15, FACTOR */
@@ -246,7 +246,8 @@ void bt_thunks_make(struct bt_vm *vm)
 	make_commit(&e, &vm->thunk);
 	vm->thunk.link = make_jump(&e, (const void *)(uintptr_t)bt_do_link, H_R14);
 	make_slots(&e, vm);
-	vm->thunk.lookup = make_lookup(&e);
+	for (unsigned user = 0; user < 2; user++)
+		vm->thunk.lookup[user] = make_lookup(&e, user);
 	c->next = c->rw + ((e.p - c->rw + 63) & ~63l);
 	c->first = c->next;
 }

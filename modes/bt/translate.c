@@ -291,7 +291,7 @@ static void emit_op(struct trans *t, const struct bt_insn *in)
 		if (t->key & KEY_ONE)
 			bt_emit_indirect(t, false);
 		else
-			e_jmp(&t->e, t->vm->thunk.lookup);
+			e_jmp(&t->e, t->vm->thunk.lookup[bt_user_code(t)]);
 	}
 }
 

@@ -213,4 +213,7 @@ void bt_map_add(struct trans *t, unsigned guest, unsigned flags);
 /* Notes where the flags are when the instruction itself, emitted next, faults. */
 void bt_map_flags(struct trans *t);
 
+/* Whose half of the itlb, and whose jump cache, the TB belongs to. */
+static inline bool bt_user_code(const struct trans *t) { return t->op_mmu == BT_MMU_USER; }
+
 #endif

@@ -635,6 +635,25 @@ static void one_site_at_two_rings(void)
 	}
 }
 
+CODE(jumps, "jmp *%rdi");
+
+/* Where the kernel has just jumped, a program may not: indirect jumps find their targets by what others found. */
+static void indirect_jumps_into_the_kernel(void)
+{
+	uint8_t *supervisor = code_page(), *both = code_page();
+
+	map(VA, supervisor, PTE_P);
+	map(VA + PAGE, both, PTE_P | PTE_U);
+	for (int i = 0; i < 5; i++) {
+		EXPECT(run0(jumps, VA), EX_DONE);
+		EXPECT(run3(jumps, VA), P(X3));
+		EXPECT(run3(jumps, VA + PAGE), EX_DONE);
+		EXPECT(run0(jumps, VA), EX_DONE);
+	}
+	if (cr4_get() & CR4_SMEP)
+		EXPECT(run0(jumps, VA + PAGE), P(X0));
+}
+
 static void highest_and_lowest_addresses(void)
 {
 	uint64_t *pml4 = (uint64_t *)cr3_get(), low_end = 0x00007ffffffff000, high = 0xffff800000000000, top = 0xfffffffffffff000;
@@ -671,4 +690,5 @@ TESTS({"permissions of 4 KiB pages", permissions_4k}, {"permissions of 2 MiB pag
       {"an upper entry changes", upper_entry_changes}, {"a page table that maps itself", table_edits_itself},
       {"code unmapped under the feet", code_unmapped_under_feet}, {"code moved under the feet", code_moved_under_feet},
       {"edits within a block", edits_within_a_block}, {"one site at two rings", one_site_at_two_rings},
+      {"indirect jumps into the kernel", indirect_jumps_into_the_kernel},
       {"ends of the address space", highest_and_lowest_addresses});
