@@ -96,6 +96,8 @@ static json_object *constraints_json(const struct policy_constraints *c)
 									   "to another host"));
 	} else if (c->passthrough)
 		json_object_array_add(rows, constraint("policy.passthrough", "true", "hvm, on a host with an IOMMU"));
+	if (c->vmware_tools)
+		json_object_array_add(rows, constraint("tools", "vmware", "bt, or hvm where KVM lets programs reach VMware's port"));
 	if (c->nested)
 		json_object_array_add(rows, constraint("policy.nested", "true", "hvm, on a host with nested virtualization"));
 	if (c->migratable)

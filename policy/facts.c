@@ -68,6 +68,7 @@ static const struct fact facts[] = {
 	{"module_kvm_pvm", FACT_KNOWN, AT(kvm_pvm), "/sys/module"},
 	{"kvm_is_hardware", FACT_KNOWN, AT(kvm_hardware), "/dev/kvm, the flags and the modules together"},
 	{"nested_virtualization", FACT_KNOWN, AT(nested), "/sys/module/kvm_{intel,amd}/parameters/nested"},
+	{"kvm_vmware_backdoor", FACT_KNOWN, AT(backdoor), "/sys/module/kvm/parameters/enable_vmware_backdoor"},
 	{"ept", FACT_KNOWN, AT(ept), INTEL "/ept"},
 	{"unrestricted_guest", FACT_KNOWN, AT(unrestricted_guest), INTEL "/unrestricted_guest"},
 	{"vpid", FACT_KNOWN, AT(vpid), INTEL "/vpid"},

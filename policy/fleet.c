@@ -417,7 +417,7 @@ static bool same_constraints(const struct policy_constraints *a, const struct po
 {
 	return a->require == b->require && a->forbid == b->forbid && a->features == b->features &&
 	       a->kernel_isolation == b->kernel_isolation && a->passthrough == b->passthrough && a->nested == b->nested &&
-	       a->migratable == b->migratable;
+	       a->migratable == b->migratable && a->vmware_tools == b->vmware_tools;
 }
 
 static int price_all(struct fleet *fleet)

@@ -45,6 +45,7 @@ struct policy_host {
 	int kvm_max_vcpus;                      /* -1 when not open */
 	enum policy_known kvm_irqchip, kvm_pit, kvm_ioeventfd, kvm_irqfd, kvm_nested_state, kvm_clock;
 	enum policy_known kvm_intel, kvm_amd, kvm_pvm; /* modules, loaded or built in */
+	enum policy_known backdoor;                    /* kvm lets programs reach VMware's port */
 	enum policy_known nested;                      /* kvm_intel or kvm_amd's parameter */
 	enum policy_known ept, npt, unrestricted_guest, vpid, apicv, avic; /* their other parameters */
 	int asids;      /* address spaces that AMD-V tells apart in the TLB; -1: not told. VT-x has a yes or no, vpid */
@@ -258,6 +259,7 @@ struct policy_constraints {
 	unsigned require, forbid; /* 1 << enum policy_mode; require 0: any */
 	uint64_t features;        /* 1 << enum cpu_feature: those that the definition switches on */
 	bool kernel_isolation, passthrough, nested, migratable;
+	bool vmware_tools; /* the definition's tools: programs use VMware's port */
 	unsigned devices; /* of the host, that the definition names; passthrough holds then too */
 };
 

@@ -283,6 +283,7 @@ static void probe_kvm(struct policy_host *host)
 	host->kvm_amd = module_present("kvm_amd");
 	host->kvm_pvm = module_present("kvm_pvm");
 	host->nested = either(parameter("kvm_intel", "nested"), parameter("kvm_amd", "nested"));
+	host->backdoor = parameter("kvm", "enable_vmware_backdoor");
 	host->ept = parameter("kvm_intel", "ept");
 	host->unrestricted_guest = parameter("kvm_intel", "unrestricted_guest");
 	host->vpid = parameter("kvm_intel", "vpid");

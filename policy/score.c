@@ -38,6 +38,7 @@ void policy_constraints_of(const struct vmdef *def, struct policy_constraints *r
 		.devices = def->passthrough_count,
 		.nested = def->policy.nested,
 		.migratable = def->policy.migratable,
+		.vmware_tools = def->tools == VMDEF_TOOLS_VMWARE,
 	};
 }
 
@@ -115,6 +116,11 @@ static void check_constraints(enum policy_mode mode, const struct policy_host *h
 		rule_out(candidate, remedy, "the guest wants to run VMs, and %s",
 			 host->kvm_hardware == POLICY_YES ? "nested virtualization is off"
 							  : "this host has no virtualization of its own to hand on");
+	} else if (c->vmware_tools && mode == POLICY_HVM && host->backdoor != POLICY_YES) {
+		rule_out(candidate, "load the kvm module with enable_vmware_backdoor=1",
+			 "VMware's tools are programs that use its port, and this host's KVM does not let them");
+	} else if (c->vmware_tools && mode == POLICY_PV) {
+		rule_out(candidate, "leave \"tools\" out of the definition", "a Xen PV guest has no VMware port");
 	} else if (c->kernel_isolation && mode == POLICY_BT) {
 		rule_out(candidate, "accept policy.isolation \"vm\"",
 			 "under bt a guest's kernel and programs share one process: no speculative boundary");

@@ -201,6 +201,29 @@ static void changes_are_whole(void **state)
 	assert_string_equal(change_for(&d, "bt"), "");
 }
 
+/* Programs that use VMware's port run where they can. */
+static void vmware_tools(void **state)
+{
+	struct policy_host host = hardware_host();
+	struct policy_guest guest = {.image = POLICY_IMAGE_BZIMAGE, .bits = 64, .xen_pv = POLICY_YES};
+	struct policy_constraints c = {.vmware_tools = true};
+	struct policy_query query = {.host = &host, .guest = &guest, .constraints = &c, .wish = "auto"};
+	struct policy_decision d;
+
+	host.backdoor = POLICY_NO;
+	policy_decide(&query, &d);
+	assert_true(d.possible && d.mode == POLICY_BT);
+	assert_non_null(strstr(d.candidates[POLICY_HVM].remedy, "enable_vmware_backdoor=1"));
+	assert_int_equal(d.candidates[POLICY_PV].verdict, POLICY_RULED_OUT);
+	host.backdoor = POLICY_YES;
+	policy_decide(&query, &d);
+	assert_int_not_equal(d.candidates[POLICY_HVM].verdict, POLICY_RULED_OUT);
+	c.vmware_tools = false;
+	host.backdoor = POLICY_NO;
+	policy_decide(&query, &d);
+	assert_int_not_equal(d.candidates[POLICY_HVM].verdict, POLICY_RULED_OUT);
+}
+
 static void wishes(void **state)
 {
 	struct policy_host host = bare_host();
@@ -474,7 +497,7 @@ int main(void)
 		cmocka_unit_test(bt_needs_executable_memory),
 		cmocka_unit_test(permission_has_a_remedy),
 		cmocka_unit_test(changes_are_whole),
-		cmocka_unit_test(wishes),
+		cmocka_unit_test(vmware_tools), cmocka_unit_test(wishes),
 		cmocka_unit_test(elf_without_pvh_is_ruled_out),
 		cmocka_unit_test(decisions_as_json),
 		cmocka_unit_test(the_probe_tells_the_truth),
