@@ -22,6 +22,11 @@ bool lv_interface_other_model(const xmlNode *e);
 void lv_interfaces_write(xmlNode *devices, const struct vmdef *def, bool live);
 /* What calls about a running VM's NIC name it by, besides its address: a network device of the host, or nic0 and so on. */
 void lv_interface_device(const struct vmdef_nic *nic, unsigned number, char ret_name[VMDEF_INTERFACE_BYTES]);
+/*
+ * From vm.stats (NULL: 0): a disk's ("blk") or interface's ("net") counter, whichever bus it is on: machine.virtio_blk0_reads,
+ * machine.xen_net0_rx_bytes. (stats.c)
+ */
+uint64_t lv_device_counter(json_object *stats, const char *kind, unsigned number, const char *counter);
 /* Bytes, frames, errors and drops, first what the guest received, from vm.stats (NULL: zeros). */
 #define LV_NIC_COUNTERS 8
 void lv_interface_counters(json_object *stats, unsigned number, uint64_t ret[LV_NIC_COUNTERS]);

@@ -40,16 +40,9 @@ void lv_interface_counters(json_object *stats, unsigned number, uint64_t ret[LV_
 {
 	static const char *const names[LV_NIC_COUNTERS] = {"rx_bytes", "rx_frames", NULL,	"rx_dropped",
 							   "tx_bytes", "tx_frames", "tx_errors", "tx_dropped"};
-	json_object *machine = NULL, *value;
 
-	for (unsigned i = 0; i < LV_NIC_COUNTERS; i++) {
-		char name[64];
-
-		ret[i] = 0;
-		snprintf(name, sizeof(name), "virtio_net%u_%s", number, names[i] ? names[i] : "");
-		if (stats && json_object_object_get_ex(stats, "machine", &machine) && json_object_object_get_ex(machine, name, &value))
-			ret[i] = (uint64_t)json_object_get_int64(value);
-	}
+	for (unsigned i = 0; i < LV_NIC_COUNTERS; i++)
+		ret[i] = names[i] ? lv_device_counter(stats, "net", number, names[i]) : 0;
 }
 
 static void done_stats(void *opaque, const struct daemon_error *error, json_object *stats)
@@ -93,7 +86,6 @@ static void done_addresses(void *opaque, const struct daemon_error *error, json_
 {
 	struct lv_call *call = opaque;
 	struct vm *vm = daemon_find(call->daemon, call->uuid);
-	json_object *machine = NULL, *value = NULL;
 	size_t at = call->out.used;
 	struct daemon_vm_info info;
 	uint32_t n = 0;
@@ -103,7 +95,6 @@ static void done_addresses(void *opaque, const struct daemon_error *error, json_
 		return;
 	}
 	daemon_vm_inspect(vm, &info);
-	json_object_object_get_ex(stats, "machine", &machine);
 	xdr_put_u32(&call->out, 0);
 	for (unsigned i = 0; info.running_def && i < info.running_def->nic_count; i++) {
 		const struct vmdef_nic *nic = &info.running_def->nics[i];
@@ -111,10 +102,9 @@ static void done_addresses(void *opaque, const struct daemon_error *error, json_
 		unsigned bits = 24;
 		uint32_t address;
 
-		snprintf(name, sizeof(name), "virtio_net%u_address", i);
-		if (!machine || !json_object_object_get_ex(machine, name, &value) || !json_object_get_int64(value))
+		address = (uint32_t)lv_device_counter(stats, "net", i, "address");
+		if (!address)
 			continue;
-		address = (uint32_t)json_object_get_int64(value);
 		if (nic->type == VMDEF_NIC_USER)
 			vmdef_subnet(nic, &bits);
 		snprintf(text, sizeof(text), "%u.%u.%u.%u", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255);

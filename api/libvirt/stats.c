@@ -124,23 +124,30 @@ enum {
 	DISK_COUNTERS
 };
 
-/* From vm.stats: machine.virtio_blkN_reads and so on. */
+uint64_t lv_device_counter(json_object *stats, const char *kind, unsigned number, const char *counter)
+{
+	static const char *const buses[] = {"virtio", "xen"};
+	json_object *machine = NULL, *value;
+
+	if (!stats || !json_object_object_get_ex(stats, "machine", &machine))
+		return 0;
+	for (size_t i = 0; i < sizeof(buses) / sizeof(buses[0]); i++) {
+		char name[80];
+
+		snprintf(name, sizeof(name), "%s_%s%u_%s", buses[i], kind, number, counter);
+		if (json_object_object_get_ex(machine, name, &value))
+			return (uint64_t)json_object_get_int64(value);
+	}
+	return 0;
+}
+
 static void disk_counters(json_object *stats, unsigned index, uint64_t ret[DISK_COUNTERS])
 {
 	static const char *const names[] = {"reads",	"writes",  "read_bytes", "written_bytes", "read_ns",
 					    "write_ns", "flushes", "flush_ns",	 "errors"};
-	json_object *machine = NULL, *value;
 
-	memset(ret, 0, DISK_COUNTERS * sizeof(ret[0]));
-	if (!stats || !json_object_object_get_ex(stats, "machine", &machine))
-		return;
-	for (unsigned i = 0; i < DISK_COUNTERS; i++) {
-		char name[64];
-
-		snprintf(name, sizeof(name), "virtio_blk%u_%s", index, names[i]);
-		if (json_object_object_get_ex(machine, name, &value))
-			ret[i] = (uint64_t)json_object_get_int64(value);
-	}
+	for (unsigned i = 0; i < DISK_COUNTERS; i++)
+		ret[i] = lv_device_counter(stats, "blk", index, names[i]);
 }
 
 static void done_block_stats(void *opaque, const struct daemon_error *error, json_object *stats)
