@@ -139,10 +139,17 @@ const char *client_error_text(json_object *error)
 	return "the daemon answered with an error that has no message";
 }
 
-/* Answered when a VM is up (start_timeout in the configuration is the limit), or has ended. */
+/*
+ * Answered when a VM is up (start_timeout in the configuration is the limit), or has ended; or when its guest has done what it
+ * was asked for, for which the daemon has a limit of its own.
+ */
 static bool takes_long(const char *method)
 {
 	static const char *const methods[] = {"vm.start", "vm.run", "vm.wait", "host.calibrate"};
+	static const char guest[] = "vm.guest.";
+
+	if (!strncmp(method, guest, strlen(guest)))
+		return true;
 
 	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
 		if (!strcmp(method, methods[i]))

@@ -46,7 +46,7 @@ int client_next(struct client *client, int timeout_ms, json_object **ret_message
 /*
  * A request and its answer. 0 and *ret_result for the caller to put; otherwise a message was printed to standard error
  * and the exit status for it is returned: EXIT_NO_DAEMON also when no answer comes in time. What may take long by its
- * nature (vm.start, vm.wait, host.calibrate) is waited for as long as the daemon answers other questions. Takes params.
+ * nature (vm.start, vm.wait, host.calibrate, vm.guest.*) is waited for as long as the daemon answers other questions. Takes params.
  */
 int client_call(struct client *client, const char *method, json_object *params, json_object **ret_result);
 /* If `message` answers `id`: true, and either *ret_result (borrowed) or *ret_error (borrowed) is set. */

@@ -259,6 +259,8 @@ static int open_failed(const char *path, int error, bool device, const char **re
 		remedy = "check the path, or create it with truncate -s SIZE";
 	else if (error == EACCES || error == EROFS || error == EPERM)
 		remedy = "change its permissions, or make the disk read-only";
+	else if (error == EISDIR || error == ENXIO) /* ENXIO: a socket, or a device without a driver */
+		remedy = "name a disk image or a block device";
 	else if (error == EBUSY && device)
 		remedy = "the host has it mounted or uses it otherwise: unmount it first, or make the disk read-only";
 	return block_fail(-error, ret_error, "disk %s cannot be opened: %s; %s", path, strerror(error), remedy);

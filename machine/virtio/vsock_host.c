@@ -26,6 +26,8 @@ struct vsock_client {
 	LIST_ENTRY(vsock_client) link;
 	int fd;
 	struct event *event;
+	char line[HANDSHAKE_BYTES + 1]; /* what it has said so far */
+	size_t length;
 };
 
 /* ---- programs of the host that connect ------------------------------------------------------------------ */
@@ -113,22 +115,28 @@ static bool parse_handshake(const char *text, uint32_t *ret_port)
 	return *digits == '\n' && port < UINT32_MAX; /* which means any port */
 }
 
-/* Only the line is taken from the socket: what follows is the guest's. */
+/*
+ * Only the line is taken from the socket: what follows is the guest's. It is taken as it comes: behind a part of a line that
+ * were only looked at, nobody would see that its sender has hung up, and it would hold its place until the time runs out.
+ */
 static void on_handshake(evutil_socket_t fd, short what, void *opaque)
 {
 	struct vsock_client *client = opaque;
 	struct vsock *vsock = client->vsock;
-	char text[HANDSHAKE_BYTES + 1] = "";
-	ssize_t n = what & EV_READ ? recv(fd, text, HANDSHAKE_BYTES, MSG_PEEK | MSG_DONTWAIT) : 0;
-	const char *end = n > 0 ? memchr(text, '\n', (size_t)n) : NULL;
+	ssize_t n = what & EV_READ ? 1 : 0;
+	bool whole = false, asked;
 	uint32_t port;
-	size_t line;
 
-	if ((n < 0 && (errno == EAGAIN || errno == EINTR)) || (n > 0 && n < (ssize_t)HANDSHAKE_BYTES && !end))
-		return; /* the rest comes, or the time runs out */
-	line = end ? (size_t)(end - text) + 1 : 0;
+	while (n > 0 && !whole && client->length < HANDSHAKE_BYTES) {
+		n = recv(fd, client->line + client->length, 1, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return; /* the rest comes, or the time runs out */
+		if (n > 0)
+			whole = client->line[client->length++] == '\n';
+	}
+	asked = whole && parse_handshake(client->line, &port);
 	client_free(client);
-	if (line && recv(fd, text, line, MSG_DONTWAIT) == (ssize_t)line && parse_handshake(text, &port))
+	if (asked)
 		connect_guest(vsock, fd, port);
 	else
 		close(fd);

@@ -122,6 +122,17 @@ def by_trictl(run):
     run.trictl("guest", "read", "tiny", "/nowhere", status=1)
 
 
+def start_long_program(run):
+    """One that takes longer than trictl waits for a daemon's word (30 s); the tests that follow go on meanwhile."""
+    return subprocess.Popen([program("trictl"), "--socket", run.daemon.socket, "guest", "--timeout", "240", "exec", "tiny", "--", "/bin/sh", "-c",
+                             "sleep 31; echo late"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def long_program(process):
+    out, errors = process.communicate(timeout=300)
+    check(process.returncode == 0 and out == "late\n", f"{process.returncode}: {out}{errors}")
+
+
 def balloon(run):
     run.console.command("insmod /lib/modules/*/kernel/drivers/virtio/virtio_balloon.ko 2>/dev/null; true")
     state = run.get("vm.balloon")
@@ -247,8 +258,10 @@ def main():
         with scratch() as folder:
             with Running(folder, make_guest(folder)) as run:
                 tap.run("vm.guest.* by JSON-RPC", by_json_rpc, run)
+                process = start_long_program(run)
                 tap.run("trictl guest", by_trictl, run)
                 tap.run("vm.balloon", balloon, run)
+                tap.run("a program that takes long", long_program, process)
                 tap.run("libvirt: virsh", by_virsh, run)
                 tap.run("libvirt: elements", by_xml, run)
                 tap.run("libvirt: events", events, run)
